@@ -1,0 +1,1 @@
+"""The tuning service: jobs over REST, Optuna studies, the dispatch of trials, the dashboard and the CLI."""

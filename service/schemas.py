@@ -1,0 +1,178 @@
+"""What the REST API answers. Shared by server, client and CLI, so it knows neither FastAPI nor a database.
+
+Accuracies are fractions in [0, 1]; times are UTC.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from fixnorm_core.reports import Evaluation
+from fixnorm_core.spec import JobSpec
+
+__all__ = [
+    "TERMINAL_STATES",
+    "BestView",
+    "FieldProblem",
+    "JobPage",
+    "JobState",
+    "JobView",
+    "Problem",
+    "Progress",
+    "TrialState",
+    "TrialView",
+]
+
+
+class _View(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class JobState(StrEnum):
+    """Where a job is; its ``reason`` says why."""
+
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+TERMINAL_STATES = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+
+
+class TrialState(StrEnum):
+    """Where a trial is."""
+
+    RUNNING = "RUNNING"
+    COMPLETE = "COMPLETE"
+    DIVERGED = "DIVERGED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+class Progress(_View):
+    """How far a job is. ``finished`` counts complete and diverged trials, which is what the budget counts."""
+
+    finished: int
+    running: int
+    failed: int
+    max_trials: int
+
+
+class BestView(_View):
+    """The recommended point.
+
+    Attributes:
+        params: The knobs.
+        validation_accuracy: Mean over ``runs`` training runs at this point.
+        standard_error: Of that mean: over seeds when there are two runs or more, else of the one run's accuracy over
+            the validation images (binomial). ``standard_error_source`` says which.
+        runs: Training runs at this point.
+        trials: Their numbers.
+        weights_trial: The run whose weights are kept.
+        weights: Path of those weights on the server.
+        weights_url: Where to fetch them; None until the job has ended.
+        test: Measured once, on data that no trial has seen; None until the job has ended.
+        report: Path of the report on the server; None until the job has ended.
+        stop_reason: Why the search ended; None while it runs.
+    """
+
+    params: dict[str, float]
+    validation_accuracy: float
+    standard_error: float
+    standard_error_source: Literal["seeds", "validation images"]
+    runs: int
+    trials: tuple[int, ...]
+    weights_trial: int
+    weights: str | None = None
+    weights_url: str | None = None
+    test: Evaluation | None = None
+    report: str | None = None
+    stop_reason: str | None = None
+
+
+class JobView(_View):
+    """One job.
+
+    Attributes:
+        reason: Why it is in this state, for a person.
+        best: The best point so far, final once the state is SUCCEEDED; None until a trial is complete.
+        dashboard: Path of the job's study in the Optuna dashboard, for example ``/dashboard/studies/1``.
+    """
+
+    id: str
+    name: str
+    state: JobState
+    reason: str
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    spec: JobSpec
+    progress: Progress
+    best: BestView | None
+    dashboard: str | None
+
+
+class JobPage(_View):
+    """Jobs, newest first. ``next_cursor`` is None on the last page."""
+
+    jobs: tuple[JobView, ...]
+    next_cursor: str | None
+
+
+class TrialView(_View):
+    """One trial.
+
+    Attributes:
+        kind: ``"search"`` for a proposed point, ``"confirm"`` for another run of the best one with a new seed.
+        validation_accuracy: Final; None while it runs, and for a failed one.
+        curve: Validation accuracy after each finished epoch.
+        epochs: Epochs planned.
+        reason: Why it failed or was cancelled; empty otherwise.
+        attempts: How often it was started.
+        seconds: Wall time of its attempts so far.
+    """
+
+    number: int
+    state: TrialState
+    kind: Literal["search", "confirm"]
+    params: dict[str, float]
+    seed: int
+    validation_accuracy: float | None
+    curve: tuple[float, ...]
+    epochs: int
+    reason: str
+    attempts: int
+    seconds: float | None
+
+
+class FieldProblem(_View):
+    """One broken rule of a submitted document; ``field`` is a dotted path such as ``search.space.lr``."""
+
+    field: str
+    rule: str
+    value: Any = None
+
+
+class Problem(_View):
+    """An error, as RFC 9457 problem details.
+
+    Attributes:
+        code: Stable and machine-readable.
+        detail: The value and the rule, for a person.
+        way_out: What to do about it.
+        errors: Every broken rule, when a document was refused.
+    """
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str
+    way_out: str = ""
+    errors: tuple[FieldProblem, ...] = ()

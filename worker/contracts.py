@@ -1,0 +1,167 @@
+"""What the service and a backend say to each other. Plain data and one protocol: no Ray, no torch.
+
+Who owns what: the service decides what runs and when there is room; a backend runs it and answers polls. A backend
+keeps no truth. Whatever it forgets (its process died, a node went away) the service notices as a lost attempt.
+
+An attempt is one try at one task. Its id is chosen by the service, is never used twice, and is the only handle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from fixnorm_core.reports import EpochReport, Evaluation, TrialResult
+from fixnorm_core.spec import ResourceSpec, TrialSpec
+
+__all__ = [
+    "Backend",
+    "Cancelled",
+    "EvaluateTask",
+    "Evaluated",
+    "Failed",
+    "FailureKind",
+    "Outcome",
+    "Resources",
+    "Task",
+    "TrainTask",
+    "Trained",
+    "Update",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """An amount of what trials hold."""
+
+    cpus: float
+    gpus: float
+
+    @classmethod
+    def of(cls, spec: ResourceSpec) -> Resources:
+        """What one trial of a job holds."""
+        return cls(cpus=spec.cpus_per_trial, gpus=spec.gpus_per_trial)
+
+    def fits_in(self, other: Resources) -> bool:
+        """Whether ``other`` is at least this much of everything (up to rounding of fractions)."""
+        return self.cpus <= other.cpus + 1e-9 and self.gpus <= other.gpus + 1e-9
+
+    def __add__(self, other: Resources) -> Resources:
+        return Resources(self.cpus + other.cpus, self.gpus + other.gpus)
+
+    def __sub__(self, other: Resources) -> Resources:
+        return Resources(self.cpus - other.cpus, self.gpus - other.gpus)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainTask:
+    """Train ``trial``; resume from the checkpoint in ``folder`` if there is one.
+
+    Attributes:
+        attempt_id: The handle of this attempt.
+        trial: What to train.
+        folder: An absolute path that server and worker share: checkpoint, weights and log of the trial.
+    """
+
+    attempt_id: str
+    trial: TrialSpec
+    folder: str
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateTask:
+    """Evaluate saved weights on the test split, which no trial has seen.
+
+    Attributes:
+        attempt_id: The handle of this attempt.
+        trial: The training run that left the weights.
+        weights: Absolute path of its weights file.
+    """
+
+    attempt_id: str
+    trial: TrialSpec
+    weights: str
+
+
+Task = TrainTask | EvaluateTask
+
+
+class FailureKind(StrEnum):
+    """Whether trying the same task again can help."""
+
+    RETRYABLE = "retryable"
+    """The worker was lost or preempted: the same trial again, from its last checkpoint, costs the budget nothing."""
+
+    FATAL = "fatal"
+    """The task itself is wrong (a model that cannot be built, unreadable images, a bug)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A training run ended by itself, completely or by diverging."""
+
+    result: TrialResult
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """An evaluation ended."""
+
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An attempt ended without a result.
+
+    Attributes:
+        kind: Whether to try again.
+        message: One sentence for a person.
+        details: The traceback, when there is one.
+    """
+
+    kind: FailureKind
+    message: str
+    details: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """An attempt ended because it was cancelled."""
+
+
+Outcome = Trained | Evaluated | Failed | Cancelled
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """News of one attempt since the last poll. ``outcome`` is set once, in the attempt's last update."""
+
+    attempt_id: str
+    reports: tuple[EpochReport, ...] = ()
+    outcome: Outcome | None = None
+
+
+class Backend(Protocol):
+    """Runs tasks somewhere. Called from one thread, the dispatcher's; every method returns soon.
+
+    Each report and each outcome is handed over exactly once, reports in the order of their epochs and before the
+    outcome. After an outcome the attempt holds no process, no memory and no GPU of its own; a warm slot may stay.
+    """
+
+    def capacity(self) -> Resources:
+        """All that trials could hold together if nothing ran."""
+
+    def start(self, task: Task, resources: Resources) -> None:
+        """Starts an attempt. The caller has made sure that ``resources`` are free."""
+
+    def poll(self) -> Sequence[Update]:
+        """All news since the last poll, of all attempts."""
+
+    def cancel(self, attempt_id: str) -> None:
+        """Ends an attempt now; its last update says :class:`Cancelled` unless it ended first. Unknown ids are ignored."""
+
+    def close(self) -> None:
+        """Ends every attempt and gives everything back. Idempotent."""

@@ -17,10 +17,13 @@ from fixnorm_core.spec import JobSpec
 __all__ = [
     "TERMINAL_STATES",
     "BestView",
+    "DatasetView",
     "FieldProblem",
+    "Health",
     "JobPage",
     "JobState",
     "JobView",
+    "ModelView",
     "Problem",
     "Progress",
     "TrialState",
@@ -149,6 +152,27 @@ class TrialView(_View):
     reason: str
     attempts: int
     seconds: float | None
+
+
+class ModelView(_View):
+    """A model that a job can name, with the options it takes."""
+
+    name: str
+    options: tuple[str, ...]
+
+
+class DatasetView(_View):
+    """A data set that a job can name."""
+
+    name: str
+    about: str
+
+
+class Health(_View):
+    """The server is there."""
+
+    status: Literal["ok"]
+    version: str
 
 
 class FieldProblem(_View):

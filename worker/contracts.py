@@ -77,12 +77,12 @@ class EvaluateTask:
     Attributes:
         attempt_id: The handle of this attempt.
         trial: The training run that left the weights.
-        weights: Absolute path of its weights file.
+        folder: Its folder, which holds them.
     """
 
     attempt_id: str
     trial: TrialSpec
-    weights: str
+    folder: str
 
 
 Task = TrainTask | EvaluateTask
@@ -161,7 +161,7 @@ class Backend(Protocol):
         """All news since the last poll, of all attempts."""
 
     def cancel(self, attempt_id: str) -> None:
-        """Ends an attempt now; its last update says :class:`Cancelled` unless it ended first. Unknown ids are ignored."""
+        """Ends an attempt now; its last update says :class:`Cancelled` unless it had ended. Unknown ids are ignored."""
 
     def close(self) -> None:
         """Ends every attempt and gives everything back. Idempotent."""

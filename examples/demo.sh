@@ -1,0 +1,64 @@
+#!/bin/sh
+# Starts a server, tunes a classifier on it with the command line, and stops the server.
+#   BIN   folder of the fixnorm-tune command (default .venv/bin)
+#   KEEP  1 leaves the server running for the dashboard
+#   JOB   job file (default examples/digits.yaml)
+# The exit status is that of 'fixnorm-tune submit --watch': 0 only if the job succeeded.
+set -u
+
+BIN=${BIN:-.venv/bin}
+JOB=${JOB:-examples/digits.yaml}
+WORK=.demo
+LOG=$WORK/server.log
+URL_FILE=$WORK/server.url
+START_SECONDS=120
+server=
+
+stop_server() {
+    if [ -n "$server" ]; then
+        kill -TERM "$server" 2>/dev/null
+        wait "$server" 2>/dev/null
+        server=
+    fi
+}
+trap 'stop_server; exit 130' INT
+trap 'stop_server; exit 143' TERM
+trap stop_server EXIT
+
+mkdir -p "$WORK" || exit 2
+data=$(mktemp -d "$WORK/data.XXXXXX") || exit 2
+rm -f "$URL_FILE"
+
+"$BIN/fixnorm-tune" serve --port 0 --data-dir "$data" --url-file "$URL_FILE" >"$LOG" 2>&1 &
+server=$!
+echo "starting the server (log: $LOG)"
+
+waited=0
+while [ ! -s "$URL_FILE" ]; do
+    if ! kill -0 "$server" 2>/dev/null; then
+        echo "error: the server ended before it answered; the end of $LOG:" >&2
+        tail -n 20 "$LOG" >&2
+        exit 5
+    fi
+    if [ "$waited" -ge "$START_SECONDS" ]; then
+        echo "error: the server did not answer within $START_SECONDS s; the end of $LOG:" >&2
+        tail -n 20 "$LOG" >&2
+        exit 5
+    fi
+    sleep 1
+    waited=$((waited + 1))
+done
+url=$(cat "$URL_FILE")
+echo "the server answers at $url"
+
+# In the background and waited for, so that a TERM reaches the trap at once.
+"$BIN/fixnorm-tune" submit "$JOB" --watch --server "$url"
+status=$?
+
+if [ "${KEEP:-}" = 1 ]; then
+    echo
+    echo "dashboard: $url/dashboard"
+    echo "the server keeps running; stop it with: kill $server"
+    server=
+fi
+exit "$status"

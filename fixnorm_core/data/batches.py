@@ -1,0 +1,95 @@
+"""Training batches from images in memory: order and augmentation are functions of (seed, epoch) alone.
+
+All draws come from one CPU generator, so a GPU sees the same batches as a CPU; the pixels never leave their device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fixnorm_core.data.types import Split
+
+__all__ = ["Augmentation", "Normalization", "steps_per_epoch", "training_batches"]
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """What is changed at random in training images.
+
+    Attributes:
+        flip: Mirror every second image, on average.
+        shift: Move by up to this many pixels in each direction, the border filled by reflection.
+    """
+
+    flip: bool
+    shift: int
+
+
+class Normalization:
+    """From pixels to what a network is fed: ``(x / 255 - mean) / std`` per channel."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], *, device: torch.device) -> None:
+        scale = 1 / (255 * torch.tensor(std, dtype=torch.float64))
+        offset = -torch.tensor(mean, dtype=torch.float64) / torch.tensor(std, dtype=torch.float64)
+        self._scale = scale.float().view(1, -1, 1, 1).to(device)
+        self._offset = offset.float().view(1, -1, 1, 1).to(device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Normalises uint8 images of shape (n, channels, h, w) to float32."""
+        return torch.addcmul(self._offset, images.float(), self._scale)
+
+
+def steps_per_epoch(images: int, *, batch_size: int) -> int:
+    """Optimizer steps in one pass: as few as batches of at most ``batch_size`` allow."""
+    return -(-images // batch_size)
+
+
+def training_batches(
+    split: Split, *, batch_size: int, augmentation: Augmentation, seed: int, epoch: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields every image of one epoch once, in random order, augmented.
+
+    The images are shared out evenly: batch sizes differ by one at most, so that no small last batch (whose batch
+    statistics would be poor, or undefined for a single image) is left over.
+
+    Args:
+        split: The training images, on any device.
+        batch_size: Images in a batch at most.
+        augmentation: What to change at random.
+        seed: With ``epoch``, decides everything.
+        epoch: Counted from 1.
+
+    Yields:
+        uint8 images (b, channels, side, side) and int64 labels (b,), on the split's device.
+    """
+    count, device = len(split), split.labels.device
+    random = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order = torch.randperm(count, generator=random).to(device)
+    flips = torch.randint(2, (count,), generator=random).to(device)
+    shifts = torch.randint(-augmentation.shift, augmentation.shift + 1, (count, 2), generator=random).to(device)
+    steps = steps_per_epoch(count, batch_size=batch_size)
+    for index, flip, shift in zip(*(draw.tensor_split(steps) for draw in (order, flips, shifts)), strict=True):
+        images = split.images[index]
+        if augmentation.flip or augmentation.shift:
+            images = _moved(images, shift=shift, flip=flip if augmentation.flip else torch.zeros_like(flip))
+        yield images, split.labels[index]
+
+
+def _moved(images: Tensor, *, shift: Tensor, flip: Tensor) -> Tensor:
+    """Shifts by ``shift`` (n, 2) with reflection, then mirrors where ``flip`` (n,) is 1: one gather of pixels."""
+    n, channels, side, _ = images.shape
+    rows, columns = (_reflected(side, by) for by in shift.unbind(dim=1))
+    columns = torch.where(flip.bool()[:, None], columns.flip(1), columns)
+    source = (rows[:, :, None] * side + columns[:, None, :]).view(n, 1, side * side)
+    pixels = images.reshape(n, channels, side * side).gather(2, source.expand(-1, channels, -1))
+    return pixels.view_as(images)
+
+
+def _reflected(side: int, by: Tensor) -> Tensor:
+    """For each image, which row (or column) comes to lie at 0..side-1 after a shift ``by`` (n,)."""
+    place = (torch.arange(side, device=by.device) + by[:, None]).abs()
+    return (side - 1) - ((side - 1) - place).abs()

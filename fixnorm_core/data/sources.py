@@ -1,0 +1,158 @@
+"""The data sets as they are shipped: scikit-learn's digits, image folders, torchvision's downloads."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fixnorm_core.data.catalog import Origin, check_data, facts_of
+from fixnorm_core.data.decode import array_images, decode_files, shared_side
+from fixnorm_core.data.folder import inspect_folder, list_images
+from fixnorm_core.data.splits import Indices, Part, Place, Shipped
+from fixnorm_core.errors import DataError
+from fixnorm_core.spec import DataSpec
+
+__all__ = ["Source", "open_source"]
+
+
+class Source(Shipped, Protocol):
+    """A shipped data set that can be read, some images at a time."""
+
+    @property
+    def channels(self) -> int:
+        """1 or 3."""
+
+    def side(self, places: Sequence[Place]) -> int:
+        """Pixels a side of these images where no size is asked for."""
+
+    def read(self, place: Place, *, side: int) -> Tensor:
+        """Images as uint8 of shape (n, channels, side, side), in the order of the indices.
+
+        Raises:
+            DataError: If one cannot be read.
+        """
+
+
+def open_source(spec: DataSpec) -> Source:
+    """Opens the data set of ``spec``; downloads it where that is how it comes and it is not there yet.
+
+    Raises:
+        DataError: If it cannot be had.
+    """
+    spec = check_data(spec)
+    origin = facts_of(spec.name).origin
+    if origin is Origin.BUNDLED or spec.path is None:
+        return _digits()
+    if origin is Origin.FOLDER:
+        return _folder(Path(spec.path))
+    return _torchvision(spec.name, Path(spec.path))
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrays:
+    """Images that are in memory as a whole: uint8, shape (n, h, w) or (n, h, w, 3), and int64 labels by part."""
+
+    classes: tuple[str, ...]
+    parts: Mapping[Part, tuple[NDArray[np.uint8], Indices]]
+
+    @property
+    def channels(self) -> int:
+        return 3 if self.parts[Part.TRAIN][0].ndim == 4 else 1
+
+    def labels(self, part: Part) -> Indices | None:
+        return self.parts[part][1] if part in self.parts else None
+
+    def side(self, places: Sequence[Place]) -> int:
+        return int(self.parts[places[0][0]][0].shape[1])
+
+    def read(self, place: Place, *, side: int) -> Tensor:
+        part, indices = place
+        return array_images(self.parts[part][0][indices], side=side)
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """Images that are decoded when they are read, always as RGB."""
+
+    classes: tuple[str, ...]
+    parts: Mapping[Part, tuple[Sequence[Path], Indices]]
+
+    @property
+    def channels(self) -> int:
+        return 3
+
+    def labels(self, part: Part) -> Indices | None:
+        return self.parts[part][1] if part in self.parts else None
+
+    def side(self, places: Sequence[Place]) -> int:
+        return shared_side([path for place in places for path in self._paths(place)])
+
+    def read(self, place: Place, *, side: int) -> Tensor:
+        return decode_files(self._paths(place), side=side)
+
+    def _paths(self, place: Place) -> list[Path]:
+        part, indices = place
+        paths = self.parts[part][0]
+        return [paths[index] for index in indices]
+
+
+def _digits() -> _Arrays:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # shipped as 0..16
+    parts = {Part.TRAIN: (images, digits.target.astype(np.int64))}
+    return _Arrays(tuple(str(digit) for digit in digits.target_names), parts)
+
+
+def _folder(root: Path) -> _Files:
+    layout = inspect_folder(root)
+    splits = {Part.TRAIN: layout.train, Part.VALIDATION: layout.validation, Part.TEST: layout.test}
+    parts = {}
+    for part, split in splits.items():
+        if split is not None:
+            images = list_images(split, layout.classes)
+            labels = np.array([label for _, label in images], dtype=np.int64)
+            parts[part] = ([path for path, _ in images], labels)
+    return _Files(layout.classes, parts)
+
+
+def _torchvision(name: str, path: Path) -> _Arrays:
+    from fixnorm_core.vision import torchvision
+
+    sets = torchvision.datasets
+    kind = {"cifar10": sets.CIFAR10, "cifar100": sets.CIFAR100, "fashion_mnist": sets.FashionMNIST}[name]
+    try:
+        train = kind(root=path, train=True)
+    except RuntimeError:  # torchvision's way to say that files are missing or damaged
+        train = _downloaded(kind, path)
+    parts = {
+        part: (np.asarray(images.data), np.asarray(images.targets, dtype=np.int64))
+        for part, images in ((Part.TRAIN, train), (Part.TEST, kind(root=path, train=False)))
+    }
+    return _Arrays(tuple(train.classes), parts)
+
+
+def _downloaded(kind: Callable[..., Any], path: Path) -> Any:
+    """Downloads beside the final place and moves whole folders, so that two workers cannot mix their files."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path, prefix=".download-") as scratch:
+            kind(root=scratch, download=True)
+            for folder in Path(scratch).iterdir():
+                if folder.is_dir() and not (path / folder.name).exists():
+                    folder.rename(path / folder.name)
+        return kind(root=path, train=True)
+    except (OSError, RuntimeError) as error:  # URLError is an OSError; a bad checksum is a RuntimeError
+        raise DataError(
+            f"the images in {path} are missing or damaged, and cannot be downloaded ({error})",
+            "Put torchvision's files for this set there (and remove damaged ones), or unpack the images into one "
+            "folder per class and use data set imagefolder",
+        ) from error

@@ -1,0 +1,82 @@
+"""Which weights produce the logits, read off the autograd graph of one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor
+from torch.autograd.graph import Node
+
+__all__ = ["weights_at_output"]
+
+
+def weights_at_output(logits: Tensor, *, images: Tensor) -> list[Tensor]:
+    """The weights of two or more dimensions that a signal from ``images`` meets last on its ways to ``logits``.
+
+    Going back from the logits along the paths that lead to the images, every operation that takes such a weight ends
+    its path, and the weight is one of the answer; everything else (biases, pooling, scaling, activations, gains) is
+    passed. So the convolution in front of SqueezeNet's pooling is found, as is a linear layer whose logits are scaled
+    afterwards, and both layers where two outputs are added. Names and module types play no part.
+
+    Args:
+        logits: Shape (N, classes), with its graph.
+        images: The input, requiring a gradient.
+
+    Returns:
+        Parameters, in no particular order; empty when the logits do not depend on the images.
+    """
+    graph = _nodes_below(logits)
+    on_path = _depending_on(images, graph)
+    found: dict[int, Tensor] = {}
+    seen: set[Node] = set()
+    waiting = [node for node in [logits.grad_fn] if node is not None]
+    while waiting:
+        node = waiting.pop()
+        if node not in on_path or node in seen:
+            continue
+        seen.add(node)
+        children = _children(node)
+        weights = [w for child in children if child not in on_path for w in _weights_below(child)]
+        found.update((id(weight), weight) for weight in weights)
+        if not weights:
+            waiting.extend(children)
+    return list(found.values())
+
+
+def _nodes_below(logits: Tensor) -> list[Node]:
+    return list(_reachable([logits.grad_fn] if logits.grad_fn is not None else []))
+
+
+def _depending_on(images: Tensor, graph: Iterable[Node]) -> set[Node]:
+    parents: dict[Node, list[Node]] = {}
+    for node in graph:
+        for child in _children(node):
+            parents.setdefault(child, []).append(node)
+    reached: set[Node] = set()
+    waiting = [node for node in parents if getattr(node, "variable", None) is images]
+    while waiting:
+        node = waiting.pop()
+        if node not in reached:
+            reached.add(node)
+            waiting.extend(parents.get(node, []))
+    return reached
+
+
+def _weights_below(node: Node) -> list[Tensor]:
+    leaves = (getattr(below, "variable", None) for below in _reachable([node]))
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim() >= 2]
+
+
+def _reachable(start: Iterable[Node]) -> dict[Node, None]:
+    seen: dict[Node, None] = {}
+    waiting = list(start)
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen[node] = None
+            waiting.extend(_children(node))
+    return seen
+
+
+def _children(node: Node) -> list[Node]:
+    return [child for child, _ in node.next_functions if child is not None]

@@ -1,0 +1,98 @@
+"""The copy of a model that measurements are made on, and the images it is shown.
+
+Measurements run in float64, in training mode, without dropout and stochastic depth, with the eps of every
+normalization next to zero: eps breaks scale invariance by about eps / variance, which is enough to hide it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from fixnorm_core.errors import RolesError
+
+__all__ = ["logits_of", "probe_copy", "probe_images", "seeded"]
+
+_EPS = 1e-30
+_MIN_BATCH = 8  # fewer values per channel leave a BatchNorm on 1 x 1 features with nearly no gradient
+
+
+def probe_copy(model: nn.Module) -> nn.Module:
+    """A float64 copy of ``model`` in training mode, without dropout and stochastic depth, with eps next to zero.
+
+    It lives on the model's device, or on the CPU where the device has no float64 (MPS).
+
+    Raises:
+        RolesError: if the model cannot be copied.
+    """
+    try:
+        clone = copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:
+        raise RolesError(
+            f"the model cannot be copied to be measured ({error})",
+            "Give FixNorm the plain module, before torch.compile or DistributedDataParallel wraps it",
+        ) from error
+    if any(parameter.device.type == "mps" for parameter in clone.parameters()):
+        clone = clone.cpu()
+    clone = clone.double().train()
+    for module in clone.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ in ("StochasticDepth", "DropPath"):
+            module.eval()
+        if isinstance(getattr(module, "eps", None), float):
+            module.eps = _EPS
+    return clone
+
+
+def probe_images(example_input: Tensor, *, generator: torch.Generator, like: Tensor) -> Tensor:
+    """Gaussian images with the mean and spread of ``example_input``: shape (N, ...) with N of at least 8, float64.
+
+    Raises:
+        RolesError: if the example is not a batch of floating-point images.
+    """
+    if not example_input.is_floating_point() or example_input.dim() < 2 or example_input.numel() == 0:
+        raise RolesError(
+            f"example_input is {example_input.dtype} of shape {tuple(example_input.shape)}; it is one batch of "
+            "floating-point images, (N, channels, height, width)",
+            "Give one batch as the model receives it in training",
+        )
+    example = example_input.detach().double().cpu()
+    shape = (max(_MIN_BATCH, example.shape[0]), *example.shape[1:])
+    spread = float(example.std(correction=0)) or 1.0
+    images = torch.randn(shape, generator=generator, dtype=torch.float64) * spread + example.mean()
+    return images.to(like.device)
+
+
+def logits_of(model: nn.Module, images: Tensor) -> Tensor:
+    """The model's logits, shape (N, classes); of an output with several parts, the one named ``logits``.
+
+    Raises:
+        RolesError: if the forward pass fails or gives no such tensor.
+    """
+    try:
+        output = model(images)
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        raise RolesError(
+            f"the model fails on float64 input of shape {tuple(images.shape)}, like example_input ({error})",
+            "Give an example_input that the model accepts; a model that casts to a fixed dtype needs its Roles by hand",
+        ) from error
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
+        raise RolesError(
+            f"the model's output is {shape}; a classifier's is one tensor of logits, (N, classes)",
+            "Wrap the model in a module that returns its logits alone",
+        )
+    return logits
+
+
+@contextmanager
+def seeded(model: nn.Module, seed: int) -> Iterator[torch.Generator]:
+    """Seeds every random state that the model's forward pass may draw from, and restores all of it afterwards."""
+    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield torch.Generator().manual_seed(seed)

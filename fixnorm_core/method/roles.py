@@ -1,0 +1,168 @@
+"""Which parameter plays which role, measured rather than guessed from names.
+
+Part of this project's reconstruction of the idea of FixNorm (arXiv 2103.15345). If scaling a weight ``W`` leaves the
+loss unchanged, Euler's theorem for functions homogeneous of degree zero gives ``⟨W, ∂L/∂W⟩ = 0``. One backward pass
+tells for every parameter from its *radial share* ``|⟨W, ∂L/∂W⟩| / (‖W‖ ‖∂L/∂W‖)``: rounding error for a
+scale-invariant weight, far from zero for another. AdamP's cosine test (arXiv 2006.08217, eq. 11) is the nearest public
+relative.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fixnorm_core.errors import RolesError
+from fixnorm_core.method.head import weights_at_output
+from fixnorm_core.method.probe import logits_of, probe_copy, probe_images, seeded
+from fixnorm_core.reports import RoleNames
+
+__all__ = ["Roles", "find_roles"]
+
+_log = logging.getLogger(__name__)
+
+_INVARIANT_BELOW = 1e-8  # measured: rounding leaves at most 1e-15, any other weight shows at least 1e-3
+_SUSPICIOUS_BELOW = 1e-4
+# Of the largest ‖W‖ ‖∂L/∂W‖ in the model. A gradient this small is rounding error of a zero, and the loss is the same
+# whatever the weight's norm: so with depthwise convolutions on 1 x 1 features in front of a BatchNorm.
+_ZERO_GRADIENT = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """The names of a model's parameters, by role. Made by :func:`find_roles`, or by hand.
+
+    Attributes:
+        scale_invariant: Weights of two or more dimensions whose norm does not change the loss.
+        head: Weights that produce the logits and are not scale-invariant.
+        free: All others: biases, gains, frozen parameters, squeeze-and-excitation, embeddings.
+        shares: The largest radial share measured per parameter that has a gradient, in [0, 1]; empty if made by hand.
+    """
+
+    scale_invariant: tuple[str, ...]
+    head: tuple[str, ...]
+    free: tuple[str, ...] = ()
+    shares: Mapping[str, float] = field(default_factory=dict, repr=False, compare=False)
+
+    def names(self) -> RoleNames:
+        """The roles as plain data, for reports."""
+        return RoleNames(scale_invariant=self.scale_invariant, head=self.head, free=self.free)
+
+    def __str__(self) -> str:
+        rows = [
+            (role, name, f"{self.shares[name]:.0e}" if name in self.shares else "-")
+            for role, names in (("scale-invariant", self.scale_invariant), ("head", self.head), ("free", self.free))
+            for name in names
+        ]
+        width = max((len(name) for _, name, _ in rows), default=9)
+        lines = [f"{'role':15}  {'parameter':{width}}  radial share"]
+        lines += [f"{role:15}  {name:{width}}  {share}" for role, name, share in rows]
+        return "\n".join(lines)
+
+
+def find_roles(model: nn.Module, example_input: Tensor, *, batches: int = 3, seed: int = 0) -> Roles:
+    """Measures the role of every parameter of a classifier.
+
+    The measurement runs on a float64 copy (see :mod:`fixnorm_core.method.probe`) whose all-zero parameters are set to
+    small random values, so that no gradient is blocked and no bias hides what it will do once it has learned. It takes
+    ``batches`` forward and backward passes; a parameter's radial share is its largest, so that a chance zero does not
+    count. The head is found from the graph (:func:`fixnorm_core.method.head.weights_at_output`). Tied weights appear
+    once, under their first name. The model, its buffers and mode, and all random states are left as they were.
+
+    Args:
+        model: Returns logits of shape (N, classes).
+        example_input: Images as in training, shape (N, channels, height, width); only its shape, mean and spread are
+            used. Roles seldom depend on the image size, so small images will do.
+        batches: Random batches to measure on.
+        seed: Of the random images, labels and perturbations.
+
+    Raises:
+        RolesError: if the model cannot be measured, has no scale-invariant weight, or has no head.
+    """
+    if batches < 1:
+        raise RolesError(f"batches is {batches}; roles are measured on at least one batch", "Give batches=3")
+    probe = probe_copy(model)
+    parameters = dict(probe.named_parameters())
+    shares: dict[str, float] = {}
+    head: set[int] = set()
+    with seeded(probe, seed) as generator, torch.enable_grad():
+        _perturb_zeros(parameters.values(), generator=generator)
+        for _ in range(batches):
+            images = probe_images(example_input, generator=generator, like=next(iter(parameters.values())))
+            logits = logits_of(probe, images.requires_grad_())
+            head |= {id(weight) for weight in weights_at_output(logits, images=images)}
+            for name, share in _radial_shares(parameters, logits, generator=generator).items():
+                shares[name] = max(share, shares.get(name, 0.0))
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    weights = [name for name in parameters if name in trained and name in shares and parameters[name].dim() >= 2]
+    roles = _assign(
+        parameters, shares=shares, weights=weights, head={name for name in parameters if id(parameters[name]) in head}
+    )
+    _refuse_the_impossible(roles, outputs=[name for name in parameters if id(parameters[name]) in head])
+    return roles
+
+
+def _perturb_zeros(parameters: Iterable[nn.Parameter], *, generator: torch.Generator) -> None:
+    """Also lets every parameter take part: a frozen head is still the head."""
+    for parameter in parameters:
+        parameter.requires_grad_(parameter.is_floating_point())
+        if not parameter.any():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.1
+            parameter.data.copy_(noise)
+
+
+def _radial_shares(
+    parameters: Mapping[str, nn.Parameter], logits: Tensor, *, generator: torch.Generator
+) -> dict[str, float]:
+    """Radial share per parameter, of the cross-entropy with random labels; none where the gradient is exactly zero."""
+    labels = torch.randint(logits.shape[1], (logits.shape[0],), generator=generator).to(logits.device)
+    loss = F.cross_entropy(logits, labels)
+    gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    found = {n: (p, g) for (n, p), g in zip(parameters.items(), gradients, strict=True) if g is not None}
+    sizes = {name: float(p.detach().norm() * g.norm()) for name, (p, g) in found.items()}
+    floor = _ZERO_GRADIENT * max(sizes.values(), default=0.0)
+    if not all(size < float("inf") for size in sizes.values()):
+        raise RolesError(
+            "the model's gradients are not finite on random images like example_input",
+            "Give an example_input with the mean and spread of the training images; check the model's initialisation",
+        )
+    radial = {name: float((p.detach() * g).sum().abs()) for name, (p, g) in found.items()}
+    return {name: radial[name] / size if size > floor else 0.0 for name, size in sizes.items() if size > 0}
+
+
+def _assign(
+    parameters: Mapping[str, nn.Parameter], *, shares: Mapping[str, float], weights: list[str], head: set[str]
+) -> Roles:
+    invariant = tuple(name for name in weights if shares[name] < _INVARIANT_BELOW)
+    for name in weights:
+        if _INVARIANT_BELOW <= shares[name] < _SUSPICIOUS_BELOW:
+            _log.warning(
+                "%s is nearly scale-invariant (radial share %.0e) and is not held; an eps inside a function of the "
+                "model may hide its invariance",
+                name,
+                shares[name],
+            )
+    heads = tuple(name for name in weights if name in head and name not in invariant)
+    free = tuple(name for name in parameters if name not in invariant and name not in heads)
+    return Roles(scale_invariant=invariant, head=heads, free=free, shares=dict(shares))
+
+
+def _refuse_the_impossible(roles: Roles, *, outputs: list[str]) -> None:
+    by_hand = "or give FixNorm roles=Roles(scale_invariant=..., head=...) by hand"
+    if not roles.scale_invariant:
+        raise RolesError(
+            "the model has no scale-invariant weight: no normalization follows any layer that is trained, so there is "
+            "no norm to hold",
+            f"Take a model with normalization layers (for example resnet18, vgg11_bn or small_resnet), {by_hand}",
+        )
+    if not roles.head:
+        last = f"{', '.join(outputs)} produce(s) them but is scale-invariant or frozen" if outputs else "none was found"
+        raise RolesError(
+            f"the model has no head, a trained weight that produces the logits and is not scale-invariant: {last}",
+            f"End the model with a linear layer without a normalization behind it, {by_hand}",
+        )

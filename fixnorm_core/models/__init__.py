@@ -1,0 +1,1 @@
+"""Networks by name: the catalogue (no torch) and the builder."""

@@ -1,0 +1,64 @@
+"""The ASGI application: our API, the dashboard beside it, errors as problems."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import APIRouter, FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.types import ASGIApp
+
+from service import catalog, problems
+from service.dashboard import WithDashboard
+from service.jobs import endpoints as jobs
+from service.runtime import Runtime
+from service.schemas import Health
+
+__all__ = ["create_app"]
+
+_ABOUT = """
+Few-trial hyperparameter tuning for image classifiers. Submit a job, watch its trials, take the best
+(lr, fc_norm) and the trained weights. Errors are RFC 9457 problem details with a stable `code` and a way out.
+"""
+
+
+def create_app(runtime: Runtime, *, start: Callable[[], None], close: Callable[[], None]) -> ASGIApp:
+    """Builds the application.
+
+    Args:
+        runtime: The parts its handlers use.
+        start: Called once before the first request is answered.
+        close: Called once after the last.
+    """
+    app = FastAPI(
+        title="fixnorm-tune", version=version("fixnorm-tune"), description=_ABOUT, lifespan=_lifespan(start, close)
+    )
+    app.state.runtime = runtime
+    problems.install(app)
+    api = APIRouter(prefix="/api/v1")
+    api.include_router(jobs.router)
+    api.include_router(catalog.router)
+    app.include_router(api)
+    app.add_api_route("/healthz", _health, methods=["GET"], tags=["health"])
+    return WithDashboard(app, runtime.storage)
+
+
+def _health() -> Health:
+    """Answers whenever the process can answer at all."""
+    return Health(status="ok", version=version("fixnorm-tune"))
+
+
+def _lifespan(
+    start: Callable[[], None], close: Callable[[], None]
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(start)
+        try:
+            yield
+        finally:
+            await run_in_threadpool(close)
+
+    return lifespan

@@ -1,0 +1,158 @@
+"""Following a job: a live table on a terminal, one line for each event elsewhere, and its result at the end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from service.cli.failures import JobFailedError
+from service.cli.options import ExitCode, Output, command_for
+from service.cli.screen import is_live, make_console
+from service.cli.snapshot import Snapshot, changes, look
+from service.cli.tables import best_block, failure_lines, trials_table
+from service.cli.words import knobs, percent
+from service.client import Client, ProblemError, ServerUnreachableError
+from service.schemas import TERMINAL_STATES, JobState
+
+__all__ = ["follow", "live_view", "watch"]
+
+POLL_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 5.0
+PATIENCE_SECONDS = 120.0
+
+
+def follow(client: Client, job_id: str, *, output: Output) -> None:
+    """Shows a job's progress until it ends, and then its trials and its result.
+
+    Args:
+        client: The connection.
+        job_id: The job.
+        output: Where ``JSON`` is asked for, progress goes to stderr and the ended job to stdout.
+
+    Raises:
+        JobFailedError: The job failed or was cancelled.
+        typer.Exit: A person interrupted; the job runs on.
+    """
+    console = make_console(sys.stderr if output is Output.JSON else None)
+    try:
+        end = watch(client, job_id, console=console)
+    except KeyboardInterrupt:
+        again = command_for(f"show {job_id} --watch", server=client.server)
+        typer.echo(f"\njob {job_id} keeps running; watch it again: {again}", err=True)
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    job = end.job
+    if output is Output.JSON:
+        typer.echo(job.model_dump_json(indent=2))
+    else:
+        console.print(trials_table(end.trials))
+        _write(console, failure_lines(end.trials))
+        if job.best:
+            console.print(best_block(job, job.best, server=client.server), soft_wrap=True)
+    if job.state is not JobState.SUCCEEDED:
+        raise JobFailedError(
+            f"job {job.id} is {job.state}: {job.reason}",
+            f"see its trials with '{command_for(f'trials {job.id}', server=client.server)}'",
+        )
+
+
+def watch(
+    client: Client,
+    job_id: str,
+    *,
+    console: Console,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> Snapshot:
+    """Shows a job's progress until it ends.
+
+    A server that stops answering is tried again, at growing distances, for two minutes.
+
+    Args:
+        client: The connection.
+        job_id: The job.
+        console: Where to draw.
+        sleep: Waits for so many seconds.
+        clock: Seconds on a clock that never goes back.
+
+    Returns:
+        The ended job with all its trials.
+
+    Raises:
+        ServerUnreachableError: The server does not answer at first, or does not come back.
+        ProblemError: There is no such job.
+    """
+    live = Live(console=console, auto_refresh=False, transient=True) if is_live(console) else None
+    display: AbstractContextManager[Any] = live or nullcontext()
+    before: Snapshot | None = None
+    with display:
+        now = look(client, job_id)
+        while True:
+            if live:
+                live.update(live_view(now, height=console.height), refresh=True)
+            else:
+                _write(console, changes(before, now))
+            if now.job.state in TERMINAL_STATES:
+                return now
+            before = now
+            sleep(POLL_SECONDS)
+            now = _look_patiently(client, job_id, console=console, sleep=sleep, clock=clock)
+
+
+def live_view(now: Snapshot, *, height: int) -> RenderableType:
+    """The picture of a running job that fits on a screen.
+
+    Args:
+        now: What to draw.
+        height: Lines of the screen; the oldest trials that do not fit are left out.
+    """
+    job, progress = now.job, now.job.progress
+    room = max(3, height - 7)
+    left_out = len(now.trials) - room
+    best = "no finished trial yet"
+    if job.best:
+        best = f"best so far {percent(job.best.validation_accuracy)} at {knobs(job.best.params)}"
+    return Group(
+        Text(f"job {job.id} ({job.name}) {job.state}: {job.reason}"),
+        trials_table(now.trials[-room:]),
+        *([Text(f"({left_out} earlier trials are not shown)")] if left_out > 0 else []),
+        Text(f"{progress.finished} of {progress.max_trials} trials; {best}", style="bold"),
+    )
+
+
+def _look_patiently(
+    client: Client, job_id: str, *, console: Console, sleep: Callable[[float], None], clock: Callable[[], float]
+) -> Snapshot:
+    gone_since: float | None = None
+    pause = POLL_SECONDS
+    while True:
+        try:
+            now = look(client, job_id)
+        except (ServerUnreachableError, ProblemError) as error:
+            if isinstance(error, ProblemError) and error.problem.status != 503:
+                raise
+            if gone_since is None:
+                gone_since = clock()
+                _write(console, [f"{error.rule}; the job is safe, trying again for {PATIENCE_SECONDS:.0f} s"])
+            elif clock() - gone_since >= PATIENCE_SECONDS:
+                raise
+        else:
+            if gone_since is not None:
+                _write(console, ["the server answers again"])
+            return now
+        sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def _write(console: Console, lines: list[str]) -> None:
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
+    # A pipe's reader is to see an event when it happens.
+    console.file.flush()

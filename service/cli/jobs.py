@@ -1,0 +1,120 @@
+"""``fixnorm-tune list``, ``show``, ``trials``, ``best`` and ``cancel``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from service.cli.options import DEFAULT_SERVER, JobIdArgument, Output, OutputOption, ServerOption, WatchOption
+
+if TYPE_CHECKING:
+    from service.schemas import JobState
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to ``app``."""
+    app.command("list", epilog="Example: fixnorm-tune list --state running")(list_jobs)
+    app.command(epilog="Example: fixnorm-tune show 3f2a --watch")(show)
+    app.command(epilog="Example: fixnorm-tune trials 3f2a -o json")(trials)
+    app.command(epilog="Example: fixnorm-tune best 3f2a")(best)
+    app.command(epilog="Example: fixnorm-tune cancel 3f2a")(cancel)
+
+
+def list_jobs(
+    state: Annotated[str | None, typer.Option(help="Only jobs in this state, for example running.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many [default: all]")] = None,
+    output: OutputOption = Output.TABLE,
+    server: ServerOption = DEFAULT_SERVER,
+) -> None:
+    """List jobs, newest first."""
+    from service.cli.screen import make_console, write_json
+    from service.cli.tables import jobs_table
+    from service.client import Client
+    from service.schemas import JobView
+
+    wanted = None if state is None else _state(state)
+    with Client(server) as client:
+        found = client.jobs(state=wanted, limit=limit)
+    if output is Output.JSON:
+        write_json(found, list[JobView])
+    else:
+        make_console().print(jobs_table(found))
+
+
+def show(
+    job_id: JobIdArgument,
+    watch: WatchOption = False,
+    output: OutputOption = Output.TABLE,
+    server: ServerOption = DEFAULT_SERVER,
+) -> None:
+    """Show a job: its state and why, its progress, its best point."""
+    from service.cli.follow import follow
+    from service.cli.screen import make_console
+    from service.cli.tables import job_block
+    from service.client import Client
+
+    with Client(server) as client:
+        if watch:
+            follow(client, job_id, output=output)
+            return
+        job = client.job(job_id)
+        if output is Output.JSON:
+            typer.echo(job.model_dump_json(indent=2))
+        else:
+            make_console().print(job_block(job, server=client.server), soft_wrap=True)
+
+
+def trials(job_id: JobIdArgument, output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_SERVER) -> None:
+    """List a job's trials with their curves, and why any failed."""
+    from service.cli.screen import make_console, write_json
+    from service.cli.tables import failure_lines, trials_table
+    from service.client import Client
+    from service.schemas import TrialView
+
+    with Client(server) as client:
+        found = client.trials(job_id)
+    if output is Output.JSON:
+        write_json(found, list[TrialView])
+        return
+    make_console().print(trials_table(found))
+    for line in failure_lines(found):
+        typer.echo(line)
+
+
+def best(job_id: JobIdArgument, output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_SERVER) -> None:
+    """Show a job's best point, its accuracy and its weights."""
+    from service.cli.screen import make_console
+    from service.cli.tables import best_block
+    from service.client import Client
+
+    with Client(server) as client:
+        point = client.best(job_id)
+        if output is Output.JSON:
+            typer.echo(point.model_dump_json(indent=2))
+            return
+        make_console().print(best_block(client.job(job_id), point, server=client.server), soft_wrap=True)
+
+
+def cancel(job_id: JobIdArgument, output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_SERVER) -> None:
+    """End a job now; what it has found stays."""
+    from service.client import Client
+
+    with Client(server) as client:
+        job = client.cancel(job_id)
+    if output is Output.JSON:
+        typer.echo(job.model_dump_json(indent=2))
+    else:
+        typer.echo(f"job {job.id} is {job.state}: {job.reason}")
+
+
+def _state(text: str) -> JobState:
+    from service.schemas import JobState
+
+    try:
+        return JobState(text.upper())
+    except ValueError:
+        known = ", ".join(state.value.lower() for state in JobState)
+        raise typer.BadParameter(f"{text!r} is no state of a job; the states are {known}") from None

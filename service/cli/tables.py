@@ -1,0 +1,150 @@
+"""Tables and blocks, as rich renderables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from service.cli.words import knobs, local_time, number, percent, sparkline
+from service.client import CatalogEntry
+from service.schemas import BestView, JobState, JobView, TrialState, TrialView
+
+__all__ = ["best_block", "catalog_table", "failure_lines", "job_block", "jobs_table", "trials_table"]
+
+_STYLES = {
+    TrialState.COMPLETE: "green",
+    TrialState.DIVERGED: "yellow",
+    TrialState.FAILED: "red",
+    TrialState.RUNNING: "cyan",
+    JobState.SUCCEEDED: "green",
+    JobState.FAILED: "red",
+    JobState.RUNNING: "cyan",
+}
+
+
+def trials_table(trials: Sequence[TrialView]) -> Table:
+    """One row for each trial; curves share one scale, so that they can be compared."""
+    names = list(dict.fromkeys(name for trial in trials for name in trial.params)) or ["lr", "fc_norm"]
+    values = [value for trial in trials for value in trial.curve]
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    table = _table("trial", "kind", *names, "epoch", "accuracy", "curve", "time", "state")
+    for trial in trials:
+        accuracy = trial.validation_accuracy
+        if accuracy is None and trial.curve:
+            accuracy = trial.curve[-1]
+        table.add_row(
+            str(trial.number),
+            trial.kind,
+            *(number(trial.params[name]) if name in trial.params else "-" for name in names),
+            f"{len(trial.curve)}/{trial.epochs}",
+            percent(accuracy),
+            sparkline(trial.curve, low=low, high=high),
+            "-" if trial.seconds is None else f"{trial.seconds:.1f} s",
+            _state(trial.state),
+        )
+    for column in table.columns:
+        column.justify = "left" if column.header in {"kind", "curve", "state"} else "right"
+    return table
+
+
+def failure_lines(trials: Sequence[TrialView]) -> list[str]:
+    """Why trials ended without a result, one line each."""
+    return [f"trial {trial.number} {trial.state.lower()}: {trial.reason}" for trial in trials if trial.reason]
+
+
+def jobs_table(jobs: Sequence[JobView]) -> Table:
+    """One row for each job."""
+    table = _table("id", "name", "state", "trials", "best accuracy", "submitted", "reason")
+    for job in jobs:
+        table.add_row(
+            job.id,
+            job.name,
+            _state(job.state),
+            f"{job.progress.finished}/{job.progress.max_trials}",
+            percent(job.best.validation_accuracy) if job.best else "-",
+            local_time(job.created_at),
+            job.reason,
+        )
+    return table
+
+
+def catalog_table(entries: Sequence[CatalogEntry]) -> Table:
+    """One row for each entry."""
+    table = _table("name", "options")
+    for entry in entries:
+        table.add_row(entry.name, ", ".join(entry.options) or "-")
+    return table
+
+
+def job_block(job: JobView, *, server: str) -> Text:
+    """What a job is and where it stands."""
+    spec = job.spec
+    rows = {
+        "state": f"{job.state}{f': {job.reason}' if job.reason else ''}",
+        "trials": f"{job.progress.finished} of {job.progress.max_trials} finished, {job.progress.running} running, "
+        f"{job.progress.failed} failed",
+        "model": f"{spec.model.name} on {spec.data.name}, {spec.training.epochs} epochs",
+        "search": f"{spec.search.method} by {spec.search.sampler}: "
+        + ", ".join(f"{knob} in [{number(r.low)}, {number(r.high)}]" for knob, r in spec.search.space.items()),
+        "submitted": local_time(job.created_at),
+        "started": local_time(job.started_at),
+        "ended": local_time(job.ended_at),
+    }
+    if job.best:
+        rows["best so far" if job.ended_at is None else "best"] = (
+            f"{percent(job.best.validation_accuracy)} at {knobs(job.best.params)}"
+        )
+    if job.dashboard:
+        rows["dashboard"] = server + job.dashboard
+    return _block(f"Job {job.id} ({job.name})", rows)
+
+
+def best_block(job: JobView, best: BestView, *, server: str) -> Text:
+    """The result: the point, how good it is, what it cost, and where everything lies."""
+    rows = {name: number(value) for name, value in best.params.items()}
+    runs = f"{best.runs} run{'s' if best.runs != 1 else ''}"
+    rows["validation accuracy"] = (
+        f"{percent(best.validation_accuracy)} ± {percent(best.standard_error)} "
+        f"(standard error over {best.standard_error_source}, {runs})"
+    )
+    if best.test:
+        rows["test accuracy"] = f"{percent(best.test.accuracy)} ({best.test.examples} images)"
+    ended = best.stop_reason or job.reason
+    rows["trials used"] = f"{job.progress.finished} of {job.progress.max_trials}{f': {ended}' if ended else ''}"
+    if weights := _place(best.weights, best.weights_url, server=server):
+        rows["weights"] = weights
+    if best.report:
+        rows["report"] = _place(best.report, f"/api/v1/jobs/{job.id}/report", server=server)
+    if job.dashboard:
+        rows["dashboard"] = server + job.dashboard
+    when = "Best point" if job.ended_at else "Best point so far"
+    return _block(f"{when} of job {job.id} ({job.name})", rows)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=column not in {"reason", "options"})
+    return table
+
+
+def _state(state: JobState | TrialState) -> Text:
+    return Text(state.value, style=_STYLES.get(state, ""))
+
+
+def _block(title: str, rows: dict[str, str]) -> Text:
+    width = max(map(len, rows))
+    lines = [f"  {name:<{width}}  {value}" for name, value in rows.items()]
+    return Text("\n".join([title, *lines]), no_wrap=True, overflow="ignore")
+
+
+def _place(path: str | None, url: str | None, *, server: str) -> str:
+    """A path on this machine; an address when the server is another machine."""
+    is_here = urlsplit(server).hostname in {"127.0.0.1", "::1", "localhost"}
+    if url and not is_here:
+        return url if "://" in url else server + url
+    return path or ""

@@ -1,0 +1,209 @@
+"""The REST API as typed Python calls."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+import uuid
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import TypeAdapter, ValidationError
+
+from fixnorm_core.spec import JobSpec
+from service.client.catalog import CatalogEntry
+from service.client.errors import BadServerAddressError, ProblemError, ServerUnreachableError, UnexpectedAnswerError
+from service.schemas import TERMINAL_STATES, BestView, JobPage, JobState, JobView, Problem, TrialView
+
+__all__ = ["Client"]
+
+T = TypeVar("T")
+
+_LARGEST_PAGE = 100
+
+
+class Client:
+    """A connection to one server; a context manager. Not to be shared between threads.
+
+    Every call may raise :class:`ServerUnreachableError`, :class:`ProblemError` (the server's refusal) or
+    :class:`UnexpectedAnswerError`. A request whose connection breaks is sent once more: reading and cancelling change
+    nothing the second time, and a submission carries an idempotency key.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        *,
+        timeout: timedelta = timedelta(seconds=30),
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Connects lazily, at the first call.
+
+        Args:
+            server: The server's address, for example ``http://127.0.0.1:8780``.
+            timeout: The longest wait for a connection, and for each piece of an answer.
+            sleep: Waits for so many seconds; :meth:`wait` uses it.
+
+        Raises:
+            BadServerAddressError: The address is no http or https URL.
+        """
+        self.server = server.rstrip("/")
+        host = _host_of(self.server)
+        self._sleep = sleep
+        # A proxy of the environment cannot know this machine's own servers.
+        self._http = httpx.Client(
+            base_url=self.server, timeout=timeout.total_seconds(), trust_env=not _is_loopback(host)
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    def submit(self, spec: JobSpec, *, idempotency_key: str | None = None) -> JobView:
+        """Starts a job, or gives back the one that was submitted with the same key.
+
+        Args:
+            spec: The job.
+            idempotency_key: A name of this submission, so that sending it again starts no second job; a random one
+                when None.
+        """
+        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        return self._call(JobView, "POST", "/api/v1/jobs", json=spec.model_dump(mode="json"), headers=headers)
+
+    def jobs(self, *, state: JobState | None = None, limit: int | None = None) -> list[JobView]:
+        """Jobs, newest first; at most ``limit``, all when None."""
+        found: list[JobView] = []
+        query: dict[str, str | int] = {"state": state.value} if state else {}
+        while limit is None or len(found) < limit:
+            query["limit"] = _LARGEST_PAGE if limit is None else min(_LARGEST_PAGE, limit - len(found))
+            page = self._call(JobPage, "GET", "/api/v1/jobs", params=query)
+            found.extend(page.jobs)
+            if page.next_cursor is None:
+                break
+            query["cursor"] = page.next_cursor
+        return found
+
+    def job(self, job_id: str) -> JobView:
+        """One job."""
+        return self._call(JobView, "GET", f"/api/v1/jobs/{_segment(job_id)}")
+
+    def trials(self, job_id: str) -> list[TrialView]:
+        """A job's trials by number."""
+        return self._call(list[TrialView], "GET", f"/api/v1/jobs/{_segment(job_id)}/trials")
+
+    def best(self, job_id: str) -> BestView:
+        """A job's recommended point so far; a ``no_result_yet`` problem before the first finished trial."""
+        return self._call(BestView, "GET", f"/api/v1/jobs/{_segment(job_id)}/best")
+
+    def cancel(self, job_id: str) -> JobView:
+        """Ends a job now; one that has ended stays as it is."""
+        return self._call(JobView, "POST", f"/api/v1/jobs/{_segment(job_id)}/cancel")
+
+    def models(self) -> list[CatalogEntry]:
+        """The models a job can name."""
+        return self._call(list[CatalogEntry], "GET", "/api/v1/models")
+
+    def datasets(self) -> list[CatalogEntry]:
+        """The data sets a job can name."""
+        return self._call(list[CatalogEntry], "GET", "/api/v1/datasets")
+
+    def wait(self, job_id: str, *, poll: timedelta = timedelta(seconds=0.5)) -> JobView:
+        """Blocks until a job has ended, however it ended."""
+        while (job := self.job(job_id)).state not in TERMINAL_STATES:
+            self._sleep(poll.total_seconds())
+        return job
+
+    def download_weights(self, job_id: str, *, to: Path) -> Path:
+        """Fetches the best point's weights (safetensors); the file appears whole or not at all.
+
+        Args:
+            job_id: The job.
+            to: The file to write, or a folder to put ``JOB_ID.safetensors`` in.
+
+        Returns:
+            The file.
+        """
+        target = to / f"{job_id}.safetensors" if to.is_dir() else to
+        partial = target.with_name(f"{target.name}.partial")
+        try:
+            with self._http.stream("GET", f"/api/v1/jobs/{_segment(job_id)}/weights") as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise self._refusal(answer)
+                with partial.open("wb") as file:
+                    for piece in answer.iter_bytes():
+                        file.write(piece)
+            partial.replace(target)
+        except httpx.TransportError as error:
+            raise ServerUnreachableError(self.server, _cause(error)) from error
+        finally:
+            partial.unlink(missing_ok=True)
+        return target
+
+    def _call(self, answer_type: type[T], method: str, path: str, **request: Any) -> T:
+        answer = self._send(method, path, **request)
+        if not answer.is_success:
+            raise self._refusal(answer)
+        try:
+            # Strict in, lenient out: a newer server's fields are ignored, in the echoed spec as well.
+            return TypeAdapter(answer_type).validate_json(answer.content, extra="ignore")
+        except ValidationError as error:
+            raise UnexpectedAnswerError(str(answer.url), _kind_of(answer)) from error
+
+    def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
+        try:
+            try:
+                return self._http.request(method, path, **request)
+            except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
+                return self._http.request(method, path, **request)
+        except httpx.TransportError as error:
+            raise ServerUnreachableError(self.server, _cause(error)) from error
+
+    def _refusal(self, answer: httpx.Response) -> ProblemError | UnexpectedAnswerError:
+        try:
+            return ProblemError(Problem.model_validate_json(answer.content))
+        except ValidationError:
+            return UnexpectedAnswerError(str(answer.url), f"status {answer.status_code} and {_kind_of(answer)}")
+
+
+def _host_of(server: str) -> str:
+    try:
+        url = httpx.URL(server)
+    except httpx.InvalidURL:
+        raise BadServerAddressError(server) from None
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise BadServerAddressError(server)
+    return url.host
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _segment(text: str) -> str:
+    """Keeps a job id one step of the path, whatever was typed."""
+    return quote(text, safe="")
+
+
+def _kind_of(answer: httpx.Response) -> str:
+    return str(answer.headers.get("content-type", "no content type"))
+
+
+def _cause(error: httpx.TransportError) -> str:
+    return str(error) or type(error).__name__

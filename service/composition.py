@@ -1,0 +1,126 @@
+"""Puts a server together: the one place that knows which concrete parts are used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import assert_never
+
+from filelock import FileLock, Timeout
+from starlette.types import ASGIApp
+
+from fixnorm_core.errors import FixNormError
+from service.app import create_app
+from service.database.engine import Database
+from service.database.migrate import upgrade
+from service.dispatch.dispatcher import Dispatcher
+from service.runtime import Runtime
+from service.settings import BackendName, Settings
+from service.studies.storage import open_reading_storage, open_writing_storage
+from service.studies.studies import Studies
+from worker.contracts import Backend, Resources
+
+__all__ = ["Service", "StateFolderInUse", "build"]
+
+
+class StateFolderInUse(FixNormError):
+    """Another server works on the same state folder."""
+
+    code = "state_folder_in_use"
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A whole server that has not begun to serve.
+
+    Attributes:
+        app: Its ASGI application; the lifespan starts and closes the dispatcher.
+        dispatcher: The dispatcher.
+        runtime: What the handlers use.
+        close: Gives everything back; the app's lifespan calls it too. Idempotent.
+    """
+
+    app: ASGIApp
+    dispatcher: Dispatcher
+    runtime: Runtime
+    close: Callable[[], None]
+
+
+def build(settings: Settings, *, backend: Backend | None = None, on_ready: Callable[[], None] | None = None) -> Service:
+    """Builds a server.
+
+    Args:
+        settings: Its settings.
+        backend: Where trials run; None makes the one that the settings name.
+        on_ready: Called when the server is about to answer requests.
+
+    Raises:
+        StateFolderInUse: If another server works on the state folder.
+    """
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    lock = _lock(settings)
+    try:
+        upgrade(settings.url)
+        database = Database.open(settings.url)
+        studies = Studies(open_writing_storage(settings.url))
+        reader = open_reading_storage(settings.url)
+        backend = backend or _backend(settings)
+    except BaseException:
+        lock.release()
+        raise
+    dispatcher = Dispatcher(database, studies, backend, settings.state_dir, _utc_now, settings.poll_interval)
+
+    def start() -> None:
+        dispatcher.start()
+        if on_ready is not None:
+            on_ready()
+
+    def close() -> None:
+        dispatcher.close()
+        for storage in (studies.storage, reader):
+            storage.remove_session()
+        database.close()
+        lock.release()
+
+    runtime = Runtime(settings, database, reader, _remembered(backend), dispatcher.wake, _utc_now)
+    return Service(create_app(runtime, start=start, close=close), dispatcher, runtime, close)
+
+
+def _backend(settings: Settings) -> Backend:
+    match settings.backend:
+        case BackendName.RAY:
+            from worker.ray_backend import RayBackend
+
+            return RayBackend(settings.ray_address, cpus=settings.cpus, gpus=settings.gpus)
+        case BackendName.SIMULATOR:
+            from worker.recording import Recording
+            from worker.simulator import SimulatorBackend
+
+            total = Resources(cpus=settings.cpus or 4.0, gpus=settings.gpus or 0.0)
+            return SimulatorBackend(Recording.packaged(), total, epoch_seconds=settings.epoch_seconds)
+        case _:
+            assert_never(settings.backend)
+
+
+def _remembered(backend: Backend) -> Callable[[], Resources]:
+    """A backend is its dispatcher's alone; requests are answered from its capacity at the start."""
+    capacity = backend.capacity()
+    return lambda: capacity
+
+
+def _lock(settings: Settings) -> FileLock:
+    """Holds the state folder for this process; the system lets go of it when the process dies."""
+    lock = FileLock(settings.state_dir / "server.lock", thread_local=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise StateFolderInUse(
+            f"another server works on the state folder {settings.state_dir}",
+            "Stop it, or give this one another folder with --state-dir",
+        ) from None
+    return lock
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)

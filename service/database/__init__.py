@@ -1,0 +1,1 @@
+"""Our own tables (jobs, attempts), beside Optuna's in the same database."""

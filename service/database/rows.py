@@ -1,0 +1,113 @@
+"""Our tables. They hold what Optuna has no place for; parameters, values and states of trials are Optuna's alone."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, Index, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+from service.schemas import JobState
+
+__all__ = ["LIVE_ATTEMPT_STATES", "AttemptKind", "AttemptRow", "AttemptState", "Base", "JobRow"]
+
+
+class AttemptKind(StrEnum):
+    """What an attempt does."""
+
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+
+
+class AttemptState(StrEnum):
+    """Where an attempt is; its ``reason`` says why."""
+
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    COMPLETE = "COMPLETE"
+    FAILED = "FAILED"
+    LOST = "LOST"
+    CANCELLED = "CANCELLED"
+
+
+LIVE_ATTEMPT_STATES = (AttemptState.STARTING, AttemptState.RUNNING)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A point in time, aware and in UTC on both sides; SQLite itself forgets the zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """To UTC."""
+        return value.astimezone(UTC) if value is not None else None
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """As UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """The declarative base of our tables."""
+
+    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON(none_as_null=True)}  # noqa: RUF012 - SQLAlchemy's own convention
+
+
+class JobRow(Base):
+    """One job. Its Optuna study has the job's id as its name.
+
+    Attributes:
+        spec: The :class:`~fixnorm_core.spec.JobSpec` as submitted, with paths resolved.
+        idempotency_key: The submitter's key; a second submit with it returns this job.
+        study_id: Optuna's number of the study, once it exists.
+        cancel_requested: The dispatcher ends the job at its next look.
+        stop_reason: Why the search ended; set once, before the confirming runs.
+        result: The final :class:`~service.schemas.BestView`, once the job has succeeded.
+    """
+
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100))
+    state: Mapped[str] = mapped_column(String(20), default=JobState.QUEUED)
+    reason: Mapped[str] = mapped_column(Text, default="")
+    spec: Mapped[dict[str, Any]]
+    idempotency_key: Mapped[str | None] = mapped_column(String(200), unique=True)
+    study_id: Mapped[int | None]
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    stop_reason: Mapped[str | None] = mapped_column(Text)
+    result: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+
+    __table_args__ = (Index("ix_jobs_state", "state"), Index("ix_jobs_created_at_id", "created_at", "id"))
+
+
+class AttemptRow(Base):
+    """One try at one task of a job. Its id is also the token that guards every write of its outcome.
+
+    Attributes:
+        trial_number: Optuna's number of the trial that is trained, or whose weights are evaluated.
+        result: The :class:`~fixnorm_core.reports.TrialResult` or :class:`~fixnorm_core.reports.Evaluation`.
+    """
+
+    __tablename__ = "attempts"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    kind: Mapped[str] = mapped_column(String(20))
+    trial_number: Mapped[int]
+    state: Mapped[str] = mapped_column(String(20), default=AttemptState.STARTING)
+    reason: Mapped[str] = mapped_column(Text, default="")
+    result: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+
+    __table_args__ = (Index("ix_attempts_job_id", "job_id", "trial_number"), Index("ix_attempts_state", "state"))

@@ -1,0 +1,201 @@
+"""Attempts: started on the backend, and their news taken in exactly once.
+
+Order matters. An attempt's result is committed to our table first, guarded by the attempt's state, and told to Optuna
+second. A crash in between leaves a COMPLETE attempt whose trial is still RUNNING, which :meth:`Attempts.settle`
+finishes; a late or repeated result finds its attempt ended and changes nothing.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import assert_never
+
+import structlog
+
+from fixnorm_core.reports import Evaluation, TrialResult
+from fixnorm_core.spec import JobSpec, TrialSpec
+from service.database.engine import Database
+from service.database.rows import AttemptKind, AttemptRow, AttemptState
+from service.jobs import repository
+from service.jobs.folders import trial_folder
+from service.studies.studies import AskedTrial, StudyHandle
+from worker.contracts import (
+    Backend,
+    Cancelled,
+    Evaluated,
+    EvaluateTask,
+    Failed,
+    FailureKind,
+    Resources,
+    Task,
+    Trained,
+    TrainTask,
+    Update,
+)
+
+__all__ = ["MAX_RETRYABLE_FAILURES", "Attempts", "LiveAttempt"]
+
+MAX_RETRYABLE_FAILURES = 3
+"""A trial whose worker was lost this often fails; a restart of the server does not count."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveAttempt:
+    """An attempt that the backend is running."""
+
+    id: str
+    job_id: str
+    kind: AttemptKind
+    trial_number: int
+    resources: Resources
+
+
+@dataclass(slots=True)
+class Attempts:
+    """The attempts of all jobs. Used by the dispatcher's thread alone."""
+
+    database: Database
+    backend: Backend
+    state_dir: Path
+    now: Callable[[], datetime]
+    open_study: Callable[[str], StudyHandle]
+    live: dict[str, LiveAttempt] = field(default_factory=dict, init=False)
+    _inbox: list[Update] = field(default_factory=list, init=False)
+    _announced: set[str] = field(default_factory=set, init=False)
+
+    def free(self) -> Resources:
+        """What no live attempt holds."""
+        return self.backend.capacity() - sum(
+            (attempt.resources for attempt in self.live.values()), start=Resources(0.0, 0.0)
+        )
+
+    def of(self, job_id: str) -> list[LiveAttempt]:
+        """A job's live attempts."""
+        return [attempt for attempt in self.live.values() if attempt.job_id == job_id]
+
+    def train(self, job_id: str, spec: JobSpec, asked: AskedTrial) -> None:
+        """Starts an attempt at a trial."""
+        attempt = self._open(job_id, AttemptKind.TRAIN, asked.number, Resources.of(spec.resources))
+        self._start(TrainTask(attempt.id, *self._what(job_id, spec, asked)), attempt)
+
+    def evaluate(self, job_id: str, spec: JobSpec, asked: AskedTrial) -> None:
+        """Starts the evaluation of a trial's weights on the test split."""
+        attempt = self._open(job_id, AttemptKind.EVALUATE, asked.number, Resources.of(spec.resources))
+        self._start(EvaluateTask(attempt.id, *self._what(job_id, spec, asked)), attempt)
+
+    def take_in(self) -> bool:
+        """Applies all news from the backend; returns whether there was any.
+
+        News is forgotten only when it has been applied: after an error (a lost database, say) the next call goes on
+        where this one stopped.
+        """
+        self._inbox.extend(self.backend.poll())
+        applied = False
+        while self._inbox:
+            self._apply(self._inbox[0])
+            del self._inbox[0]
+            applied = True
+        return applied
+
+    def cancel(self, job_id: str) -> None:
+        """Ends all live attempts of a job, now."""
+        for attempt in self.of(job_id):
+            self.backend.cancel(attempt.id)
+            self._end(attempt, AttemptState.CANCELLED, reason="the job was cancelled")
+
+    def settle(self, job_id: str, reason: str) -> None:
+        """After a restart: what was live is lost, and results that Optuna has not been told yet are told."""
+        with self.database.write.begin() as session:
+            for row in repository.live_attempts(session):
+                if row.job_id == job_id:
+                    repository.end_attempt(session, row.id, AttemptState.LOST, now=self.now(), reason=reason)
+        with self.database.read() as session:
+            rows = repository.attempts_of(session, [job_id])
+        for row in rows:
+            if row.kind == AttemptKind.TRAIN:
+                self._tell(row)
+
+    def _what(self, job_id: str, spec: JobSpec, asked: AskedTrial) -> tuple[TrialSpec, str]:
+        return spec.trial(asked.params, seed=asked.seed), str(trial_folder(self.state_dir, job_id, asked.number))
+
+    def _start(self, task: Task, attempt: LiveAttempt) -> None:
+        log.info("attempt.started", attempt=attempt.id, params=task.trial.params, seed=task.trial.seed)
+        try:
+            self.backend.start(task, attempt.resources)
+        except Exception as error:  # the boundary: a backend whose cluster is gone may raise anything
+            failure = Failed(FailureKind.RETRYABLE, f"it could not be started: {error}", traceback.format_exc())
+            self._inbox.append(Update(attempt.id, outcome=failure))
+
+    def _open(self, job_id: str, kind: AttemptKind, number: int, resources: Resources) -> LiveAttempt:
+        with self.database.write.begin() as session:
+            earlier = [row for row in repository.attempts_of(session, [job_id]) if row.trial_number == number]
+            attempt = LiveAttempt(f"{job_id}.{number}.{len(earlier) + 1}", job_id, kind, number, resources)
+            session.add(AttemptRow(id=attempt.id, job_id=job_id, kind=kind, trial_number=number, created_at=self.now()))
+        self.live[attempt.id] = attempt
+        return attempt
+
+    def _apply(self, update: Update) -> None:
+        attempt = self.live.get(update.attempt_id)
+        if attempt is None:
+            log.warning("attempt.late_news_refused", attempt=update.attempt_id)
+            return
+        if update.reports:
+            self._announce(attempt)
+            self.open_study(attempt.job_id).report(attempt.trial_number, update.reports)
+        match update.outcome:
+            case None:
+                pass
+            case Trained(result):
+                self._end(attempt, AttemptState.COMPLETE, result=result)
+            case Evaluated(evaluation):
+                self._end(attempt, AttemptState.COMPLETE, result=evaluation)
+            case Failed(kind, message, details):
+                log.warning("attempt.failed", attempt=attempt.id, kind=kind, message=message, details=details)
+                self._end(attempt, AttemptState.FAILED, reason=message, final=kind is FailureKind.FATAL)
+            case Cancelled():
+                self._end(attempt, AttemptState.CANCELLED, reason="cancelled")
+            case _:
+                assert_never(update.outcome)
+
+    def _announce(self, attempt: LiveAttempt) -> None:
+        if attempt.id not in self._announced:
+            with self.database.write.begin() as session:
+                repository.start_attempt(session, attempt.id)
+            self._announced.add(attempt.id)
+
+    def _end(
+        self,
+        attempt: LiveAttempt,
+        state: AttemptState,
+        *,
+        reason: str = "",
+        result: TrialResult | Evaluation | None = None,
+        final: bool = False,
+    ) -> None:
+        stored = result.model_dump(mode="json") if result is not None else None
+        with self.database.write.begin() as session:
+            repository.end_attempt(session, attempt.id, state, now=self.now(), reason=reason, result=stored)
+            rows = repository.attempts_of(session, [attempt.job_id])
+        if attempt.kind is AttemptKind.TRAIN:
+            self._tell(next(row for row in rows if row.id == attempt.id))
+            if final or state is AttemptState.CANCELLED or _count_failures(rows, attempt) >= MAX_RETRYABLE_FAILURES:
+                self.open_study(attempt.job_id).tell_failed(attempt.trial_number)
+        self.live.pop(attempt.id, None)
+        self._announced.discard(attempt.id)
+        log.info("attempt.ended", attempt=attempt.id, state=state, reason=reason)
+
+    def _tell(self, row: AttemptRow) -> None:
+        """Tells Optuna a committed result; a trial that is finished already stays as it is."""
+        if row.state == AttemptState.COMPLETE and row.result is not None:
+            self.open_study(row.job_id).tell(row.trial_number, TrialResult.model_validate(row.result))
+
+
+def _count_failures(rows: Sequence[AttemptRow], attempt: LiveAttempt) -> int:
+    same = [row for row in rows if row.trial_number == attempt.trial_number and row.kind == attempt.kind]
+    return sum(row.state == AttemptState.FAILED for row in same)

@@ -1,0 +1,241 @@
+"""The dispatch loop: takes results in, decides for every job what comes next, and starts it where there is room.
+
+One thread. Everything it does can be done again after a crash: decisions are functions of what is stored.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import structlog
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import SQLAlchemyError
+
+from fixnorm_core.errors import FixNormError
+from fixnorm_core.spec import JobSpec
+from service.database.engine import Database
+from service.database.rows import JobRow
+from service.dispatch.attempts import Attempts
+from service.dispatch.facts import gather
+from service.dispatch.policy import (
+    Action,
+    Ask,
+    Confirm,
+    EndSearch,
+    Evaluate,
+    Fail,
+    JobFacts,
+    Resume,
+    Succeed,
+    Wait,
+    decide,
+)
+from service.jobs import repository
+from service.reporting.result import write_result
+from service.schemas import JobState
+from service.studies.studies import Studies, StudyHandle
+from worker.contracts import Backend, Resources
+
+__all__ = ["Dispatcher"]
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Dispatcher:
+    """Runs all jobs.
+
+    Attributes:
+        database: Ours.
+        studies: Optuna's.
+        backend: Where trials run; owned by the dispatcher, which closes it.
+        state_dir: Where the files of jobs live.
+        now: The wall clock, in UTC.
+        poll_interval: Pause between two looks at the backend.
+    """
+
+    database: Database
+    studies: Studies
+    backend: Backend
+    state_dir: Path
+    now: Callable[[], datetime]
+    poll_interval: timedelta
+    _attempts: Attempts = field(init=False)
+    _wake: threading.Event = field(default_factory=threading.Event, init=False)
+    _stop: threading.Event = field(default_factory=threading.Event, init=False)
+    _thread: threading.Thread | None = field(default=None, init=False)
+    _sampler_stops: dict[str, tuple[int, str | None]] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self._attempts = Attempts(self.database, self.backend, self.state_dir, self.now, self._open_study)
+
+    def start(self) -> None:
+        """Takes up the jobs that an earlier server left, then runs in a thread of its own until :meth:`close`."""
+        self.recover()
+        self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stops the loop and the backend. Jobs that have not ended go on when a server starts again."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+        self.backend.close()
+
+    def wake(self) -> None:
+        """Has the loop look at all jobs now; called when one was submitted or is to be cancelled."""
+        self._wake.set()
+
+    def recover(self) -> None:
+        """Settles what a server that is gone left behind."""
+        with self.database.read() as session:
+            jobs = repository.active_jobs(session)
+        for job in jobs:
+            self._attempts.settle(job.id, reason="the server was restarted")
+        self._wake.set()
+
+    def tick(self) -> None:
+        """One look: results in, then whatever can be started."""
+        woken = self._wake.is_set()
+        self._wake.clear()
+        try:
+            if self._attempts.take_in() or woken:
+                self._dispatch()
+        except Exception:
+            self._wake.set()  # what failed is tried again
+            raise
+
+    def _run(self) -> None:
+        pause = self.poll_interval.total_seconds()
+        while not self._stop.is_set():
+            try:
+                self.tick()
+                self._stop.wait(pause)
+            except Exception:  # the loop must outlive a lost database; the next tick does the same work again
+                log.exception("dispatch.failed")
+                self._stop.wait(max(1.0, pause))
+
+    def _dispatch(self) -> None:
+        """Starts what it can, one trial at a time, for the job that runs the fewest (then the oldest)."""
+        with self.database.read() as session:
+            jobs = {job.id: job for job in repository.active_jobs(session)}
+        while jobs:
+            job = min(jobs.values(), key=lambda job: (len(self._attempts.of(job.id)), job.created_at, job.id))
+            if not self._start_one(job):
+                del jobs[job.id]
+
+    def _start_one(self, job: JobRow) -> bool:
+        """Carries a job on until an attempt has started (True) or nothing more can be done now (False)."""
+        try:
+            if job.cancel_requested:
+                self._end_job(job, JobState.CANCELLED, "cancelled by request")
+                return False
+            spec = JobSpec.from_stored(job.spec)
+            study = self._open_study(job.id)
+            while True:
+                facts = self._facts(job, spec, study)
+                action = decide(facts)
+                match action:
+                    case EndSearch(reason):
+                        self._update(job, stop_reason=reason)
+                    case Wait(reason):
+                        self._update(job, reason=reason)
+                        return False
+                    case Succeed():
+                        self._succeed(job, spec, study, facts)
+                        return False
+                    case Fail(reason):
+                        self._end_job(job, JobState.FAILED, reason)
+                        return False
+                    case _:
+                        return self._start(job, spec, study, action)
+        except FixNormError as error:
+            self._end_job(job, JobState.FAILED, str(error))
+            return False
+        except (SQLAlchemyError, StorageInternalError):
+            raise  # the database's fault, not the job's: the loop tries again
+        except Exception as error:  # one job's fault must not hold up the others
+            log.exception("job.broken", job=job.id)
+            self._end_job(job, JobState.FAILED, f"internal error, see the server's log: {error!r}")
+            return False
+
+    def _start(self, job: JobRow, spec: JobSpec, study: StudyHandle, action: Action) -> bool:
+        needed, free = Resources.of(spec.resources), self._attempts.free()
+        if not needed.fits_in(free):
+            self._update(job, reason=f"waiting for room: a trial needs {needed}, free are {free}")
+            return False
+        if job.state == JobState.QUEUED:
+            self._update(job, state=JobState.RUNNING, started_at=self.now(), study_id=study.id)
+        match action:
+            case Ask():
+                self._attempts.train(job.id, spec, study.ask())
+            case Confirm(params):
+                self._attempts.train(job.id, spec, study.ask_confirming(params))
+            case Resume(number):
+                self._attempts.train(job.id, spec, study.resume(number))
+            case Evaluate(number):
+                self._attempts.evaluate(job.id, spec, study.resume(number))
+            case _:
+                raise AssertionError(f"{action} starts nothing")
+        return True
+
+    def _facts(self, job: JobRow, spec: JobSpec, study: StudyHandle) -> JobFacts:
+        with self.database.read() as session:
+            rows = repository.attempts_of(session, [job.id])
+        return gather(
+            spec,
+            trials=study.trials(),
+            rows=rows,
+            live=self._attempts.of(job.id),
+            search_over=job.stop_reason,
+            sampler_stop=self._sampler_stop(job, spec, study),
+        )
+
+    def _sampler_stop(self, job: JobRow, spec: JobSpec, study: StudyHandle) -> str | None:
+        """The sampler's wish to stop, asked once per finished trial: it costs as much as a suggestion."""
+        if job.stop_reason is not None or not spec.budget.stop_early:
+            return None
+        finished = sum(trial.state.is_finished() for trial in study.trials())
+        if self._sampler_stops.get(job.id, (-1, None))[0] != finished:
+            self._sampler_stops[job.id] = (finished, study.stop_reason())
+        return self._sampler_stops[job.id][1]
+
+    def _succeed(self, job: JobRow, spec: JobSpec, study: StudyHandle, facts: JobFacts) -> None:
+        assert facts.best is not None
+        assert job.stop_reason is not None
+        with self.database.read() as session:
+            rows = repository.attempts_of(session, [job.id])
+        best = write_result(
+            self.state_dir, job, spec, trials=study.trials(), rows=rows, best=facts.best, stop_reason=job.stop_reason
+        )
+        self._end_job(job, JobState.SUCCEEDED, job.stop_reason, result=best.model_dump(mode="json"))
+
+    def _end_job(self, job: JobRow, state: JobState, reason: str, **values: object) -> None:
+        """Ends a job: first everything that runs, then its state."""
+        self._attempts.cancel(job.id)
+        if job.study_id is not None:
+            self._open_study(job.id).end_open_trials()
+        self._update(job, state=state, reason=reason, ended_at=self.now(), **values)
+        self.studies.forget(job.id)
+        self._sampler_stops.pop(job.id, None)
+        log.info("job.ended", job=job.id, state=state, reason=reason)
+
+    def _update(self, job: JobRow, **values: object) -> None:
+        """Changes the stored job and this copy of it; writes nothing that is not new."""
+        changed = {name: value for name, value in values.items() if getattr(job, name) != value}
+        if changed:
+            with self.database.write.begin() as session:
+                repository.update_job(session, job.id, **changed)
+            for name, value in changed.items():
+                setattr(job, name, value)
+
+    def _open_study(self, job_id: str) -> StudyHandle:
+        with self.database.read() as session:
+            job = repository.find_job(session, job_id)
+        assert job is not None
+        return self.studies.open(job_id, JobSpec.from_stored(job.spec))

@@ -1,0 +1,161 @@
+"""``/api/v1/jobs``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import FileResponse
+
+from fixnorm_core.spec import JobSpec
+from service.database.rows import AttemptRow, JobRow
+from service.jobs import repository
+from service.jobs.submit import submit
+from service.jobs.views import best_so_far, job_view, trial_views
+from service.problems import NoResultYet, NotFound
+from service.runtime import Running
+from service.schemas import TERMINAL_STATES, BestView, JobPage, JobState, JobView, Problem, TrialView
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+_PROBLEM = {"model": Problem, "content": {"application/problem+json": {}}}
+_NOT_FOUND = {HTTPStatus.NOT_FOUND.value: _PROBLEM}
+
+
+@router.post("", status_code=HTTPStatus.CREATED, responses={200: {"model": JobView}, 409: _PROBLEM, 422: _PROBLEM})
+def submit_job(
+    spec: JobSpec,
+    running: Running,
+    response: Response,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+) -> JobView:
+    """Stores a job and answers at once; with a key that was used before, answers that job and 200."""
+    job, is_new = submit(
+        spec,
+        database=running.database,
+        images=running.settings.images,
+        capacity=running.capacity(),
+        key=idempotency_key,
+        now=running.now(),
+    )
+    if not is_new:
+        response.status_code = HTTPStatus.OK
+        return _view(running, job)
+    running.wake()
+    response.headers["Location"] = f"/api/v1/jobs/{job.id}"
+    return job_view(job, attempts=(), best=None)
+
+
+@router.get("", responses={422: _PROBLEM})
+def list_jobs(
+    running: Running,
+    state: JobState | None = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: str | None = None,
+) -> JobPage:
+    """Jobs, newest first."""
+    with running.database.read() as session:
+        rows = repository.page_of_jobs(session, state=state, limit=limit + 1, before=_position(cursor))
+        attempts = repository.attempts_of(session, [row.id for row in rows])
+    shown = rows[:limit]
+    views = tuple(
+        _view_of(running, row, [attempt for attempt in attempts if attempt.job_id == row.id]) for row in shown
+    )
+    more = len(rows) > limit
+    return JobPage(jobs=views, next_cursor=f"{shown[-1].created_at.isoformat()}~{shown[-1].id}" if more else None)
+
+
+@router.get("/{job_id}", responses=_NOT_FOUND)
+def show_job(job_id: str, running: Running) -> JobView:
+    """One job."""
+    return _view(running, _find(running, job_id))
+
+
+@router.get("/{job_id}/trials", responses=_NOT_FOUND)
+def list_trials(job_id: str, running: Running) -> list[TrialView]:
+    """A job's trials, by number."""
+    job = _find(running, job_id)
+    with running.database.read() as session:
+        attempts = repository.attempts_of(session, [job_id])
+    trials = running.trials(job)
+    return trial_views(JobSpec.from_stored(job.spec), trials, attempts=attempts, now=running.now())
+
+
+@router.get("/{job_id}/best", responses=_NOT_FOUND | {409: _PROBLEM})
+def show_best(job_id: str, running: Running) -> BestView:
+    """The best point so far; final once the job has succeeded."""
+    view = _view(running, _find(running, job_id))
+    if view.best is None:
+        raise NoResultYet(f"{job_id} is {view.state} and no trial of it is complete ({view.reason})", "Ask again later")
+    return view.best
+
+
+@router.get("/{job_id}/weights", responses=_NOT_FOUND | {409: _PROBLEM}, response_class=FileResponse)
+def fetch_weights(job_id: str, running: Running) -> FileResponse:
+    """The best run's weights, as safetensors."""
+    path = _final(running, job_id, "weights")
+    return FileResponse(path, media_type="application/octet-stream", filename=f"{job_id}.safetensors")
+
+
+@router.get("/{job_id}/report", responses=_NOT_FOUND | {409: _PROBLEM}, response_class=FileResponse)
+def fetch_report(job_id: str, running: Running) -> FileResponse:
+    """The report, as Markdown."""
+    return FileResponse(_final(running, job_id, "report"), media_type="text/markdown; charset=utf-8")
+
+
+@router.post("/{job_id}/cancel", responses=_NOT_FOUND | {409: _PROBLEM})
+def cancel_job(job_id: str, running: Running) -> JobView:
+    """Ends a job and its running trials now. A job that has ended stays as it is."""
+    job = _find(running, job_id)
+    if job.state not in TERMINAL_STATES:
+        with running.database.write.begin() as session:
+            repository.request_cancel(session, job_id)
+        running.wake()
+        job = _find(running, job_id)
+    return _view(running, job)
+
+
+def _find(running: Running, job_id: str) -> JobRow:
+    with running.database.read() as session:
+        job = repository.find_job(session, job_id)
+    if job is None:
+        raise NotFound(f"there is no job {job_id!r}", "`fixnorm-tune list` shows all jobs")
+    return job
+
+
+def _final(running: Running, job_id: str, what: str) -> Path:
+    job = _find(running, job_id)
+    path = (job.result or {}).get(what)
+    if path is None:
+        raise NoResultYet(
+            f"{job_id} is {job.state} and has no {what}",
+            "A job keeps them once it has succeeded; jobs of the simulator train nothing and keep no weights",
+        )
+    return Path(path)
+
+
+def _view(running: Running, job: JobRow) -> JobView:
+    with running.database.read() as session:
+        attempts = repository.attempts_of(session, [job.id])
+    return _view_of(running, job, attempts)
+
+
+def _view_of(running: Running, job: JobRow, attempts: Sequence[AttemptRow]) -> JobView:
+    best = best_so_far(running.trials(job), attempts=attempts) if job.result is None else None
+    return job_view(job, attempts=attempts, best=best)
+
+
+def _position(cursor: str | None) -> tuple[datetime, str] | None:
+    if cursor is None:
+        return None
+    time, _, job_id = cursor.partition("~")
+    try:
+        return datetime.fromisoformat(time), job_id
+    except ValueError:
+        raise NotFound(f"cursor {cursor!r} is not one of ours", "Take next_cursor of the page before") from None

@@ -1,0 +1,90 @@
+"""Takes a job in: everything is checked before anything is stored, so that a refused job leaves nothing behind."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy.exc import IntegrityError
+
+from fixnorm_core.data.catalog import check_data
+from fixnorm_core.models.catalog import check_model
+from fixnorm_core.spec import JobSpec
+from service.database.engine import Database
+from service.database.rows import JobRow
+from service.jobs import repository
+from service.problems import KeyReused, ResourcesNeverFree
+from service.schemas import JobState
+from worker.contracts import Resources
+
+__all__ = ["submit"]
+
+
+def submit(
+    spec: JobSpec, *, database: Database, images: Path, capacity: Resources, key: str | None, now: datetime
+) -> tuple[JobRow, bool]:
+    """Stores a job.
+
+    Args:
+        spec: As sent.
+        database: Ours.
+        images: Where relative data paths are looked up.
+        capacity: All that trials can ever hold.
+        key: Idempotency key; a second job with the same key is the first one.
+        now: The time.
+
+    Returns:
+        The job, and whether it is new.
+
+    Raises:
+        ModelError: For an unknown model or option.
+        DataError: For an unknown data set, or a folder that is not one.
+        ResourcesNeverFree: If a trial could never be placed.
+        KeyReused: If the key came with another spec before.
+    """
+    check_model(spec.model)
+    spec = spec.model_copy(update={"data": check_data(spec.data, root=images)})
+    _check_resources(Resources.of(spec.resources), capacity)
+    try:
+        with database.write.begin() as session:
+            if key is not None and (earlier := repository.find_by_key(session, key)) is not None:
+                return _same(earlier, spec), False
+            job = JobRow(
+                id=f"job-{secrets.token_hex(5)}",
+                name=spec.name,
+                state=JobState.QUEUED,
+                reason="waiting for the dispatcher",
+                spec=spec.model_dump(mode="json"),
+                idempotency_key=key,
+                created_at=now,
+            )
+            session.add(job)
+        return job, True
+    except IntegrityError:  # the same key, sent twice at once: the other one won
+        assert key is not None
+        with database.read() as session:
+            earlier = repository.find_by_key(session, key)
+        assert earlier is not None
+        return _same(earlier, spec), False
+
+
+def _same(earlier: JobRow, spec: JobSpec) -> JobRow:
+    if JobSpec.from_stored(earlier.spec) != spec:
+        raise KeyReused(
+            f"idempotency key {earlier.idempotency_key!r} belongs to {earlier.id}, which is another job",
+            "Send another key, or the same job",
+        )
+    return earlier
+
+
+def _check_resources(needed: Resources, capacity: Resources) -> None:
+    for name, field, wanted, total in (
+        ("GPUs", "gpus_per_trial", needed.gpus, capacity.gpus),
+        ("CPUs", "cpus_per_trial", needed.cpus, capacity.cpus),
+    ):
+        if wanted > total + 1e-9:
+            raise ResourcesNeverFree(
+                f"resources.{field} is {wanted:g}, but the whole cluster has {total:g} {name}",
+                f"Ask for at most {total:g}, or add nodes to the cluster",
+            )

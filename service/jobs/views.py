@@ -1,0 +1,125 @@
+"""Rows and Optuna's trials as the API shows them. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal
+
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState as OptunaState
+
+from fixnorm_core.reports import TrialResult
+from fixnorm_core.spec import JobSpec
+from fixnorm_core.tuning.attributes import CONFIRM, DIVERGED, KIND, SEED
+from fixnorm_core.tuning.recommend import Recommendation, recommend
+from service.database.rows import LIVE_ATTEMPT_STATES, AttemptKind, AttemptRow, AttemptState, JobRow
+from service.schemas import BestView, JobState, JobView, Progress, TrialState, TrialView
+
+__all__ = ["best_so_far", "best_view", "job_view", "trial_views", "validation_examples"]
+
+
+def job_view(job: JobRow, *, attempts: Sequence[AttemptRow], best: BestView | None) -> JobView:
+    """A job with its progress, counted from its attempts."""
+    spec = JobSpec.from_stored(job.spec)
+    if job.result is not None:
+        best = BestView.model_validate(job.result)
+    return JobView(
+        id=job.id,
+        name=job.name,
+        state=JobState(job.state),
+        reason=job.reason,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        ended_at=job.ended_at,
+        spec=spec,
+        progress=_progress(spec, attempts),
+        best=best,
+        dashboard=f"/dashboard/studies/{job.study_id}" if job.study_id is not None else None,
+    )
+
+
+def trial_views(
+    spec: JobSpec, trials: Sequence[FrozenTrial], *, attempts: Sequence[AttemptRow], now: datetime
+) -> list[TrialView]:
+    """A job's trials by number; those that only wait in Optuna's queue are left out."""
+    return [
+        _trial_view(spec, trial, [row for row in attempts if _trains(row, trial.number)], now=now)
+        for trial in trials
+        if trial.state is not OptunaState.WAITING
+    ]
+
+
+def best_so_far(trials: Sequence[FrozenTrial], *, attempts: Sequence[AttemptRow]) -> BestView | None:
+    """The point that would be recommended now."""
+    best = recommend(trials, validation_examples=validation_examples(attempts))
+    return best_view(best, attempts=attempts) if best is not None else None
+
+
+def best_view(best: Recommendation, *, attempts: Sequence[AttemptRow]) -> BestView:
+    """A recommendation with the weights of its best run."""
+    results = [_result(row) for row in attempts if _trains(row, best.best_run)]
+    return BestView(
+        params=dict(best.params),
+        validation_accuracy=best.mean,
+        standard_error=best.standard_error,
+        standard_error_source=best.source,
+        runs=best.runs,
+        trials=best.trials,
+        weights_trial=best.best_run,
+        weights=next((result.weights for result in results if result is not None), None),
+    )
+
+
+def validation_examples(attempts: Sequence[AttemptRow]) -> int | None:
+    """Size of the validation split, as the first finished trial told it."""
+    results = (_result(row) for row in attempts if row.kind == AttemptKind.TRAIN)
+    return next((result.validation_examples for result in results if result is not None), None)
+
+
+def _result(row: AttemptRow) -> TrialResult | None:
+    return TrialResult.model_validate(row.result, extra="ignore") if row.result is not None else None
+
+
+def _trains(row: AttemptRow, number: int) -> bool:
+    return row.kind == AttemptKind.TRAIN and row.trial_number == number
+
+
+def _progress(spec: JobSpec, attempts: Sequence[AttemptRow]) -> Progress:
+    last = {row.trial_number: row for row in attempts if row.kind == AttemptKind.TRAIN}
+    states = [row.state for row in last.values()]
+    return Progress(
+        finished=states.count(AttemptState.COMPLETE),
+        running=sum(state in LIVE_ATTEMPT_STATES for state in states),
+        failed=states.count(AttemptState.FAILED),
+        max_trials=spec.budget.max_trials,
+    )
+
+
+def _trial_view(spec: JobSpec, trial: FrozenTrial, attempts: Sequence[AttemptRow], *, now: datetime) -> TrialView:
+    state = _state(trial, attempts)
+    kind: Literal["search", "confirm"] = "confirm" if trial.user_attrs.get(KIND) == CONFIRM else "search"
+    ended = state in (TrialState.FAILED, TrialState.CANCELLED)
+    seconds = sum(((row.ended_at or now) - row.created_at).total_seconds() for row in attempts)
+    return TrialView(
+        number=trial.number,
+        state=state,
+        kind=kind,
+        params={knob: float(value) for knob, value in trial.params.items()},
+        seed=int(trial.user_attrs.get(SEED, 0)),
+        validation_accuracy=trial.value if trial.state is OptunaState.COMPLETE else None,
+        curve=tuple(trial.intermediate_values[step] for step in sorted(trial.intermediate_values)),
+        epochs=spec.training.epochs,
+        reason=attempts[-1].reason if attempts and ended else "",
+        attempts=len(attempts),
+        seconds=seconds if attempts else None,
+    )
+
+
+def _state(trial: FrozenTrial, attempts: Sequence[AttemptRow]) -> TrialState:
+    if trial.state is OptunaState.COMPLETE:
+        return TrialState.DIVERGED if trial.user_attrs.get(DIVERGED) else TrialState.COMPLETE
+    if trial.state is OptunaState.FAIL:
+        cancelled = not attempts or attempts[-1].state == AttemptState.CANCELLED
+        return TrialState.CANCELLED if cancelled else TrialState.FAILED
+    return TrialState.RUNNING

@@ -1,0 +1,121 @@
+"""Errors as RFC 9457 problem details."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from fixnorm_core.errors import DataError, FixNormError, ModelError, SpecError
+from fixnorm_core.explain import explain
+from fixnorm_core.spec import JobSpec
+from service.schemas import FieldProblem, Problem
+
+__all__ = ["KeyReused", "NoResultYet", "NotFound", "ResourcesNeverFree", "install"]
+
+log = structlog.get_logger(__name__)
+
+
+class NotFound(FixNormError):
+    """No such thing."""
+
+    code = "not_found"
+
+
+class NoResultYet(FixNormError):
+    """Asked for too early."""
+
+    code = "no_result_yet"
+
+
+class KeyReused(FixNormError):
+    """An idempotency key came again with another job."""
+
+    code = "idempotency_key_reused"
+
+
+class ResourcesNeverFree(FixNormError):
+    """A trial asks for more than the cluster has."""
+
+    code = "resources_never_free"
+
+
+_STATUS: dict[type[FixNormError], HTTPStatus] = {
+    NotFound: HTTPStatus.NOT_FOUND,
+    NoResultYet: HTTPStatus.CONFLICT,
+    KeyReused: HTTPStatus.CONFLICT,
+    ResourcesNeverFree: HTTPStatus.UNPROCESSABLE_ENTITY,
+    SpecError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    ModelError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    DataError: HTTPStatus.UNPROCESSABLE_ENTITY,
+}
+
+
+def install(app: FastAPI) -> None:
+    """Has the app answer every error as a problem."""
+    app.add_exception_handler(FixNormError, _on_known)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_bug)
+
+
+async def _on_known(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, FixNormError)
+    status = next((_STATUS[kind] for kind in type(error).mro() if kind in _STATUS), HTTPStatus.INTERNAL_SERVER_ERROR)
+    return _answer(status, detail=error.rule, code=error.code, way_out=error.way_out)
+
+
+async def _on_invalid(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    problems = _broken_rules(error)
+    detail = "; ".join(f"{problem.field}: {problem.rule}" if problem.field else problem.rule for problem in problems)
+    return _answer(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        detail=detail,
+        code="invalid_request",
+        way_out="Correct what is named; /docs describes every field",
+        errors=problems,
+    )
+
+
+def _broken_rules(error: RequestValidationError) -> tuple[FieldProblem, ...]:
+    """In the words of the job file's errors where a job was sent, else in pydantic's."""
+    if isinstance(error.body, dict):
+        try:
+            JobSpec.model_validate(error.body)
+        except ValidationError as refused:
+            return tuple(FieldProblem(field=rule.field, rule=rule.rule) for rule in explain(refused))
+    return tuple(
+        FieldProblem(field=".".join(str(step) for step in details["loc"][1:]), rule=details["msg"])
+        for details in error.errors()
+    )
+
+
+async def _on_http(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    return _answer(status, detail=str(error.detail), code=status.phrase.lower().replace(" ", "_"))
+
+
+async def _on_bug(request: Request, error: Exception) -> JSONResponse:
+    log.error("request.failed", path=request.url.path, exc_info=error)
+    return _answer(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        detail=f"{type(error).__name__} while answering {request.method} {request.url.path}",
+        code="internal_error",
+        way_out="The server's log has the traceback",
+    )
+
+
+def _answer(
+    status: HTTPStatus, *, detail: str, code: str, way_out: str = "", errors: tuple[FieldProblem, ...] = ()
+) -> JSONResponse:
+    problem = Problem(
+        title=status.phrase, status=status, detail=detail, code=code, way_out=way_out, errors=errors
+    ).model_dump(mode="json")
+    return JSONResponse(problem, status_code=status, media_type="application/problem+json")

@@ -1,0 +1,1 @@
+"""What a finished job leaves for its user: weights, numbers, a report."""

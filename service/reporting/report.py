@@ -1,0 +1,88 @@
+"""The report of a finished job, as Markdown: what was found, what was tried, on which weights it acted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from fixnorm_core.reports import RoleNames, TrialResult
+from fixnorm_core.spec import JobSpec
+from service.database.rows import JobRow
+from service.schemas import BestView, TrialView
+
+__all__ = ["render_report"]
+
+
+def render_report(
+    job: JobRow, spec: JobSpec, *, best: BestView, trials: Sequence[TrialView], run: TrialResult | None
+) -> str:
+    """The whole report.
+
+    Args:
+        job: The job.
+        spec: As it was run.
+        best: What it found.
+        trials: All it tried.
+        run: The training run whose weights are kept.
+    """
+    sections = [
+        f"# {job.name} ({job.id})",
+        f"{spec.model.name} on {spec.data.name}, {spec.training.epochs} epochs a trial, method {spec.search.method}, "
+        f"sampler {spec.search.sampler}.",
+        "## Result",
+        _table(("what", "value"), _result_rows(best)),
+        "## Trials",
+        _table(("trial", "kind", *best.params, "epochs", "validation accuracy", "state"), _trial_rows(trials, best)),
+    ]
+    if run is not None:
+        sections += ["## Roles of the weights", _roles(run.roles), "## Environment", _environment(run)]
+    sections += ["## The job", f"```json\n{spec.model_dump_json(indent=2)}\n```"]
+    return "\n\n".join(sections) + "\n"
+
+
+def _result_rows(best: BestView) -> Iterable[tuple[str, str]]:
+    for knob, value in best.params.items():
+        yield f"best {knob}", f"{value:.4g}"
+    over = f"{best.runs} seeds" if best.standard_error_source == "seeds" else "the validation images of one run"
+    yield "validation accuracy", f"{_percent(best.validation_accuracy)} ± {_percent(best.standard_error)} (over {over})"
+    if best.test is not None:
+        yield "test accuracy", f"{_percent(best.test.accuracy)} ({best.test.examples} images, measured once)"
+    yield "stopped because", best.stop_reason or ""
+    yield "weights", f"{best.weights} (of trial {best.weights_trial})" if best.weights else "none were kept"
+
+
+def _trial_rows(trials: Sequence[TrialView], best: BestView) -> Iterable[tuple[str, ...]]:
+    for trial in trials:
+        accuracy = _percent(trial.validation_accuracy) if trial.validation_accuracy is not None else ""
+        yield (
+            str(trial.number),
+            trial.kind,
+            *(f"{trial.params[knob]:.4g}" if knob in trial.params else "" for knob in best.params),
+            f"{len(trial.curve)}/{trial.epochs}",
+            accuracy,
+            f"{trial.state.lower()} {trial.reason}".strip(),
+        )
+
+
+def _roles(roles: RoleNames) -> str:
+    lines = [
+        f"- **{title}** ({len(names)}): {', '.join(f'`{name}`' for name in names) or 'none'}"
+        for title, names in (
+            ("scale-invariant", roles.scale_invariant),
+            ("head", roles.head),
+            ("free", roles.free),
+        )
+    ]
+    return "\n".join(lines)
+
+
+def _environment(run: TrialResult) -> str:
+    return _table(("what", "version"), [("device", run.device), *sorted(run.versions.items())])
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f} %"

@@ -1,0 +1,97 @@
+"""Writes the ``best`` folder of a job. Done again after a crash, it writes the same files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from optuna.trial import FrozenTrial
+
+from fixnorm_core.reports import Evaluation, TrialResult
+from fixnorm_core.spec import JobSpec
+from fixnorm_core.tuning.recommend import Recommendation
+from service.database.rows import AttemptKind, AttemptRow, AttemptState, JobRow
+from service.jobs.folders import best_folder
+from service.jobs.views import best_view, trial_views
+from service.reporting.report import render_report
+from service.schemas import BestView
+
+__all__ = ["REPORT_NAME", "RESULT_NAME", "WEIGHTS_NAME", "write_result"]
+
+REPORT_NAME = "report.md"
+RESULT_NAME = "result.json"
+WEIGHTS_NAME = "weights.safetensors"
+JOB_NAME = "job.json"
+
+
+def write_result(
+    state_dir: Path,
+    job: JobRow,
+    spec: JobSpec,
+    *,
+    trials: Sequence[FrozenTrial],
+    rows: Sequence[AttemptRow],
+    best: Recommendation,
+    stop_reason: str,
+) -> BestView:
+    """Copies the weights, writes report, result and job file, and returns the final view of the best point."""
+    folder = best_folder(state_dir, job.id)
+    folder.mkdir(parents=True, exist_ok=True)
+    view = best_view(best, attempts=rows)
+    kept = _keep_weights(view.weights, folder)
+    view = view.model_copy(
+        update={
+            "weights": str(kept) if kept is not None else None,
+            "weights_url": f"/api/v1/jobs/{job.id}/weights" if kept is not None else None,
+            "test": _evaluation(rows, best.best_run),
+            "report": str(folder / REPORT_NAME),
+            "stop_reason": stop_reason,
+        }
+    )
+    shown = trial_views(spec, trials, attempts=rows, now=job.created_at)
+    _write(folder / REPORT_NAME, render_report(job, spec, best=view, trials=shown, run=_run(rows, best.best_run)))
+    _write(folder / RESULT_NAME, view.model_dump_json(indent=2) + "\n")
+    _write(folder / JOB_NAME, spec.model_dump_json(indent=2) + "\n")
+    return view
+
+
+def _keep_weights(weights: str | None, folder: Path) -> Path | None:
+    if weights is None:
+        return None
+    kept, half = folder / WEIGHTS_NAME, folder / f"{WEIGHTS_NAME}.part"
+    shutil.copyfile(weights, half)
+    half.replace(kept)
+    return kept
+
+
+def _write(path: Path, text: str) -> None:
+    half = path.with_name(f"{path.name}.part")
+    with half.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    half.replace(path)
+
+
+def _evaluation(rows: Sequence[AttemptRow], number: int) -> Evaluation | None:
+    return next(
+        (
+            Evaluation.model_validate(row.result, extra="ignore")
+            for row in rows
+            if row.kind == AttemptKind.EVALUATE and row.trial_number == number and row.state == AttemptState.COMPLETE
+        ),
+        None,
+    )
+
+
+def _run(rows: Sequence[AttemptRow], number: int) -> TrialResult | None:
+    return next(
+        (
+            TrialResult.model_validate(row.result, extra="ignore")
+            for row in rows
+            if row.kind == AttemptKind.TRAIN and row.trial_number == number and row.state == AttemptState.COMPLETE
+        ),
+        None,
+    )

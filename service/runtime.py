@@ -1,0 +1,55 @@
+"""What a request handler works with: the parts of the running server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import Depends, Request
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
+
+from service.database.engine import Database
+from service.database.rows import JobRow
+from service.settings import Settings
+from worker.contracts import Resources
+
+__all__ = ["Running", "Runtime"]
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """One server's parts, as its request handlers may use them.
+
+    Attributes:
+        settings: Its settings.
+        database: Our tables.
+        storage: Optuna's, for reading.
+        capacity: All that trials can ever hold.
+        wake: Has the dispatcher look at all jobs now.
+        now: The wall clock, in UTC.
+    """
+
+    settings: Settings
+    database: Database
+    storage: BaseStorage
+    capacity: Callable[[], Resources]
+    wake: Callable[[], None]
+    now: Callable[[], datetime]
+
+    def trials(self, job: JobRow) -> Sequence[FrozenTrial]:
+        """A job's trials as Optuna has them; none before its study exists."""
+        if job.study_id is None:
+            return []
+        return self.storage.get_all_trials(job.study_id, deepcopy=False)
+
+
+def _runtime(request: Request) -> Runtime:
+    runtime = request.app.state.runtime
+    assert isinstance(runtime, Runtime)
+    return runtime
+
+
+Running = Annotated[Runtime, Depends(_runtime)]

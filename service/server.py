@@ -1,0 +1,107 @@
+"""``fixnorm-tune serve``: one server process."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+from ipaddress import ip_address
+from pathlib import Path
+
+import structlog
+import uvicorn
+
+from fixnorm_core.errors import FixNormError
+from service.composition import build
+from service.settings import Settings
+
+__all__ = ["AddressError", "run_server"]
+
+
+class AddressError(FixNormError):
+    """An address that cannot be listened on."""
+
+    code = "address_not_usable"
+
+
+def run_server(settings: Settings, *, host: str, port: int, url_file: Path | None = None) -> None:
+    """Serves until it is told to stop (SIGINT, SIGTERM).
+
+    Args:
+        settings: The server's settings.
+        host: A loopback address.
+        port: TCP port; 0 takes a free one.
+        url_file: Gets the server's address once it answers, and is removed at the end.
+
+    Raises:
+        AddressError: If the address is taken, or beyond loopback.
+        StateFolderInUse: If another server works on the state folder.
+    """
+    _configure_logs()
+    with _listen(host, port) as listener:  # before anything slow or lasting is done
+        address = _address(listener)
+
+        def announce() -> None:
+            structlog.get_logger(__name__).info(
+                "server.ready", address=address, docs=f"{address}/docs", dashboard=f"{address}/dashboard"
+            )
+            if url_file is not None:
+                url_file.write_text(f"{address}\n", encoding="utf-8")
+
+        service = build(settings, on_ready=announce)
+        config = uvicorn.Config(service.app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        finally:
+            service.close()
+            if url_file is not None:
+                url_file.unlink(missing_ok=True)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    if not _is_loopback(host):
+        raise AddressError(
+            f"host {host!r} is beyond loopback, and this release has no tokens to keep strangers out",
+            "Listen on 127.0.0.1 and reach it through an SSH tunnel",
+        )
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise AddressError(
+            f"port {port} on {host} cannot be listened on: {error.strerror or error}",
+            "Another program holds it, perhaps another fixnorm-tune; choose one with --port, or --port 0 for a free one",
+        ) from error
+    listener.listen(128)
+    return listener
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _configure_logs() -> None:
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)

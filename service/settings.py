@@ -1,0 +1,66 @@
+"""The server's settings: one object, built once, passed on. Each is an option of ``serve`` or ``FIXNORM_<NAME>``."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from pydantic import AliasChoices, Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+__all__ = ["BackendName", "Settings"]
+
+
+class BackendName(StrEnum):
+    """Where trials run."""
+
+    RAY = "ray"
+    SIMULATOR = "simulator"
+
+
+class Settings(BaseSettings):
+    """Settings of one server.
+
+    Attributes:
+        state_dir: Database, checkpoints, weights, logs and reports. Workers must see it under the same path.
+        data_root: Where relative ``data.path`` of jobs are looked up and downloaded sets are kept; None is
+            ``<state_dir>/data``.
+        database_url: SQLAlchemy URL; None is an SQLite file in ``state_dir``.
+        backend: Where trials run.
+        ray_address: An existing Ray cluster (also ``RAY_ADDRESS``); None starts Ray on this machine.
+        cpus: CPU cores that trials may hold on a Ray started here, or simulated ones; None takes all.
+        gpus: Likewise GPUs.
+        poll_interval: Pause between two looks at the backend.
+        epoch_seconds: How long the simulator's epochs take.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="FIXNORM_", frozen=True, extra="ignore")
+
+    state_dir: Path = Path("fixnorm-state")
+    data_root: Path | None = None
+    database_url: str | None = None
+    backend: BackendName = BackendName.RAY
+    ray_address: str | None = Field(
+        default=None, validation_alias=AliasChoices("ray_address", "FIXNORM_RAY_ADDRESS", "RAY_ADDRESS")
+    )
+    cpus: float | None = Field(default=None, gt=0)
+    gpus: float | None = Field(default=None, ge=0)
+    poll_interval: timedelta = timedelta(milliseconds=50)
+    epoch_seconds: float = Field(default=0.0, ge=0)
+
+    @field_validator("state_dir", "data_root")
+    @classmethod
+    def _is_absolute(cls, value: Path | None) -> Any:
+        return value.expanduser().resolve() if value is not None else None
+
+    @property
+    def url(self) -> str:
+        """The database's URL."""
+        return self.database_url or f"sqlite:///{self.state_dir / 'fixnorm.db'}"
+
+    @property
+    def images(self) -> Path:
+        """Where data sets live."""
+        return self.data_root or self.state_dir / "data"

@@ -1,0 +1,169 @@
+"""The studies of all jobs, as the dispatcher uses them: ask, report, tell.
+
+One sampler per study, and one caller: the dispatcher's thread. Every method may be repeated after a crash between it
+and what follows; a trial that is finished already is left as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from fixnorm_core.errors import FixNormError
+from fixnorm_core.reports import EpochReport, TrialOutcome, TrialResult
+from fixnorm_core.spec import JobSpec
+from fixnorm_core.tuning.attributes import CONFIRM, DIVERGED, KIND, SEED
+from fixnorm_core.tuning.choice import build_sampler, search_space
+from fixnorm_core.tuning.sampler import FixNormSampler
+
+__all__ = ["AskedTrial", "SamplerFailed", "Studies", "StudyHandle", "trial_seed"]
+
+
+class SamplerFailed(FixNormError):
+    """A sampler raised instead of proposing a point."""
+
+    code = "sampler_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class AskedTrial:
+    """A trial that is to be trained."""
+
+    number: int
+    params: dict[str, float]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class StudyHandle:
+    """One job's study with its sampler and space."""
+
+    study: optuna.Study
+    spec: JobSpec
+    sampler: BaseSampler
+    space: dict[str, BaseDistribution]
+
+    @property
+    def id(self) -> int:
+        """Optuna's number of the study; the dashboard's address of it ends with this."""
+        return self.study._study_id
+
+    def trials(self) -> Sequence[FrozenTrial]:
+        """All trials, by number."""
+        return self.study.get_trials(deepcopy=False)
+
+    def stop_reason(self) -> str | None:
+        """Why the sampler expects no more gain; None while it does, or when it cannot tell."""
+        return self.sampler.stop_reason(self.study) if isinstance(self.sampler, FixNormSampler) else None
+
+    def ask(self) -> AskedTrial:
+        """The next point to train.
+
+        Raises:
+            SamplerFailed: If the sampler raised; its trial is told as failed, so that nothing stays RUNNING.
+        """
+        trial = self.study.ask()
+        try:
+            return self.complete(trial._trial_id)
+        except Exception as error:
+            self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+            raise SamplerFailed(
+                f"sampler {self.spec.search.sampler} raised {type(error).__name__}: {error}",
+                "Choose another with search.sampler",
+            ) from error
+
+    def ask_confirming(self, params: dict[str, float]) -> AskedTrial:
+        """Another run of a point, with a new seed."""
+        self.study.enqueue_trial(params, user_attrs={KIND: CONFIRM})
+        return self.ask()
+
+    def complete(self, trial_id: int) -> AskedTrial:
+        """Gives a RUNNING trial what it still lacks (its point, its seed): all of it after ``ask``, or what a crash left.
+
+        A suggestion is a function of history, seed and trial number, so a repeated one is the same.
+        """
+        trial = optuna.trial.Trial(self.study, trial_id)
+        for knob, distribution in self.space.items():
+            assert isinstance(distribution, FloatDistribution)
+            trial.suggest_float(knob, distribution.low, distribution.high, log=distribution.log)
+        seed = trial_seed(self.spec.seed, trial.number)
+        if trial.user_attrs.get(SEED) != seed:
+            trial.set_user_attr(SEED, seed)
+        return AskedTrial(trial.number, {knob: float(trial.params[knob]) for knob in self.space}, seed)
+
+    def resume(self, number: int) -> AskedTrial:
+        """A trial that was asked for before, to be trained on or evaluated."""
+        trial = self.trials()[number]
+        if trial.state.is_finished():
+            return AskedTrial(number, dict(trial.params), trial.user_attrs[SEED])
+        return self.complete(trial._trial_id)
+
+    def report(self, number: int, reports: Sequence[EpochReport]) -> None:
+        """Stores validation accuracies as intermediate values; step n is after epoch n."""
+        trial = self.trials()[number]
+        for report in reports:
+            if not trial.state.is_finished():
+                self.study._storage.set_trial_intermediate_value(
+                    trial._trial_id, report.epoch, report.validation_accuracy
+                )
+
+    def tell(self, number: int, result: TrialResult) -> None:
+        """Stores a result; a second one changes nothing."""
+        trial = self.trials()[number]
+        if trial.state.is_finished():
+            return
+        if result.outcome is TrialOutcome.DIVERGED:
+            self.study._storage.set_trial_user_attr(trial._trial_id, DIVERGED, True)
+        self.study.tell(number, result.validation_accuracy, skip_if_finished=True)
+
+    def tell_failed(self, number: int) -> None:
+        """Ends a trial without a result."""
+        self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+
+    def end_open_trials(self) -> None:
+        """Ends every trial that has not finished: nothing of an ended job stays RUNNING or WAITING."""
+        for trial in self.trials():
+            if not trial.state.is_finished():
+                self.study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+
+@dataclass(slots=True)
+class Studies:
+    """Opens each job's study once."""
+
+    storage: BaseStorage
+    _open: dict[str, StudyHandle] = field(default_factory=dict, init=False)
+
+    def open(self, job_id: str, spec: JobSpec) -> StudyHandle:
+        """The job's study, created at the first call."""
+        if job_id not in self._open:
+            self._open[job_id] = self._load_or_create(job_id, spec)
+        return self._open[job_id]
+
+    def forget(self, job_id: str) -> None:
+        """Frees what is kept for a job that has ended."""
+        self._open.pop(job_id, None)
+
+    def _load_or_create(self, job_id: str, spec: JobSpec) -> StudyHandle:
+        sampler = build_sampler(spec.search, training=spec.training, seed=spec.seed)
+        study = optuna.create_study(
+            study_name=job_id, storage=self.storage, sampler=sampler, direction="maximize", load_if_exists=True
+        )
+        handle = StudyHandle(study, spec, sampler, search_space(spec.search))
+        if spec.search.start is not None and not isinstance(sampler, FixNormSampler):
+            # FixNormSampler tries its start by itself; enqueue for the others, once over restarts.
+            study.enqueue_trial(dict(spec.search.start), skip_if_exists=True)
+        return handle
+
+
+def trial_seed(job_seed: int, number: int) -> int:
+    """The seed of a trial: different for every trial of every job, and the same after a restart."""
+    digest = hashlib.sha256(f"{job_seed}/{number}".encode()).digest()
+    return int.from_bytes(digest[:4]) & 0x7FFFFFFF

@@ -1,0 +1,110 @@
+"""One task, from start to outcome, in the calling thread. Knows nothing of Ray."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fixnorm_core.errors import FixNormError
+from fixnorm_core.reports import EpochReport
+from fixnorm_core.spec import DataSpec
+from worker.contracts import Evaluated, EvaluateTask, Failed, FailureKind, Outcome, Task, Trained, TrainTask
+
+if TYPE_CHECKING:
+    from fixnorm_core.data.types import TrainingData
+
+__all__ = ["LOG_NAME", "DataCache", "run_task"]
+
+LOG_NAME = "train.log"
+
+
+class DataCache:
+    """The decoded images of the data set that was used last, so that trials of one job read them once per process."""
+
+    def __init__(self) -> None:
+        self._spec: DataSpec | None = None
+        self._data: TrainingData | None = None
+
+    def load(self, spec: DataSpec) -> TrainingData:
+        """The images of ``spec``, from memory if they are those asked for last.
+
+        Raises:
+            DataError: If they cannot be read.
+        """
+        from fixnorm_core.data.load import load_training_data
+
+        if self._data is None or self._spec != spec:
+            self._data = None  # frees the old images before the new ones are decoded
+            self._data = load_training_data(spec)
+            self._spec = spec
+        return self._data
+
+
+def run_task(task: Task, *, cache: DataCache, report: Callable[[EpochReport], None]) -> Outcome:
+    """Runs a task to its end. Never raises: whatever goes wrong is the outcome.
+
+    Args:
+        task: What to run.
+        cache: Images kept from earlier tasks of this process.
+        report: Called after every epoch, in this thread.
+    """
+    try:
+        if isinstance(task, EvaluateTask):
+            return _evaluate(task)
+        with _log_file(Path(task.folder)):
+            return _train(task, cache=cache, report=report)
+    except FixNormError as error:
+        return Failed(FailureKind.FATAL, str(error), traceback.format_exc())
+    except MemoryError:
+        return Failed(FailureKind.RETRYABLE, "the worker ran out of memory", traceback.format_exc())
+    except Exception as error:  # the boundary: a user's model or data may raise anything
+        return Failed(_kind_of(error), f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
+def _train(task: TrainTask, *, cache: DataCache, report: Callable[[EpochReport], None]) -> Trained:
+    import torch
+
+    from fixnorm_core.training.trainer import Trainer
+
+    torch.set_num_threads(task.trial.cpu_threads)
+    trainer = Trainer(task.trial, folder=Path(task.folder), data=cache.load(task.trial.data))
+    for epoch in trainer:
+        report(epoch)
+    return Trained(trainer.result())
+
+
+def _evaluate(task: EvaluateTask) -> Evaluated:
+    import torch
+
+    from fixnorm_core.training.evaluate import evaluate_weights
+    from fixnorm_core.training.weights import WEIGHTS_NAME
+
+    torch.set_num_threads(task.trial.cpu_threads)
+    return Evaluated(evaluate_weights(Path(task.folder) / WEIGHTS_NAME, split="test"))
+
+
+def _kind_of(error: Exception) -> FailureKind:
+    """Out of GPU memory may be another process's doing; anything else is the task's own."""
+    import torch
+
+    return FailureKind.RETRYABLE if isinstance(error, torch.OutOfMemoryError) else FailureKind.FATAL
+
+
+@contextmanager
+def _log_file(folder: Path) -> Iterator[None]:
+    """Sends what the trainer logs to ``folder``; a retried trial appends to the same file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(folder / LOG_NAME, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("fixnorm_core")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

@@ -8,9 +8,6 @@ set -u
 
 BIN=${BIN:-.venv/bin}
 JOB=${JOB:-examples/digits.yaml}
-WORK=.demo
-LOG=$WORK/server.log
-URL_FILE=$WORK/server.url
 START_SECONDS=120
 server=
 
@@ -25,33 +22,33 @@ trap 'stop_server; exit 130' INT
 trap 'stop_server; exit 143' TERM
 trap stop_server EXIT
 
-mkdir -p "$WORK" || exit 2
-data=$(mktemp -d "$WORK/data.XXXXXX") || exit 2
-rm -f "$URL_FILE"
+# A folder of its own for each run: a server that an earlier run left running keeps its files.
+mkdir -p .demo && work=$(mktemp -d .demo/run.XXXXXX) || exit 2
+log=$work/server.log
+url_file=$work/server.url
 
-"$BIN/fixnorm-tune" serve --port 0 --data-dir "$data" --url-file "$URL_FILE" >"$LOG" 2>&1 &
+"$BIN/fixnorm-tune" serve --port 0 --state-dir "$work/state" --url-file "$url_file" >"$log" 2>&1 &
 server=$!
-echo "starting the server (log: $LOG)"
+echo "starting the server (log: $log)"
 
 waited=0
-while [ ! -s "$URL_FILE" ]; do
+while [ ! -s "$url_file" ]; do
     if ! kill -0 "$server" 2>/dev/null; then
-        echo "error: the server ended before it answered; the end of $LOG:" >&2
-        tail -n 20 "$LOG" >&2
+        echo "error: the server ended before it answered; the end of $log:" >&2
+        tail -n 20 "$log" >&2
         exit 5
     fi
     if [ "$waited" -ge "$START_SECONDS" ]; then
-        echo "error: the server did not answer within $START_SECONDS s; the end of $LOG:" >&2
-        tail -n 20 "$LOG" >&2
+        echo "error: the server did not answer within $START_SECONDS s; the end of $log:" >&2
+        tail -n 20 "$log" >&2
         exit 5
     fi
     sleep 1
     waited=$((waited + 1))
 done
-url=$(cat "$URL_FILE")
+url=$(cat "$url_file")
 echo "the server answers at $url"
 
-# In the background and waited for, so that a TERM reaches the trap at once.
 "$BIN/fixnorm-tune" submit "$JOB" --watch --server "$url"
 status=$?
 

@@ -42,7 +42,7 @@ def load_job_file(path: Path) -> JobSpec:
             else f"{path}:{_line_of(root, '')}: {broken.rule}"
             for broken in explain(error)
         ]
-        raise SpecError("\n".join(lines), f"correct {path} and submit it again") from error
+        raise SpecError("\n".join(lines), f"Correct {path} and submit it again") from error
     return _with_absolute_data(spec, folder=path.parent)
 
 
@@ -59,13 +59,13 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise SpecError(f"there is no file {path}", "give the path of a job file (YAML)") from None
+        raise SpecError(f"there is no file {path}", "Give the path of a job file (YAML)") from None
     except UnicodeDecodeError as error:
         raise SpecError(
-            f"{path} is not text: byte {error.start} is not valid UTF-8", "save the job file as UTF-8"
+            f"{path} is not text: byte {error.start} is not valid UTF-8", "Save the job file as UTF-8"
         ) from None
     except OSError as error:
-        raise SpecError(f"{path} cannot be read: {error.strerror}", "give the path of a job file (YAML)") from None
+        raise SpecError(f"{path} cannot be read: {error.strerror}", "Give the path of a job file (YAML)") from None
 
 
 def _parse(text: str, *, path: Path) -> tuple[yaml.MappingNode, dict[str, Any]]:
@@ -76,19 +76,19 @@ def _parse(text: str, *, path: Path) -> tuple[yaml.MappingNode, dict[str, Any]]:
             found = {yaml.SequenceNode: "a list", yaml.ScalarNode: "a single value"}.get(type(root), "empty")
             raise SpecError(
                 f"{path}:{_line(root)}: a job file is a mapping of fields; this one is {found}",
-                "start from a line such as 'name: my-job'",
+                "Start from a line such as 'name: my-job'",
             )
         _refuse_duplicate_keys(root, path=path, seen=set())
         return root, loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        raise SpecError(f"{where}: not valid YAML: {error.problem or error.context}", "correct that line") from None
+        raise SpecError(f"{where}: not valid YAML: {error.problem or error.context}", "Correct that line") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise SpecError(f"{path}:{line}: not valid YAML: {error.reason}", "remove that character") from None
+        raise SpecError(f"{path}:{line}: not valid YAML: {error.reason}", "Remove that character") from None
     except (ValueError, RecursionError) as error:
-        raise SpecError(f"{path}: not a job file: {error}", "see examples/digits.yaml for one") from None
+        raise SpecError(f"{path}: not a job file: {error}", "See examples/digits.yaml for one") from None
 
 
 def _refuse_duplicate_keys(node: yaml.Node, *, path: Path, seen: set[int]) -> None:
@@ -105,7 +105,7 @@ def _refuse_duplicate_keys(node: yaml.Node, *, path: Path, seen: set[int]) -> No
                 if key.value in first:
                     raise SpecError(
                         f"{path}:{_line(key)}: {key.value!r} is written twice; it stands in line {first[key.value]}",
-                        "keep one of the two",
+                        "Keep one of the two",
                     )
                 first[key.value] = _line(key)
             _refuse_duplicate_keys(value, path=path, seen=seen)

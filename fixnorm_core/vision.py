@@ -27,15 +27,15 @@ def _declare_missing_operators() -> torch.library.Library | None:
     library = PathFinder.find_spec("_C", package.submodule_search_locations) if package else None
     if package is None or (library is not None and _loads(str(library.origin))):
         return None
-    declarations = torch.library.Library("torchvision", "FRAGMENT")
+    declarations = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for operator in ("nms", "qnms"):
-        declarations.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        declarations.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
     return declarations
 
 
 def _loads(path: str) -> bool:
     try:
-        torch.ops.load_library(path)
+        torch.ops.load_library(path)  # type: ignore[no-untyped-call]
     except OSError:
         return False
     return True

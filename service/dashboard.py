@@ -1,7 +1,7 @@
 """The Optuna dashboard at ``/dashboard``, for reading only.
 
 It works only at the root of a host: its pages ask for ``/static``, ``/csv``, ``/artifacts`` and ``/api/...`` by
-absolute paths. So this passes exactly those paths to it and everything else to our own application. It has no authentication,
+absolute paths. So exactly those paths go to it, and everything else to our own application. It has no authentication,
 and its writing routes can delete a study under a running job, so only GET and HEAD get through; below that, the storage
 it is given cannot write either.
 """

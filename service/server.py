@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 import sys
 from ipaddress import ip_address
 from pathlib import Path
+from types import FrameType
 
 import structlog
 import uvicorn
@@ -33,6 +35,8 @@ def run_server(settings: Settings, *, host: str, port: int, url_file: Path | Non
         port: TCP port; 0 takes a free one.
         url_file: Gets the server's address once it answers, and is removed at the end.
 
+    Must be called in the main thread, which gets the signals.
+
     Raises:
         AddressError: If the address is taken, or beyond loopback.
         StateFolderInUse: If another server works on the state folder.
@@ -46,9 +50,13 @@ def run_server(settings: Settings, *, host: str, port: int, url_file: Path | Non
                 "server.ready", address=address, docs=f"{address}/docs", dashboard=f"{address}/dashboard"
             )
             if url_file is not None:
-                url_file.write_text(f"{address}\n", encoding="utf-8")
+                half = url_file.with_name(f"{url_file.name}.part")
+                half.write_text(f"{address}\n", encoding="utf-8")
+                half.replace(url_file)  # whoever waits for the file finds it whole
 
         service = build(settings, on_ready=announce)
+        # After the build, since Ray sets a handler too. Uvicorn shuts down on SIGTERM and then raises it once more.
+        signal.signal(signal.SIGTERM, _exit)
         config = uvicorn.Config(service.app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
         try:
             uvicorn.Server(config).run(sockets=[listener])
@@ -56,6 +64,10 @@ def run_server(settings: Settings, *, host: str, port: int, url_file: Path | Non
             service.close()
             if url_file is not None:
                 url_file.unlink(missing_ok=True)
+
+
+def _exit(_signal: int, _frame: FrameType | None) -> None:
+    raise SystemExit(0)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -73,7 +85,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise AddressError(
             f"port {port} on {host} cannot be listened on: {error.strerror or error}",
-            "Another program holds it, perhaps another fixnorm-tune; choose one with --port, or --port 0 for a free one",
+            "Another program may hold it, perhaps another fixnorm-tune; choose one with --port, 0 for any free one",
         ) from error
     listener.listen(128)
     return listener

@@ -81,7 +81,7 @@ def _evaluate(task: EvaluateTask) -> Evaluated:
     import torch
 
     from fixnorm_core.training.evaluate import evaluate_weights
-    from fixnorm_core.training.weights import WEIGHTS_NAME
+    from fixnorm_core.training.trainer import WEIGHTS_NAME
 
     torch.set_num_threads(task.trial.cpu_threads)
     return Evaluated(evaluate_weights(Path(task.folder) / WEIGHTS_NAME, split="test"))

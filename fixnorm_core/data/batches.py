@@ -5,12 +5,14 @@ All draws come from one CPU generator, so a GPU sees the same batches as a CPU; 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fixnorm_core.data.seeds import derive_seed
 from fixnorm_core.data.types import Split
 
 __all__ = ["Augmentation", "Normalization", "steps_per_epoch", "training_batches"]
@@ -32,15 +34,21 @@ class Augmentation:
 class Normalization:
     """From pixels to what a network is fed: ``(x / 255 - mean) / std`` per channel."""
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], *, device: torch.device) -> None:
-        scale = 1 / (255 * torch.tensor(std, dtype=torch.float64))
-        offset = -torch.tensor(mean, dtype=torch.float64) / torch.tensor(std, dtype=torch.float64)
-        self._scale = scale.float().view(1, -1, 1, 1).to(device)
-        self._offset = offset.float().view(1, -1, 1, 1).to(device)
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Takes mean and standard deviation per channel, of pixels scaled to [0, 1]."""
+        spread = torch.tensor(std, dtype=torch.float64)
+        self._scale = (1 / (255 * spread)).float().view(1, -1, 1, 1)
+        self._offset = (-torch.tensor(mean, dtype=torch.float64) / spread).float().view(1, -1, 1, 1)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Normalises uint8 images of shape (n, channels, h, w) to float32."""
         return torch.addcmul(self._offset, images.float(), self._scale)
+
+    def to(self, device: torch.device) -> Normalization:
+        """The same on ``device``."""
+        moved = copy.copy(self)
+        moved._scale, moved._offset = self._scale.to(device), self._offset.to(device)
+        return moved
 
 
 def steps_per_epoch(images: int, *, batch_size: int) -> int:
@@ -67,7 +75,7 @@ def training_batches(
         uint8 images (b, channels, side, side) and int64 labels (b,), on the split's device.
     """
     count, device = len(split), split.labels.device
-    random = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    random = torch.Generator().manual_seed(derive_seed(seed, "batches", epoch))
     order = torch.randperm(count, generator=random).to(device)
     flips = torch.randint(2, (count,), generator=random).to(device)
     shifts = torch.randint(-augmentation.shift, augmentation.shift + 1, (count, 2), generator=random).to(device)

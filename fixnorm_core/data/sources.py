@@ -151,8 +151,9 @@ def _downloaded(kind: Callable[..., Any], path: Path) -> Any:
                     folder.rename(path / folder.name)
         return kind(root=path, train=True)
     except (OSError, RuntimeError) as error:  # URLError is an OSError; a bad checksum is a RuntimeError
+        reason = " ".join(str(error).split())
         raise DataError(
-            f"the images in {path} are missing or damaged, and cannot be downloaded ({error})",
+            f"the images in {path} are missing or damaged, and cannot be downloaded ({reason})",
             "Put torchvision's files for this set there (and remove damaged ones), or unpack the images into one "
             "folder per class and use data set imagefolder",
         ) from error

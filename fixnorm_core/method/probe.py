@@ -40,10 +40,13 @@ def probe_copy(model: nn.Module) -> nn.Module:
         clone = clone.cpu()
     clone = clone.double().train()
     for module in clone.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ in ("StochasticDepth", "DropPath"):
+        if isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ in (
+            "StochasticDepth",
+            "DropPath",
+        ):
             module.eval()
         if isinstance(getattr(module, "eps", None), float):
-            module.eps = _EPS
+            vars(module)["eps"] = _EPS
     return clone
 
 

@@ -3,7 +3,7 @@
 Part of this project's reconstruction of the idea of FixNorm (arXiv 2103.15345). If scaling a weight ``W`` leaves the
 loss unchanged, Euler's theorem for functions homogeneous of degree zero gives ``⟨W, ∂L/∂W⟩ = 0``. One backward pass
 tells for every parameter from its *radial share* ``|⟨W, ∂L/∂W⟩| / (‖W‖ ‖∂L/∂W‖)``: rounding error for a
-scale-invariant weight, far from zero for another. AdamP's cosine test (arXiv 2006.08217, eq. 11) is the nearest public
+scale-invariant weight, far from zero for another. AdamP's cosine test (arXiv 2006.08217) is the nearest public
 relative.
 """
 
@@ -26,8 +26,10 @@ __all__ = ["Roles", "find_roles"]
 
 _log = logging.getLogger(__name__)
 
-_INVARIANT_BELOW = 1e-8  # measured: rounding leaves at most 1e-15, any other weight shows at least 1e-3
-_SUSPICIOUS_BELOW = 1e-4
+_INVARIANT_BELOW = (
+    1e-8  # measured: rounding leaves at most 1e-15, any other weight of torchvision's models shows at least 1e-4
+)
+_SUSPICIOUS_BELOW = 1e-5
 # Of the largest ‖W‖ ‖∂L/∂W‖ in the model. A gradient this small is rounding error of a zero, and the loss is the same
 # whatever the weight's norm: so with depthwise convolutions on 1 x 1 features in front of a BatchNorm.
 _ZERO_GRADIENT = 1e-12
@@ -98,12 +100,15 @@ def find_roles(model: nn.Module, example_input: Tensor, *, batches: int = 3, see
             head |= {id(weight) for weight in weights_at_output(logits, images=images)}
             for name, share in _radial_shares(parameters, logits, generator=generator).items():
                 shares[name] = max(share, shares.get(name, 0.0))
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    weights = [name for name in parameters if name in trained and name in shares and parameters[name].dim() >= 2]
-    roles = _assign(
-        parameters, shares=shares, weights=weights, head={name for name in parameters if id(parameters[name]) in head}
-    )
-    _refuse_the_impossible(roles, outputs=[name for name in parameters if id(parameters[name]) in head])
+    outputs = [name for name, parameter in parameters.items() if id(parameter) in head]
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    weights = [name for name in trained if name in shares and parameters[name].dim() >= 2]
+    invariant = tuple(name for name in weights if shares[name] < _INVARIANT_BELOW)
+    heads = tuple(name for name in weights if name in outputs and name not in invariant)
+    free = tuple(name for name in parameters if name not in invariant and name not in heads)
+    roles = Roles(scale_invariant=invariant, head=heads, free=free, shares=shares)
+    _refuse_the_impossible(roles, outputs=outputs)
+    _warn_of_the_suspicious(roles, weights=weights)
     return roles
 
 
@@ -135,23 +140,6 @@ def _radial_shares(
     return {name: radial[name] / size if size > floor else 0.0 for name, size in sizes.items() if size > 0}
 
 
-def _assign(
-    parameters: Mapping[str, nn.Parameter], *, shares: Mapping[str, float], weights: list[str], head: set[str]
-) -> Roles:
-    invariant = tuple(name for name in weights if shares[name] < _INVARIANT_BELOW)
-    for name in weights:
-        if _INVARIANT_BELOW <= shares[name] < _SUSPICIOUS_BELOW:
-            _log.warning(
-                "%s is nearly scale-invariant (radial share %.0e) and is not held; an eps inside a function of the "
-                "model may hide its invariance",
-                name,
-                shares[name],
-            )
-    heads = tuple(name for name in weights if name in head and name not in invariant)
-    free = tuple(name for name in parameters if name not in invariant and name not in heads)
-    return Roles(scale_invariant=invariant, head=heads, free=free, shares=dict(shares))
-
-
 def _refuse_the_impossible(roles: Roles, *, outputs: list[str]) -> None:
     by_hand = "or give FixNorm roles=Roles(scale_invariant=..., head=...) by hand"
     if not roles.scale_invariant:
@@ -166,3 +154,14 @@ def _refuse_the_impossible(roles: Roles, *, outputs: list[str]) -> None:
             f"the model has no head, a trained weight that produces the logits and is not scale-invariant: {last}",
             f"End the model with a linear layer without a normalization behind it, {by_hand}",
         )
+
+
+def _warn_of_the_suspicious(roles: Roles, *, weights: Iterable[str]) -> None:
+    for name in weights:
+        if _INVARIANT_BELOW <= roles.shares[name] < _SUSPICIOUS_BELOW:
+            _log.warning(
+                "%s is nearly scale-invariant (radial share %.0e) and is not held; an eps inside a function of the "
+                "model may hide its invariance",
+                name,
+                roles.shares[name],
+            )

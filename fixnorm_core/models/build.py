@@ -61,8 +61,11 @@ def _construct(spec: ModelSpec, *, classes: int, channels: int, image_size: int)
     options: dict[str, Any] = dict(spec.options)
     if entry.family == "small_resnet":
         return SmallResNet(classes=classes, channels=channels, **options)
-    options |= _SIZE_OPTIONS.get(entry.family, lambda size: {})(image_size)
-    options |= _AUXILIARY_OFF.get(entry.family, {})
+    options |= _FIXED_OPTIONS.get(entry.family, {})
+    if entry.family == "vit":
+        options["image_size"] = image_size
+    if entry.family == "maxvit":
+        options["input_size"] = (image_size, image_size)
     model = cast("nn.Module", torchvision.models.get_model(spec.name, weights=None, num_classes=classes, **options))
     if entry.small_stem and (spec.stem == "small" or (spec.stem == "auto" and image_size < SMALL_IMAGE)):
         _take_out_down_sampling(model, family=entry.family)
@@ -72,11 +75,7 @@ def _construct(spec: ModelSpec, *, classes: int, channels: int, image_size: int)
     return model
 
 
-_SIZE_OPTIONS: dict[str, Any] = {
-    "vit": lambda size: {"image_size": size},
-    "maxvit": lambda size: {"input_size": (size, size)},
-}
-_AUXILIARY_OFF: dict[str, dict[str, Any]] = {
+_FIXED_OPTIONS: dict[str, dict[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception": {"aux_logits": False, "init_weights": True},
 }

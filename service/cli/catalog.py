@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import typer
 
 from service.cli.options import DEFAULT_SERVER, Output, OutputOption, ServerOption
-
-if TYPE_CHECKING:
-    from service.client import CatalogEntry
 
 __all__ = ["register"]
 
@@ -22,26 +17,29 @@ def register(app: typer.Typer) -> None:
 
 def models(output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_SERVER) -> None:
     """List the models that a job can name."""
+    from service.cli.screen import make_console, write_json
+    from service.cli.tables import models_table
     from service.client import Client
+    from service.schemas import ModelView
 
     with Client(server) as client:
-        _write(client.models(), output=output)
+        found = client.models()
+    if output is Output.JSON:
+        write_json(found, list[ModelView])
+    else:
+        make_console().print(models_table(found))
 
 
 def datasets(output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_SERVER) -> None:
     """List the data sets that a job can name."""
+    from service.cli.screen import make_console, write_json
+    from service.cli.tables import datasets_table
     from service.client import Client
+    from service.schemas import DatasetView
 
     with Client(server) as client:
-        _write(client.datasets(), output=output)
-
-
-def _write(entries: list[CatalogEntry], *, output: Output) -> None:
-    from service.cli.screen import make_console, write_json
-    from service.cli.tables import catalog_table
-    from service.client import CatalogEntry
-
+        found = client.datasets()
     if output is Output.JSON:
-        write_json(entries, list[CatalogEntry])
+        write_json(found, list[DatasetView])
     else:
-        make_console().print(catalog_table(entries))
+        make_console().print(datasets_table(found))

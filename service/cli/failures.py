@@ -39,11 +39,11 @@ def report(error: FixNormError) -> None:
     """Writes the rule, every broken field and the way out to stderr."""
     from service.client import ProblemError
 
-    typer.echo(f"error: {error.rule}", err=True)
-    if isinstance(error, ProblemError):
-        for broken in error.problem.errors:
-            if broken.rule not in error.rule:
-                typer.echo(f"  {broken.field}: {broken.rule}", err=True)
+    rules = [error.rule]
+    if isinstance(error, ProblemError) and error.problem.errors:
+        rules = [f"{broken.field}: {broken.rule}" for broken in error.problem.errors]
+    for rule in rules:
+        typer.echo(f"error: {rule}", err=True)
     if error.way_out:
         typer.echo(f"way out: {error.way_out}", err=True)
 

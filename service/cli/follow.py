@@ -55,11 +55,12 @@ def follow(client: Client, job_id: str, *, output: Output) -> None:
         console.print(trials_table(end.trials))
         _write(console, failure_lines(end.trials))
         if job.best:
+            console.print()
             console.print(best_block(job, job.best, server=client.server), soft_wrap=True)
     if job.state is not JobState.SUCCEEDED:
         raise JobFailedError(
             f"job {job.id} is {job.state}: {job.reason}",
-            f"see its trials with '{command_for(f'trials {job.id}', server=client.server)}'",
+            f"See its trials with '{command_for(f'trials {job.id}', server=client.server)}'",
         )
 
 

@@ -57,3 +57,7 @@ serve.register(app)
 submit.register(app)
 jobs.register(app)
 catalog.register(app)
+
+
+if __name__ == "__main__":
+    main()

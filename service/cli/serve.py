@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from fixnorm_core.errors import FixNormError
 
-__all__ = ["BackendName", "ServerPackagesError", "register"]
+if TYPE_CHECKING:
+    from service.settings import Settings
 
-
-class BackendName(StrEnum):
-    """What runs the trials."""
-
-    RAY = "ray"
-    SIMULATOR = "simulator"
+__all__ = ["ServerPackagesError", "SettingsError", "register"]
 
 
 class ServerPackagesError(FixNormError):
@@ -26,48 +21,61 @@ class ServerPackagesError(FixNormError):
     code = "server_packages_missing"
 
 
+class SettingsError(FixNormError):
+    """A setting of the server, from an option or from the environment, that breaks a rule."""
+
+    code = "invalid_settings"
+
+
 def register(app: typer.Typer) -> None:
     """Adds the command to ``app``."""
-    app.command(epilog="Example: fixnorm-tune serve --port 8780 --data-dir ./fixnorm-data --data-root /data/images")(
-        serve
-    )
+    app.command(epilog="Example: fixnorm-tune serve --state-dir ./fixnorm-state --data-root /data/images")(serve)
 
 
 def serve(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 takes a free one.")] = 8780,
-    data_dir: Annotated[
-        Path, typer.Option(help="The folder of the database, checkpoints, weights and reports; made when missing.")
-    ] = Path("fixnorm-data"),
-    data_root: Annotated[
+    state_dir: Annotated[
         Path | None,
-        typer.Option(envvar="FIXNORM_DATA_ROOT", help="The folder under which a relative data.path is looked for."),
+        typer.Option(help="Folder of the database, checkpoints, weights and reports [default: fixnorm-state]"),
+    ] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Folder where a job's relative data.path starts [default: STATE_DIR/data]")
     ] = None,
     backend: Annotated[
-        BackendName, typer.Option(help="What runs the trials; the simulator replays curves and trains nothing.")
-    ] = BackendName.RAY,
-    cpus: Annotated[float | None, typer.Option(min=0, help="CPU cores for trials [default: all]")] = None,
-    gpus: Annotated[float | None, typer.Option(min=0, help="GPUs for trials [default: all]")] = None,
+        Literal["ray", "simulator"] | None,
+        typer.Option(help="What runs trials; the simulator replays curves and trains nothing [default: ray]"),
+    ] = None,
+    cpus: Annotated[float | None, typer.Option(help="CPU cores that trials may hold [default: all]")] = None,
+    gpus: Annotated[float | None, typer.Option(help="GPUs that trials may hold [default: all]")] = None,
     url_file: Annotated[
-        Path | None, typer.Option(help="A file to write the server's address to when it answers.")
+        Path | None, typer.Option(help="File to write the server's address to, once it answers.")
     ] = None,
 ) -> None:
-    """Start the tuning server: REST API, dispatcher and dashboard."""
+    """Start the tuning server: REST API, dispatcher and dashboard.
+
+    Every setting can also be given as FIXNORM_<OPTION>, for example FIXNORM_DATA_ROOT; an option wins.
+    """
+    given = {"state_dir": state_dir, "data_root": data_root, "backend": backend, "cpus": cpus, "gpus": gpus}
     try:
         from service.server import run_server
+        from service.settings import Settings
     except ModuleNotFoundError as error:
         raise ServerPackagesError(
             f"'serve' needs the package {error.name!r}, which is not installed",
-            "pip install 'fixnorm-tune[server]'",
+            "Install the server too: pip install 'fixnorm-tune[server]'",
         ) from error
-    status = run_server(
-        host=host,
-        port=port,
-        data_dir=data_dir,
-        data_root=data_root,
-        backend=backend.value,
-        cpus=cpus,
-        gpus=gpus,
-        url_file=url_file,
-    )
-    raise typer.Exit(status)
+    settings = _settings(Settings, {name: value for name, value in given.items() if value is not None})
+    run_server(settings, host=host, port=port, url_file=url_file)
+
+
+def _settings(kind: type[Settings], given: dict[str, Any]) -> Settings:
+    from pydantic import ValidationError
+
+    from fixnorm_core.explain import explain
+
+    try:
+        return kind(**given)
+    except ValidationError as error:
+        rules = [f"{broken.field}: {broken.rule}" for broken in explain(error, model=kind)]
+        raise SettingsError("\n".join(rules), "Correct the option or the FIXNORM_ variable") from error

@@ -26,7 +26,7 @@ def look(client: Client, job_id: str) -> Snapshot:
 
 
 def changes(before: Snapshot | None, after: Snapshot) -> list[str]:
-    """One line for each thing that happened: a trial started or ended, the job's state or reason changed.
+    """One line for each thing that happened: a trial started or ended, the job's state or what it waits for changed.
 
     Args:
         before: The look before; None makes everything in ``after`` news.
@@ -36,16 +36,30 @@ def changes(before: Snapshot | None, after: Snapshot) -> list[str]:
     known = {trial.number: trial for trial in before.trials} if before else {}
     for trial in after.trials:
         earlier = known.get(trial.number)
-        if earlier is None:
+        if _has_started(trial, after.job) and not (earlier and _has_started(earlier, after.job)):
             lines.append(f"trial {trial.number} started ({trial.kind}): {knobs(trial.params)}")
-        if trial.state is not TrialState.RUNNING and (earlier is None or earlier.state is TrialState.RUNNING):
+        if _has_ended(trial) and not (earlier and _has_ended(earlier)):
             lines.append(f"trial {trial.number} {_ending(trial)}")
     job = after.job
-    if before is None or (before.job.state, before.job.reason) != (job.state, job.reason):
+    if before is None or before.job.state != job.state or _waits_for_something_else(before, after):
         line = f"job {job.id} is {job.state}{f': {job.reason}' if job.reason else ''}"
         # The job's end is the last news; any other state comes before the trials that it brings.
         lines.insert(len(lines) if job.ended_at else 0, line)
     return lines
+
+
+def _has_started(trial: TrialView, job: JobView) -> bool:
+    """A trial may be seen while its point is still being written, knob by knob."""
+    return _has_ended(trial) or job.spec.search.space.keys() <= trial.params.keys()
+
+
+def _has_ended(trial: TrialView) -> bool:
+    return trial.state is not TrialState.RUNNING
+
+
+def _waits_for_something_else(before: Snapshot, after: Snapshot) -> bool:
+    """Whether the job's reason is news; while trials run, it only counts them."""
+    return before.job.reason != after.job.reason and all(map(_has_ended, after.trials))
 
 
 def _ending(trial: TrialView) -> str:

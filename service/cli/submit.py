@@ -60,4 +60,4 @@ def _renamed(spec: JobSpec, name: str) -> JobSpec:
     try:
         return type(spec).model_validate({**spec.model_dump(), "name": name})
     except ValidationError as error:
-        raise SpecError(f"--name: {explain(error)[0].rule}", "choose another name") from error
+        raise SpecError(f"--name: {explain(error)[0].rule}", "Choose another name") from error

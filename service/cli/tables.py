@@ -10,10 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from service.cli.words import knobs, local_time, number, percent, sparkline
-from service.client import CatalogEntry
-from service.schemas import BestView, JobState, JobView, TrialState, TrialView
+from service.schemas import BestView, DatasetView, JobState, JobView, ModelView, TrialState, TrialView
 
-__all__ = ["best_block", "catalog_table", "failure_lines", "job_block", "jobs_table", "trials_table"]
+__all__ = ["best_block", "datasets_table", "failure_lines", "job_block", "jobs_table", "models_table", "trials_table"]
 
 _STYLES = {
     TrialState.COMPLETE: "green",
@@ -72,11 +71,19 @@ def jobs_table(jobs: Sequence[JobView]) -> Table:
     return table
 
 
-def catalog_table(entries: Sequence[CatalogEntry]) -> Table:
-    """One row for each entry."""
+def models_table(models: Sequence[ModelView]) -> Table:
+    """One row for each model."""
     table = _table("name", "options")
-    for entry in entries:
-        table.add_row(entry.name, ", ".join(entry.options) or "-")
+    for model in models:
+        table.add_row(model.name, ", ".join(model.options) or "-")
+    return table
+
+
+def datasets_table(datasets: Sequence[DatasetView]) -> Table:
+    """One row for each data set."""
+    table = _table("name", "about")
+    for dataset in datasets:
+        table.add_row(dataset.name, dataset.about)
     return table
 
 
@@ -128,7 +135,7 @@ def best_block(job: JobView, best: BestView, *, server: str) -> Text:
 def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
-        table.add_column(column, no_wrap=column not in {"reason", "options"})
+        table.add_column(column, no_wrap=column not in {"reason", "options", "about"})
     return table
 
 

@@ -1,12 +1,10 @@
 """The Python client of the REST API: httpx and pydantic, nothing heavier."""
 
-from service.client.catalog import CatalogEntry
 from service.client.client import Client
 from service.client.errors import BadServerAddressError, ProblemError, ServerUnreachableError, UnexpectedAnswerError
 
 __all__ = [
     "BadServerAddressError",
-    "CatalogEntry",
     "Client",
     "ProblemError",
     "ServerUnreachableError",

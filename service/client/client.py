@@ -16,9 +16,18 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from fixnorm_core.spec import JobSpec
-from service.client.catalog import CatalogEntry
 from service.client.errors import BadServerAddressError, ProblemError, ServerUnreachableError, UnexpectedAnswerError
-from service.schemas import TERMINAL_STATES, BestView, JobPage, JobState, JobView, Problem, TrialView
+from service.schemas import (
+    TERMINAL_STATES,
+    BestView,
+    DatasetView,
+    JobPage,
+    JobState,
+    JobView,
+    ModelView,
+    Problem,
+    TrialView,
+)
 
 __all__ = ["Client"]
 
@@ -112,13 +121,13 @@ class Client:
         """Ends a job now; one that has ended stays as it is."""
         return self._call(JobView, "POST", f"/api/v1/jobs/{_segment(job_id)}/cancel")
 
-    def models(self) -> list[CatalogEntry]:
+    def models(self) -> list[ModelView]:
         """The models a job can name."""
-        return self._call(list[CatalogEntry], "GET", "/api/v1/models")
+        return self._call(list[ModelView], "GET", "/api/v1/models")
 
-    def datasets(self) -> list[CatalogEntry]:
+    def datasets(self) -> list[DatasetView]:
         """The data sets a job can name."""
-        return self._call(list[CatalogEntry], "GET", "/api/v1/datasets")
+        return self._call(list[DatasetView], "GET", "/api/v1/datasets")
 
     def wait(self, job_id: str, *, poll: timedelta = timedelta(seconds=0.5)) -> JobView:
         """Blocks until a job has ended, however it ended."""

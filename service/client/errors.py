@@ -16,7 +16,7 @@ class BadServerAddressError(FixNormError):
     def __init__(self, address: str) -> None:
         super().__init__(
             f"{address!r} is no server address; it begins with http:// or https:// and names a host",
-            "write it like http://127.0.0.1:8780",
+            "Write it like http://127.0.0.1:8780",
         )
 
 
@@ -32,7 +32,7 @@ class ServerUnreachableError(FixNormError):
     def __init__(self, url: str, cause: str) -> None:
         super().__init__(
             f"no answer from the server at {url} ({cause})",
-            "start one with 'fixnorm-tune serve', or name another with --server URL or FIXNORM_SERVER",
+            "Start one with 'fixnorm-tune serve', or name another with --server URL or FIXNORM_SERVER",
         )
         self.url = url
 
@@ -45,7 +45,7 @@ class UnexpectedAnswerError(FixNormError):
     def __init__(self, url: str, what: str) -> None:
         super().__init__(
             f"{url} answered with {what}, which is not this API's answer",
-            "check that --server or FIXNORM_SERVER names a fixnorm-tune server of this release",
+            "Check that --server or FIXNORM_SERVER names a fixnorm-tune server of this release",
         )
 
 

@@ -170,7 +170,7 @@ class Dispatcher:
             self._update(job, reason=f"waiting for room: a trial needs {needed}, free are {free}")
             return False
         if job.state == JobState.QUEUED:
-            self._update(job, state=JobState.RUNNING, started_at=self.now(), study_id=study.id)
+            self._update(job, state=JobState.RUNNING, reason="", started_at=self.now(), study_id=study.id)
         match action:
             case Ask():
                 self._attempts.train(job.id, spec, study.ask())

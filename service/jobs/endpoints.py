@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import FileResponse
@@ -24,8 +24,8 @@ __all__ = ["router"]
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
-_PROBLEM = {"model": Problem, "content": {"application/problem+json": {}}}
-_NOT_FOUND = {HTTPStatus.NOT_FOUND.value: _PROBLEM}
+_PROBLEM: dict[str, Any] = {"model": Problem, "content": {"application/problem+json": {}}}
+_NOT_FOUND: dict[int | str, dict[str, Any]] = {404: _PROBLEM}
 
 
 @router.post("", status_code=HTTPStatus.CREATED, responses={200: {"model": JobView}, 409: _PROBLEM, 422: _PROBLEM})

@@ -85,7 +85,7 @@ class StudyHandle:
         return self.ask()
 
     def complete(self, trial_id: int) -> AskedTrial:
-        """Gives a RUNNING trial what it still lacks (its point, its seed): all of it after ``ask``, or what a crash left.
+        """Gives a RUNNING trial what it still lacks: its point and its seed, or what a crash left out of them.
 
         A suggestion is a function of history, seed and trial number, so a repeated one is the same.
         """

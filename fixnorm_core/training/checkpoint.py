@@ -1,0 +1,99 @@
+"""Checkpoints to resume from: written atomically, read with torch's safe unpickler, the last two kept."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fixnorm_core.errors import WeightsError
+from fixnorm_core.reports import EpochReport
+from fixnorm_core.training.files import discard_partial, replacing
+
+__all__ = ["Checkpoint", "clear_checkpoints", "latest_checkpoint", "load_checkpoint", "save_checkpoint"]
+
+_FORMAT = "fixnorm-tune.checkpoint.1"
+_KEPT = 2
+_PATTERN = "checkpoint-*.pt"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A run after some epochs. There is no random state: every epoch is seeded by its number.
+
+    Attributes:
+        fingerprint: Of the run that it belongs to.
+        model: The model's ``state_dict``.
+        optimizer: The optimizer's ``state_dict``.
+        reports: One for each finished epoch.
+    """
+
+    fingerprint: str
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    reports: tuple[EpochReport, ...]
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Writes a checkpoint; the one before is kept as well, older ones are removed."""
+    path = folder / f"checkpoint-{len(checkpoint.reports):06d}.pt"
+    content = {
+        "format": _FORMAT,
+        "fingerprint": checkpoint.fingerprint,
+        "model": checkpoint.model,
+        "optimizer": checkpoint.optimizer,
+        "reports": [report.model_dump_json() for report in checkpoint.reports],
+    }
+    with replacing(path) as file:
+        torch.save(content, file)
+    for old in _newest_first(folder)[_KEPT:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load_checkpoint(path: Path, *, fingerprint: str) -> Checkpoint:
+    """Reads a checkpoint onto the CPU.
+
+    Raises:
+        WeightsError: If the file is truncated, foreign, or of another run.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if content["format"] != _FORMAT:
+            raise KeyError("format")
+        reports = tuple(EpochReport.model_validate_json(report) for report in content["reports"])
+        checkpoint = Checkpoint(content["fingerprint"], content["model"], content["optimizer"], reports)
+    # A damaged file drives the unpickler into any of these
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise WeightsError(f"{path} is not a whole checkpoint of this software ({error})", "Remove it") from error
+    if checkpoint.fingerprint != fingerprint:
+        raise WeightsError(f"{path} is the checkpoint of another run", "Give each run a folder of its own")
+    return checkpoint
+
+
+def latest_checkpoint(folder: Path, *, fingerprint: str) -> Checkpoint | None:
+    """The newest checkpoint of this run that can be read, or None; each one that cannot is logged."""
+    for path in _newest_first(folder):
+        try:
+            return load_checkpoint(path, fingerprint=fingerprint)
+        except WeightsError as error:
+            _log.warning("not resuming from a checkpoint: %s", error)
+    return None
+
+
+def clear_checkpoints(folder: Path) -> None:
+    """Removes all checkpoints and what was left half-written."""
+    for path in _newest_first(folder):
+        path.unlink(missing_ok=True)
+    discard_partial(folder)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob(_PATTERN), reverse=True)

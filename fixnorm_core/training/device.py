@@ -1,0 +1,78 @@
+"""Where a run computes, and how it is kept a pure function of its seed there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from fixnorm_core.errors import SpecError
+
+__all__ = ["pick_device", "place", "reproducible"]
+
+_memory: Any = torch.utils.deterministic  # its one setting is not in torch's type hints
+
+
+def pick_device(name: str) -> torch.device:
+    """The device for ``"auto"`` (CUDA where there is a GPU), ``"cpu"`` or ``"cuda"``.
+
+    Raises:
+        SpecError: If CUDA is asked for and torch sees no GPU.
+    """
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise SpecError(
+            f"training.device is {name!r}, but torch sees no GPU here",
+            "Set training.device to auto or cpu, or give the trial a GPU (resources.gpus_per_trial) and a CUDA torch",
+        )
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def place(model: nn.Module, device: torch.device) -> nn.Module:
+    """Moves a model, with its convolutions in the memory layout that trains faster there; everyone must use the same.
+
+    Measured on one CPU thread with the small residual network: an epoch on 8x8 digits takes 20 % less time with
+    channels last, on 32x32 photographs 10 to 35 % less. In fp32 on a GPU the usual layout is kept.
+    """
+    layout = torch.channels_last if device.type == "cpu" else torch.contiguous_format
+    return model.to(device).to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
+
+
+@contextmanager
+def reproducible(device: torch.device, *, seed: int) -> Iterator[None]:
+    """Seeds torch and turns deterministic kernels on and TF32 off; afterwards all of it is as the caller had it.
+
+    An operator that has no deterministic kernel on ``device`` makes torch warn, and runs.
+
+    Args:
+        device: Where the block computes; other GPUs keep their random state.
+        seed: For everything in the block that draws from torch's global generators (initialisation, dropout).
+    """
+    cuda = device.type == "cuda"
+    if cuda:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        _memory.fill_uninitialized_memory,
+        torch.get_float32_matmul_precision(),
+    )
+    try:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.set_float32_matmul_precision("highest")
+        _memory.fill_uninitialized_memory = False  # a debugging aid that costs a pass over memory
+        with (
+            torch.random.fork_rng(devices=[device.index] if cuda else []),
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+        ):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        _memory.fill_uninitialized_memory = before[2]
+        torch.set_float32_matmul_precision(before[3])

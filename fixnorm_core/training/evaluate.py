@@ -1,0 +1,76 @@
+"""Accuracy and loss on a split: of a network in training and, by the same code, of saved weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fixnorm_core.data.batches import Normalization
+from fixnorm_core.data.load import load_test_split, load_validation_split
+from fixnorm_core.data.types import Split
+from fixnorm_core.errors import WeightsError
+from fixnorm_core.reports import Evaluation
+from fixnorm_core.training.device import pick_device, reproducible
+from fixnorm_core.training.weights import inference_batches, load_classifier
+
+__all__ = ["evaluate", "evaluate_weights"]
+
+
+def evaluate(model: nn.Module, split: Split, *, name: str, normalization: Normalization) -> Evaluation:
+    """Evaluates in evaluation mode, with batches whose size depends on nothing but the images' own.
+
+    Args:
+        model: On the device of ``split``; left in evaluation mode.
+        split: What to evaluate on.
+        name: What to call the split.
+        normalization: From pixels to what the network was trained on.
+
+    Returns:
+        Accuracy, and mean cross-entropy without label smoothing (not finite if a logit is not).
+    """
+    device = split.labels.device
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    model.eval()
+    with torch.inference_mode():
+        for start, images in inference_batches(split.images):
+            labels = split.labels[start : start + len(images)]
+            logits = model(normalization(images))
+            loss += functional.cross_entropy(logits, labels, reduction="sum")
+            correct += (logits.argmax(dim=1) == labels).sum()
+    count = len(split)
+    return Evaluation(split=name, accuracy=correct.item() / count, loss=loss.item() / count, examples=count)
+
+
+def evaluate_weights(path: Path, *, split: Literal["validation", "test"]) -> Evaluation:
+    """Evaluates a weights file on the split that its own training run was given, read afresh.
+
+    On the device kind and thread count of the training run, the validation accuracy is bit for bit the recorded one.
+
+    Raises:
+        WeightsError: If the file is truncated or foreign, or the data set has other classes now.
+        DataError: If the images cannot be read.
+        SpecError: If the run asked for CUDA and there is no GPU.
+    """
+    classifier = load_classifier(path)
+    trial = classifier.trial
+    load = load_test_split if split == "test" else load_validation_split
+    classes, images = load(trial.data, image_size=classifier.image_size)
+    if classes != classifier.classes:
+        raise WeightsError(
+            f"{path} was trained on classes {_listed(classifier.classes)}, and the data set now has {_listed(classes)}",
+            "Restore the data set as it was, or train again",
+        )
+    device = pick_device(trial.training.device)
+    classifier = classifier.to(device)
+    with reproducible(device, seed=trial.seed):
+        return evaluate(classifier.model, images.to(device), name=split, normalization=classifier.normalization)
+
+
+def _listed(classes: tuple[str, ...]) -> str:
+    shown = ", ".join(classes[:5])
+    return f"{shown}, ... ({len(classes)})" if len(classes) > 5 else shown

@@ -1,0 +1,146 @@
+"""The model, the optimizer and the images of one run, and one epoch of training. Knows nothing of files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fixnorm_core.data.batches import Augmentation, Normalization, steps_per_epoch, training_batches
+from fixnorm_core.data.seeds import derive_seed
+from fixnorm_core.data.types import TrainingData
+from fixnorm_core.method.roles import Roles, find_roles
+from fixnorm_core.method.step import FixNorm
+from fixnorm_core.models.build import build_model
+from fixnorm_core.reports import Evaluation
+from fixnorm_core.spec import TrialSpec
+from fixnorm_core.training.device import place, reproducible
+from fixnorm_core.training.evaluate import evaluate
+from fixnorm_core.training.optimization import build_optimizer
+from fixnorm_core.training.schedule import learning_rate_factor
+
+__all__ = ["EpochTotals", "Fit"]
+
+_STEPS_PER_CHECK = 50
+_EXAMPLES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class EpochTotals:
+    """What one epoch of training adds up to.
+
+    Attributes:
+        loss: Mean over the images as they were seen, nats; not finite if any batch's loss was not.
+        accuracy: Likewise, a fraction.
+        learning_rate: Of the last step.
+        images: How many were seen.
+    """
+
+    loss: float
+    accuracy: float
+    learning_rate: float
+    images: int
+
+
+class Fit:
+    """A run in memory. Epochs are seeded by their number, so that :meth:`state` holds all that a resume needs.
+
+    Attributes:
+        model: On the run's device.
+        roles: Of its parameters at initialisation.
+    """
+
+    def __init__(self, trial: TrialSpec, data: TrainingData, *, device: torch.device) -> None:
+        """Builds model and optimizer from the trial's seed, the same on every device.
+
+        Raises:
+            ModelError: If the model cannot be built for these images.
+            RolesError: If its parameters cannot be given roles.
+        """
+        self._trial, self._device = trial, device
+        self._train, self._validation = data.train.to(device), data.validation.to(device)
+        self._augmentation = Augmentation(flip=data.flip, shift=data.shift)
+        self._normalization = Normalization(data.mean, data.std).to(device)
+        self._steps = steps_per_epoch(len(data.train), batch_size=trial.training.batch_size)
+        with reproducible(device, seed=derive_seed(trial.seed, "model")):
+            model = build_model(
+                trial.model, classes=len(data.classes), channels=data.channels, image_size=data.image_size
+            )
+            self.model = place(model, device)
+            spread = torch.linspace(0, len(data.train) - 1, _EXAMPLES, device=device).long()
+            self.roles: Roles = find_roles(self.model, self._normalization(self._train.images[spread]))
+            self._optimizer = build_optimizer(trial, self.model, roles=self.roles)
+
+    @property
+    def head_bound(self) -> float | None:
+        """The bound on the head's norm; None when there is none."""
+        return self._optimizer.head_bound if isinstance(self._optimizer, FixNorm) else None
+
+    def head_norm(self) -> float:
+        """Frobenius norm of the head's weights, all together."""
+        head = [self.model.get_parameter(name).detach() for name in self.roles.head]
+        return float(torch.stack([weight.norm() for weight in head]).norm())
+
+    def train_epoch(self, epoch: int) -> EpochTotals:
+        """Trains for one epoch, counted from 1, or until the loss is seen not to be finite."""
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self._device)
+        correct = torch.zeros((), dtype=torch.int64, device=self._device)
+        seen, rate = 0, 0.0
+        batches = training_batches(
+            self._train,
+            batch_size=self._trial.training.batch_size,
+            augmentation=self._augmentation,
+            seed=self._trial.seed,
+            epoch=epoch,
+        )
+        self.model.train()
+        with reproducible(self._device, seed=derive_seed(self._trial.seed, "epoch", epoch)):
+            for index, (images, labels) in enumerate(batches):
+                rate = self._set_rate((epoch - 1) * self._steps + index)
+                loss, logits = self._step(images, labels)
+                loss_sum += loss * len(labels)
+                correct += (logits.argmax(dim=1) == labels).sum()
+                seen += len(labels)
+                # The sum stays non-finite once it is; looking at it makes the host wait, so seldom
+                if (index + 1) % _STEPS_PER_CHECK == 0 and not torch.isfinite(loss_sum):
+                    break
+        return EpochTotals(loss_sum.item() / seen, correct.item() / seen, learning_rate=rate, images=seen)
+
+    def validate(self) -> Evaluation:
+        """Evaluates the present weights on the validation split."""
+        with reproducible(self._device, seed=self._trial.seed):
+            return evaluate(self.model, self._validation, name="validation", normalization=self._normalization)
+
+    def is_finite(self) -> bool:
+        """Whether all weights and running statistics are finite numbers."""
+        floats = [tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point()]
+        return bool(torch.stack([tensor.isfinite().all() for tensor in floats]).all())
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The ``state_dict`` of model and optimizer, not copied."""
+        return self.model.state_dict(), self._optimizer.state_dict()
+
+    def restore(self, model: dict[str, Tensor], optimizer: dict[str, Any]) -> None:
+        """Takes up a state of the same run."""
+        self.model.load_state_dict(model)
+        self._optimizer.load_state_dict(optimizer)
+
+    def _set_rate(self, step: int) -> float:
+        training = self._trial.training
+        rate = self._trial.params["lr"] * learning_rate_factor(
+            step, steps=training.epochs * self._steps, warmup_fraction=training.warmup_fraction
+        )
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.model(self._normalization(images))
+        loss = functional.cross_entropy(logits, labels, label_smoothing=self._trial.training.label_smoothing)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        return loss.detach(), logits.detach()

@@ -1,0 +1,43 @@
+"""The optimizer of a trial."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from fixnorm_core.method.roles import Roles
+from fixnorm_core.method.step import FixNorm
+from fixnorm_core.spec import Method, OptimizerSpec, TrialSpec
+
+__all__ = ["build_optimizer"]
+
+_ADAM_BETA2 = 0.999
+
+
+def build_optimizer(trial: TrialSpec, model: nn.Module, *, roles: Roles) -> torch.optim.Optimizer:
+    """The optimizer that a trial asks for, at its base learning rate.
+
+    ``method: fixnorm`` wraps the base optimizer in :class:`fixnorm_core.FixNorm` and decays nothing. ``method:
+    weight_decay`` is the base optimizer alone; it decays tensors of two or more dimensions, and neither biases nor
+    normalization gains, as is common practice (He et al., arXiv 1812.01187, section 3.1, "no bias decay").
+    """
+    spec, rate = trial.training.optimizer, trial.params["lr"]
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if trial.method is Method.FIXNORM:
+        base = _base(spec, [{"params": parameters, "weight_decay": 0.0}], rate=rate)
+        return FixNorm(
+            base, model, roles=roles, fc_norm=trial.params["fc_norm"], weight_norm=trial.training.weight_norm
+        )
+    decay = trial.params["weight_decay"]
+    groups = [
+        {"params": [parameter for parameter in parameters if parameter.dim() >= 2], "weight_decay": decay},
+        {"params": [parameter for parameter in parameters if parameter.dim() < 2], "weight_decay": 0.0},
+    ]
+    return _base(spec, groups, rate=rate)
+
+
+def _base(spec: OptimizerSpec, groups: list[dict[str, object]], *, rate: float) -> torch.optim.Optimizer:
+    if spec.name == "adamw":
+        return torch.optim.AdamW(groups, lr=rate, betas=(spec.momentum, _ADAM_BETA2))
+    nesterov = spec.nesterov and spec.momentum > 0  # torch refuses Nesterov without momentum
+    return torch.optim.SGD(groups, lr=rate, momentum=spec.momentum, nesterov=nesterov)

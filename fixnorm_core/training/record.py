@@ -1,0 +1,72 @@
+"""What a finished run leaves beside its weights, so that asking for it again trains nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fixnorm_core.reports import EpochReport, TrialResult
+from fixnorm_core.spec import TrialSpec
+from fixnorm_core.training.files import replacing
+
+__all__ = ["FinishedRun", "fingerprint", "package_versions", "read_finished", "write_finished"]
+
+_FILE = "result.json"
+_PACKAGES = ("fixnorm-tune", "numpy", "pillow", "safetensors", "scikit-learn", "torch", "torchvision")
+
+_log = logging.getLogger(__name__)
+
+
+class FinishedRun(BaseModel):
+    """A run that has ended by itself."""
+
+    model_config = ConfigDict(frozen=True)
+
+    fingerprint: str
+    reports: tuple[EpochReport, ...]
+    result: TrialResult
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that a run's numbers depend on."""
+    return {package: found for package in _PACKAGES if (found := _version(package)) is not None}
+
+
+def fingerprint(trial: TrialSpec, *, device: torch.device) -> str:
+    """Tells runs apart that would not end in the same bits: by trial, kind of device and package versions."""
+    versions = sorted(package_versions().items())
+    return hashlib.sha256(f"{trial.model_dump_json()} {device.type} {versions}".encode()).hexdigest()
+
+
+def write_finished(folder: Path, finished: FinishedRun) -> None:
+    """Records a finished run in its folder."""
+    with replacing(folder / _FILE) as file:
+        file.write(finished.model_dump_json(indent=1).encode())
+
+
+def read_finished(folder: Path, *, fingerprint: str) -> FinishedRun | None:
+    """The finished run of ``folder``; None if there is none, it is another run, or its weights are gone."""
+    try:
+        finished = FinishedRun.model_validate_json((folder / _FILE).read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        _log.warning("not taking up %s: %s", folder / _FILE, error)
+        return None
+    weights = finished.result.weights
+    if finished.fingerprint != fingerprint or (weights is not None and not Path(weights).is_file()):
+        _log.warning("%s is of another run, or its weights are gone: training anew", folder / _FILE)
+        return None
+    return finished
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

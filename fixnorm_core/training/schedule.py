@@ -1,0 +1,30 @@
+"""The learning rate over a run: linear warm-up, then a cosine to zero (arXiv 1608.03983, eq. 5)."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["learning_rate_factor"]
+
+
+def learning_rate_factor(step: int, *, steps: int, warmup_fraction: float) -> float:
+    """The factor on the base learning rate for one optimizer step; a pure function, so a resume needs no state.
+
+    Args:
+        step: Counted from 0 over the whole run.
+        steps: Optimizer steps of the whole run.
+        warmup_fraction: Share of them with a rising rate; at least the last step is not warm-up.
+
+    Returns:
+        In (0, 1]: ``(step + 1) / warmup`` at first, then the cosine, which is 1 at its first step and would reach 0 one
+        step after the last.
+
+    Raises:
+        ValueError: If ``step`` is not in [0, steps).
+    """
+    if not 0 <= step < steps:
+        raise ValueError(f"step is {step} of {steps}; it must be in [0, {steps})")
+    warmup = min(round(warmup_fraction * steps), steps - 1)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))

@@ -1,0 +1,149 @@
+"""The weights file: safetensors, with all that is needed to classify an image or to repeat the evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from fixnorm_core.data.batches import Normalization
+from fixnorm_core.data.types import TrainingData
+from fixnorm_core.errors import WeightsError
+from fixnorm_core.models.build import build_model
+from fixnorm_core.spec import TrialSpec
+from fixnorm_core.training.device import place
+from fixnorm_core.training.files import replacing
+
+__all__ = ["Classifier", "inference_batches", "load_classifier", "save_weights"]
+
+_FORMAT = "fixnorm-tune.weights.1"
+_LARGEST_BATCH = 256
+_PIXELS_PER_BATCH = 2**22
+
+
+class _Facts(BaseModel):
+    """What a network needs to know of the data it was trained on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    classes: tuple[str, ...]
+    channels: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Classifier:
+    """A trained network, ready for use.
+
+    Attributes:
+        model: In evaluation mode; takes normalised images, gives logits (n, classes).
+        classes: Names, by label.
+        channels: 1 (grey) or 3 (red, green, blue).
+        image_size: Pixels a side.
+        normalization: From uint8 pixels to what ``model`` takes.
+        trial: The training run that made it.
+    """
+
+    model: nn.Module
+    classes: tuple[str, ...]
+    channels: int
+    image_size: int
+    normalization: Normalization
+    trial: TrialSpec
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Class probabilities, float32 (n, classes), of uint8 images (n, channels, image_size, image_size).
+
+        Raises:
+            ValueError: If the images have another type or shape.
+        """
+        expected = (self.channels, self.image_size, self.image_size)
+        if images.dtype != torch.uint8 or images.shape[1:] != expected:
+            raise ValueError(
+                f"images are {images.dtype} of shape {tuple(images.shape)}; this classifier takes uint8 (n, "
+                f"{', '.join(map(str, expected))}): resize the shorter side and crop the centre"
+            )
+        with torch.inference_mode():
+            out = [torch.empty(0, len(self.classes), device=images.device)]
+            out += [self.model(self.normalization(batch)).softmax(dim=1) for _, batch in inference_batches(images)]
+            return torch.cat(out)
+
+    def to(self, device: torch.device) -> Classifier:
+        """This classifier on ``device``; the model is moved, not copied."""
+        return replace(self, model=place(self.model, device), normalization=self.normalization.to(device))
+
+
+def inference_batches(images: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Cuts images (n, channels, h, w) into batches and tells where each starts.
+
+    The size of a batch depends on the images' own size alone, so that a result does not depend on who asks.
+    """
+    size = max(1, min(_LARGEST_BATCH, _PIXELS_PER_BATCH // (images.shape[2] * images.shape[3])))
+    for start in range(0, len(images), size):
+        yield start, images[start : start + size]
+
+
+def save_weights(path: Path, model: nn.Module, *, trial: TrialSpec, data: TrainingData) -> None:
+    """Writes parameters, buffers and metadata; the file appears whole or not at all."""
+    facts = _Facts(
+        classes=data.classes, channels=data.channels, image_size=data.image_size, mean=data.mean, std=data.std
+    )
+    # Clones, because tied weights share memory and safetensors refuses that
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    metadata = {"format": _FORMAT, "trial": trial.model_dump_json(), "data": facts.model_dump_json()}
+    with replacing(path) as file:
+        file.write(save(tensors, metadata=metadata))
+
+
+def load_classifier(path: Path) -> Classifier:
+    """Reads a weights file onto the CPU.
+
+    Raises:
+        WeightsError: If it is missing, truncated, foreign, or does not fit the model that it names.
+        ModelError: If this release does not know that model.
+    """
+    metadata, tensors = _read(path)
+    if metadata.get("format") != _FORMAT:
+        raise WeightsError(
+            f"{path} is a safetensors file, but not one of this software's weights", "Give a weights file of a trial"
+        )
+    try:
+        trial = TrialSpec.model_validate_json(metadata["trial"], extra="ignore")
+        facts = _Facts.model_validate_json(metadata["data"])
+    except (KeyError, ValidationError) as error:
+        raise WeightsError(f"{path} has metadata that cannot be read ({error})", _WAY_OUT) from error
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(
+            trial.model, classes=len(facts.classes), channels=facts.channels, image_size=facts.image_size
+        )
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise WeightsError(f"{path} does not fit model {trial.model.name!r} ({error})", _WAY_OUT) from error
+    return Classifier(
+        model=place(model, torch.device("cpu")).eval(),
+        classes=facts.classes,
+        channels=facts.channels,
+        image_size=facts.image_size,
+        normalization=Normalization(facts.mean, facts.std),
+        trial=trial,
+    )
+
+
+_WAY_OUT = "Take the file from its trial's folder again, or train again"
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path} cannot be read as a weights file ({error})", _WAY_OUT) from error

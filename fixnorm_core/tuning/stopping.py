@@ -1,0 +1,36 @@
+"""When to stop: nothing left to gain that the noise of the seed would not hide."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fixnorm_core.tuning.belief import Belief, Observations, standardize
+from fixnorm_core.tuning.search import candidates
+
+__all__ = ["reason_to_stop"]
+
+
+def reason_to_stop(observations: Observations, *, rng: np.random.Generator) -> str | None:
+    """A sentence that says why the search can end, or None.
+
+    The search ends when knowing the whole surface would be expected to gain no more over the incumbent than one
+    standard deviation of the seed noise. Before that, ``2 d + 1`` trials must have ended that neither diverged nor were
+    hopeless: a quadratic in ``d`` separate knobs has that many coefficients, so fewer trials fit a peak anywhere.
+
+    Args:
+        observations: ``n`` finished trials of ``d`` knobs.
+        rng: Draws the prior's shapes and the points that are compared.
+    """
+    standard = standardize(observations.values, passed_cliff=observations.passed_cliff)
+    informative = int(np.sum(~observations.passed_cliff & (standard.values > -1.0)))
+    if standard.scale == 0.0 or informative < 2 * observations.points.shape[1] + 1:
+        return None
+    belief = Belief.learn(observations, rng=rng)
+    incumbent = belief.incumbent()
+    regret = belief.regret(candidates(incumbent, rng=rng), of=incumbent)
+    if regret >= belief.noise:
+        return None
+    return (
+        f"No point is expected to gain more than the seed noise ({belief.noise:.2g} in the objective's unit): "
+        f"the expected gain over the best point is {regret:.2g} after {len(observations.values)} trials."
+    )

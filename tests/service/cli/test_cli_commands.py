@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from standin import Answer, StandIn, best, job, problem, trial
+from typer.testing import Result
+
+from service.schemas import BestView, FieldProblem, JobPage, JobState, JobView, TrialState, TrialView
+
+CLI = Callable[..., Result]
+
+BEST_BLOCK = """\
+Best point of job j1 (digits)
+  lr                   0.01235
+  fc_norm              2.3
+  validation accuracy  98.26 % ± 0.35 % (standard error over seeds, 3 runs)
+  test accuracy        97.50 % (360 images)
+  trials used          3 of 3: all 3 trials are used
+  weights              /data/jobs/j1/weights.safetensors
+  report               /data/jobs/j1/report.md
+  dashboard            {url}/dashboard/studies/1
+"""
+
+
+def words(text: str) -> list[list[str]]:
+    return [line.split() for line in text.splitlines()]
+
+
+def finished(**changes: object) -> JobView:
+    progress = {"finished": 3, "running": 0, "failed": 0, "max_trials": 3}
+    return job(JobState.SUCCEEDED, reason="done", progress=progress, best=best(), **changes)
+
+
+def write_job(folder: Path, text: str = "name: digits\n") -> Path:
+    file = folder / "job.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_submit_prints_the_id_and_how_to_watch(server: StandIn, cli: CLI, tmp_path: Path) -> None:
+    server.on("POST", "/api/v1/jobs", job(JobState.QUEUED))
+    result = cli("submit", write_job(tmp_path))
+    assert result.exit_code == 0
+    assert result.stdout == "job j1 (digits) is submitted\nwatch it: fixnorm-tune show j1 --watch\n"
+
+
+def test_the_command_to_type_next_reaches_the_same_server(
+    server: StandIn, cli: CLI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FIXNORM_SERVER")
+    server.on("POST", "/api/v1/jobs", job(JobState.QUEUED))
+    result = cli("submit", write_job(tmp_path), "--server", server.url)
+    assert f"fixnorm-tune show j1 --watch --server {server.url}" in result.stdout
+
+
+def test_submit_sends_the_name_and_the_key_of_the_command_line(server: StandIn, cli: CLI, tmp_path: Path) -> None:
+    server.on("POST", "/api/v1/jobs", job())
+    result = cli("submit", write_job(tmp_path), "--name", "other", "--idempotency-key", "k1", "-o", "json")
+    (request,) = server.requests
+    assert json.loads(request.body)["name"] == "other"
+    assert request.headers["idempotency-key"] == "k1"
+    assert JobView.model_validate_json(result.stdout) == job()
+
+
+def test_a_name_that_breaks_a_rule_is_bad_input(server: StandIn, cli: CLI, tmp_path: Path) -> None:
+    result = cli("submit", write_job(tmp_path), "--name", "x" * 101)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: --name: ")
+    assert server.requests == []
+
+
+def test_a_job_file_that_breaks_rules_is_bad_input_and_is_not_sent(server: StandIn, cli: CLI, tmp_path: Path) -> None:
+    file = write_job(tmp_path, "modle: {}\nseed: -1\n")
+    result = cli("submit", file)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.splitlines() == [
+        f"error: {file}:2: seed: -1 does not fit; it should be greater than or equal to 0",
+        f"{file}:1: modle: unknown field 'modle'; did you mean 'model'?",
+        f"way out: Correct {file} and submit it again",
+    ]
+    assert server.requests == []
+
+
+def test_the_servers_refusal_lists_every_field_and_the_way_out(server: StandIn, cli: CLI, tmp_path: Path) -> None:
+    broken = FieldProblem(field="model.name", rule="there is no model 'resnet19'", value="resnet19")
+    refusal = problem(
+        422, "invalid_spec", "the job breaks 1 rule", way_out="did you mean 'resnet18'?", errors=(broken,)
+    )
+    server.on("POST", "/api/v1/jobs", refusal)
+    result = cli("submit", write_job(tmp_path))
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        "error: model.name: there is no model 'resnet19'",
+        "way out: did you mean 'resnet18'?",
+    ]
+
+
+def test_list_shows_a_row_for_each_job(server: StandIn, cli: CLI) -> None:
+    server.on("GET", "/api/v1/jobs", JobPage(jobs=(finished(id="j2"), job()), next_cursor=None))
+    result = cli("list")
+    header, _, second, first = words(result.stdout)
+    assert header == ["id", "name", "state", "trials", "best", "accuracy", "submitted", "reason"]
+    assert second[:6] == ["j2", "digits", "SUCCEEDED", "3/3", "98.26", "%"]
+    assert first[:5] == ["j1", "digits", "RUNNING", "1/3", "-"]
+    assert first[-1] == "searching"
+
+
+def test_list_asks_for_one_state_in_any_case(server: StandIn, cli: CLI) -> None:
+    server.on("GET", "/api/v1/jobs", JobPage(jobs=(), next_cursor=None))
+    assert cli("list", "--state", "running", "--limit", "5").exit_code == 0
+    (request,) = server.requests
+    assert request.query == {"state": ["RUNNING"], "limit": ["5"]}
+
+
+def test_a_state_that_does_not_exist_is_bad_input(cli: CLI) -> None:
+    result = cli("list", "--state", "sleeping")
+    assert result.exit_code == 2
+    assert "the states are queued, running, succeeded, failed, cancelled" in result.stderr
+
+
+def test_show_says_where_a_job_is_and_why(server: StandIn, cli: CLI) -> None:
+    server.on("GET", "/api/v1/jobs/j1", job(best=best()))
+    lines = cli("show", "j1").stdout.splitlines()
+    assert lines[0] == "Job j1 (digits)"
+    assert "  state        RUNNING: searching" in lines
+    assert "  trials       1 of 3 finished, 1 running, 0 failed" in lines
+    assert "  search       fixnorm by fixnorm: lr in [0.0001, 1], fc_norm in [0.25, 16]" in lines
+    assert "  best so far  98.26 % at lr 0.01235, fc_norm 2.3" in lines
+    assert f"  dashboard    {server.url}/dashboard/studies/1" in lines
+
+
+def test_trials_shows_points_curves_and_why_one_failed(server: StandIn, cli: CLI) -> None:
+    failed = trial(1, TrialState.FAILED, curve=(0.1,), reason="the images cannot be read", seconds=None)
+    server.on("GET", "/api/v1/jobs/j1/trials", [trial(0), failed])
+    header, _, first, second, reason = words(cli("trials", "j1").stdout)
+    assert header == ["trial", "kind", "lr", "fc_norm", "epoch", "accuracy", "curve", "time", "state"]
+    assert first == ["0", "search", "0.01", "1", "3/3", "93.33", "%", "▄▇█", "1.2", "s", "COMPLETE"]
+    assert second == ["1", "search", "0.01", "1", "1/3", "10.00", "%", "▁", "-", "FAILED"]
+    assert " ".join(reason) == "trial 1 failed: the images cannot be read"
+
+
+def test_the_columns_are_the_jobs_own_knobs(server: StandIn, cli: CLI) -> None:
+    server.on("GET", "/api/v1/jobs/j1/trials", [trial(params={"lr": 0.1, "weight_decay": 5e-4})])
+    header, _, row = words(cli("trials", "j1").stdout)
+    assert header[2:4] == ["lr", "weight_decay"]
+    assert row[2:4] == ["0.1", "0.0005"]
+
+
+def test_best_prints_one_block(server: StandIn, cli: CLI) -> None:
+    server.on("GET", "/api/v1/jobs/j1/best", best())
+    server.on("GET", "/api/v1/jobs/j1", finished())
+    assert cli("best", "j1").stdout == BEST_BLOCK.format(url=server.url)
+
+
+def test_best_of_a_running_job_says_that_it_is_not_final(server: StandIn, cli: CLI) -> None:
+    early = best(
+        standard_error_source="validation images", runs=1, test=None, report=None, stop_reason=None, weights_url=None
+    )
+    server.on("GET", "/api/v1/jobs/j1/best", early)
+    server.on("GET", "/api/v1/jobs/j1", job())
+    lines = cli("best", "j1").stdout.splitlines()
+    assert lines[0] == "Best point so far of job j1 (digits)"
+    assert "(standard error over validation images, 1 run)" in lines[3]
+    assert not any("test accuracy" in line or "report" in line for line in lines)
+
+
+def test_best_before_any_result_is_not_found(server: StandIn, cli: CLI) -> None:
+    server.on("GET", "/api/v1/jobs/j1/best", problem(409, "no_result_yet", "no trial is complete"))
+    result = cli("best", "j1")
+    assert result.exit_code == 4
+    assert result.stderr == "error: no trial is complete\n"
+
+
+def test_cancel_says_what_the_job_is_now(server: StandIn, cli: CLI) -> None:
+    server.on("POST", "/api/v1/jobs/j1/cancel", job(JobState.CANCELLED, reason="cancelled by a person"))
+    result = cli("cancel", "j1")
+    assert (result.exit_code, result.stdout) == (0, "job j1 is CANCELLED: cancelled by a person\n")
+
+
+def test_models_and_datasets_are_listed(server: StandIn, cli: CLI) -> None:
+    server.on("GET", "/api/v1/models", [{"name": "small_resnet", "options": ["width", "norm"]}])
+    server.on("GET", "/api/v1/datasets", [{"name": "digits", "about": "handwritten figures"}])
+    assert words(cli("models").stdout)[2] == ["small_resnet", "width,", "norm"]
+    assert words(cli("datasets").stdout)[2] == ["digits", "handwritten", "figures"]
+
+
+def test_json_output_is_the_servers_view(server: StandIn, cli: CLI) -> None:
+    server.on("GET", "/api/v1/jobs", JobPage(jobs=(job(),), next_cursor=None))
+    server.on("GET", "/api/v1/jobs/j1", job())
+    server.on("GET", "/api/v1/jobs/j1/trials", [trial(0)])
+    server.on("GET", "/api/v1/jobs/j1/best", best())
+    server.on("POST", "/api/v1/jobs/j1/cancel", job(JobState.CANCELLED))
+    server.on("GET", "/api/v1/models", [{"name": "small_resnet", "options": ["width"]}])
+    (listed,) = json.loads(cli("list", "-o", "json").stdout)
+    assert JobView.model_validate(listed) == job()
+    assert JobView.model_validate_json(cli("show", "j1", "-o", "json").stdout) == job()
+    (shown,) = json.loads(cli("trials", "j1", "--output", "json").stdout)
+    assert TrialView.model_validate(shown) == trial(0)
+    assert BestView.model_validate_json(cli("best", "j1", "-o", "json").stdout) == best()
+    assert json.loads(cli("cancel", "j1", "-o", "json").stdout)["state"] == "CANCELLED"
+    assert json.loads(cli("models", "-o", "json").stdout) == [{"name": "small_resnet", "options": ["width"]}]
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (problem(404, "job_not_found", "there is no job j9"), 4),
+        (problem(500, "internal", "a bug"), 5),
+        (problem(503, "starting", "not ready"), 5),
+        (problem(409, "other", "cannot"), 2),
+        (Answer(b"<html>", 200, "text/html"), 5),
+    ],
+)
+def test_each_kind_of_failure_has_its_exit_status(server: StandIn, cli: CLI, answer: object, code: int) -> None:
+    server.on("GET", "/api/v1/jobs/j9", answer)
+    result = cli("show", "j9")
+    assert result.exit_code == code
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.output
+
+
+def test_a_server_that_is_not_there_has_its_exit_status_and_a_way_out(server: StandIn, cli: CLI) -> None:
+    server.stop()
+    result = cli("list")
+    assert result.exit_code == 3
+    rule, way_out = result.stderr.splitlines()
+    assert server.url in rule
+    assert way_out.startswith("way out: Start one with 'fixnorm-tune serve'")
+
+
+def test_an_address_that_is_no_url_is_bad_input(cli: CLI) -> None:
+    result = cli("list", "--server", "localhost:1")
+    assert (result.exit_code, result.stderr.splitlines()[1]) == (2, "way out: Write it like http://127.0.0.1:8780")
+
+
+@pytest.mark.parametrize(
+    "command", ["serve", "submit", "list", "show", "trials", "best", "cancel", "models", "datasets"]
+)
+def test_the_help_of_every_command_has_an_example(cli: CLI, command: str) -> None:
+    result = cli(command, "--help")
+    assert result.exit_code == 0
+    assert f"Example: fixnorm-tune {command}" in result.stdout
+
+
+def test_the_exit_statuses_are_in_the_help(cli: CLI) -> None:
+    text = " ".join(cli("--help").stdout.split())
+    assert "0 done, 1 the job failed or was cancelled, 2 bad input, 3 no server answers, 4 not found" in text

@@ -1,0 +1,20 @@
+"""Waits for jobs over HTTP."""
+
+from __future__ import annotations
+
+import time
+
+import httpx
+
+from service.schemas import TERMINAL_STATES, JobView
+
+
+def wait_for(client: httpx.Client, job_id: str, *, seconds: float = 30.0) -> JobView:
+    """Polls until the job has ended."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        view = JobView.model_validate(client.get(f"/api/v1/jobs/{job_id}").json())
+        if view.state in TERMINAL_STATES:
+            return view
+        time.sleep(0.005)
+    raise AssertionError(f"{job_id} did not end: {view}")

@@ -1,0 +1,82 @@
+"""A slot trains for real, in this process, on the digits that scikit-learn ships."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from fixnorm_core.reports import EpochReport
+from fixnorm_core.spec import DataSpec, JobSpec, TrainingSpec, TrialSpec
+from worker.contracts import Evaluated, EvaluateTask, Failed, FailureKind, Outcome, Trained, TrainTask
+from worker.run_task import LOG_NAME
+from worker.slot import Slot
+
+
+@pytest.fixture
+def trial() -> TrialSpec:
+    job = JobSpec(data=DataSpec(train_limit=200), training=TrainingSpec(epochs=2))
+    return job.trial({"lr": 0.008, "fc_norm": 2.0}, seed=1)
+
+
+def run_to_end(slot: Slot) -> tuple[list[EpochReport], Outcome]:
+    reports: list[EpochReport] = []
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        update = slot.poll()
+        assert update is not None
+        reports.extend(update.reports)
+        if update.outcome is not None:
+            return reports, update.outcome
+        time.sleep(0.01)
+    raise AssertionError("the task did not end")
+
+
+def test_a_slot_tells_every_epoch_once_and_then_its_result(trial: TrialSpec, tmp_path: Path) -> None:
+    slot = Slot()
+    slot.start(TrainTask("a", trial, str(tmp_path)))
+    reports, outcome = run_to_end(slot)
+    assert [report.epoch for report in reports] == [1, 2]
+    assert isinstance(outcome, Trained)
+    assert outcome.result.validation_accuracy == reports[-1].validation_accuracy
+    assert slot.poll() is None
+
+
+def test_a_free_slot_takes_the_next_task_and_evaluates_what_the_first_one_left(
+    trial: TrialSpec, tmp_path: Path
+) -> None:
+    slot = Slot()
+    slot.start(TrainTask("a", trial, str(tmp_path)))
+    run_to_end(slot)
+    slot.start(EvaluateTask("b", trial, str(tmp_path)))
+    _, outcome = run_to_end(slot)
+    assert isinstance(outcome, Evaluated)
+    assert outcome.evaluation.split == "test"
+    assert outcome.evaluation.examples == 359  # a fifth of the 1,797 digits, class by class
+
+
+def test_a_busy_slot_refuses_a_second_task(trial: TrialSpec, tmp_path: Path) -> None:
+    slot = Slot()
+    slot.start(TrainTask("a", trial, str(tmp_path)))
+    with pytest.raises(RuntimeError, match="busy with attempt a"):
+        slot.start(TrainTask("b", trial, str(tmp_path)))
+    run_to_end(slot)
+
+
+def test_a_users_mistake_is_a_fatal_failure_in_its_own_words(trial: TrialSpec, tmp_path: Path) -> None:
+    wrong = trial.model_copy(update={"data": DataSpec(name="imagefolder", path=str(tmp_path / "nowhere"))})
+    slot = Slot()
+    slot.start(TrainTask("a", wrong, str(tmp_path)))
+    _, outcome = run_to_end(slot)
+    assert isinstance(outcome, Failed)
+    assert outcome.kind is FailureKind.FATAL
+    assert "nowhere" in outcome.message
+    assert "Traceback" in outcome.details
+
+
+def test_a_trial_logs_to_its_own_folder(trial: TrialSpec, tmp_path: Path) -> None:
+    slot = Slot()
+    slot.start(TrainTask("a", trial, str(tmp_path)))
+    run_to_end(slot)
+    assert (tmp_path / LOG_NAME).exists()

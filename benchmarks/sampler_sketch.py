@@ -44,7 +44,7 @@ Space = dict[str, BaseDistribution]
 
 @dataclass(frozen=True, slots=True)
 class Surface:
-    """True accuracy in points over the ``ranges`` of (lr, fc_norm); ``accuracy`` takes (n, 2) decimal logarithms of (lr, fc_norm)."""
+    """True accuracy in points over the ``ranges`` of (lr, fc_norm), as a function of (n, 2) decimal logarithms."""
 
     ranges: tuple[tuple[float, float], tuple[float, float]]
     accuracy: Accuracy

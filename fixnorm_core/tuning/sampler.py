@@ -24,7 +24,7 @@ __all__ = ["FixNormSampler"]
 Array = npt.NDArray[np.float64]
 
 # Earlier trials of one burst of asks whose points are worked out again; more would be dead trials, not a burst.
-_MAX_UNPLACED = 16
+_MAX_UNPLACED = 8
 
 
 class FixNormSampler(BaseSampler):

@@ -67,7 +67,9 @@ class Roles:
         return "\n".join(lines)
 
 
-def find_roles(model: nn.Module, example_input: Tensor, *, batches: int = 3, seed: int = 0) -> Roles:
+def find_roles(
+    model: nn.Module, example_input: Tensor, *, batches: int = 3, seed: int = 0, must_hold: bool = True
+) -> Roles:
     """Measures the role of every parameter of a classifier.
 
     The measurement runs on a float64 copy (see :mod:`fixnorm_core.method.probe`) whose all-zero parameters are set to
@@ -82,9 +84,11 @@ def find_roles(model: nn.Module, example_input: Tensor, *, batches: int = 3, see
             used. Roles seldom depend on the image size, so small images will do.
         batches: Random batches to measure on.
         seed: Of the random images, labels and perturbations.
+        must_hold: Whether the method is to be used on the model, so that a role which nothing has is an error. False
+            only looks.
 
     Raises:
-        RolesError: if the model cannot be measured, has no scale-invariant weight, or has no head.
+        RolesError: if the model cannot be measured, or must be held and has no scale-invariant weight or no head.
     """
     if batches < 1:
         raise RolesError(f"batches is {batches}; roles are measured on at least one batch", "Give batches=3")
@@ -107,7 +111,8 @@ def find_roles(model: nn.Module, example_input: Tensor, *, batches: int = 3, see
     heads = tuple(name for name in weights if name in outputs and name not in invariant)
     free = tuple(name for name in parameters if name not in invariant and name not in heads)
     roles = Roles(scale_invariant=invariant, head=heads, free=free, shares=shares)
-    _refuse_the_impossible(roles, outputs=outputs)
+    if must_hold:
+        _refuse_the_impossible(roles, outputs=outputs)
     _warn_of_the_suspicious(roles, weights=weights)
     return roles
 
@@ -146,7 +151,7 @@ def _refuse_the_impossible(roles: Roles, *, outputs: list[str]) -> None:
         raise RolesError(
             "the model has no scale-invariant weight: no normalization follows any layer that is trained, so there is "
             "no norm to hold",
-            f"Take a model with normalization layers (for example resnet18, vgg11_bn or small_resnet), {by_hand}",
+            f"Take a model with normalization layers (for example resnet18, vgg11_bn or small_resnet) or method: weight_decay, {by_hand}",
         )
     if not roles.head:
         last = f"{', '.join(outputs)} produce(s) them but is scale-invariant or frozen" if outputs else "none was found"

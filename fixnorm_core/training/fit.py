@@ -16,7 +16,8 @@ from fixnorm_core.method.roles import Roles, find_roles
 from fixnorm_core.method.step import FixNorm
 from fixnorm_core.models.build import build_model
 from fixnorm_core.reports import Evaluation
-from fixnorm_core.spec import TrialSpec
+from fixnorm_core.spec import Method, TrialSpec
+from fixnorm_core.training.calibrate import set_running_statistics
 from fixnorm_core.training.device import place, reproducible
 from fixnorm_core.training.evaluate import evaluate
 from fixnorm_core.training.optimization import build_optimizer
@@ -26,6 +27,7 @@ __all__ = ["EpochTotals", "Fit"]
 
 _STEPS_PER_CHECK = 50
 _EXAMPLES = 8
+_STATISTICS_EXAMPLES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +72,10 @@ class Fit:
                 trial.model, classes=len(data.classes), channels=data.channels, image_size=data.image_size
             )
             self.model = place(model, device)
-            spread = torch.linspace(0, len(data.train) - 1, _EXAMPLES, device=device).long()
-            self.roles: Roles = find_roles(self.model, self._normalization(self._train.images[spread]))
+            examples = self._spread(min(_EXAMPLES, len(data.train)))
+            self.roles: Roles = find_roles(self.model, examples, must_hold=trial.method is Method.FIXNORM)
             self._optimizer = build_optimizer(trial, self.model, roles=self.roles)
+            set_running_statistics(self.model, self._spread(min(_STATISTICS_EXAMPLES, len(data.train))))
 
     @property
     def head_bound(self) -> float | None:
@@ -80,9 +83,9 @@ class Fit:
         return self._optimizer.head_bound if isinstance(self._optimizer, FixNorm) else None
 
     def head_norm(self) -> float:
-        """Frobenius norm of the head's weights, all together."""
+        """Frobenius norm of the head's weights, all together; 0 for a model without one."""
         head = [self.model.get_parameter(name).detach() for name in self.roles.head]
-        return float(torch.stack([weight.norm() for weight in head]).norm())
+        return float(torch.stack([weight.norm() for weight in head]).norm()) if head else 0.0
 
     def train_epoch(self, epoch: int) -> EpochTotals:
         """Trains for one epoch, counted from 1, or until the loss is seen not to be finite."""
@@ -127,6 +130,11 @@ class Fit:
         """Takes up a state of the same run."""
         self.model.load_state_dict(model)
         self._optimizer.load_state_dict(optimizer)
+
+    def _spread(self, count: int) -> Tensor:
+        """So many training images, evenly spread over the split, normalized."""
+        indices = torch.linspace(0, len(self._train) - 1, count, device=self._device).long()
+        return self._normalization(self._train.images[indices])
 
     def _set_rate(self, step: int) -> float:
         training = self._trial.training

@@ -186,8 +186,8 @@ class Belief:
     def regret(self, points: Array, *, of: Array) -> float:
         """What knowing the surface would be expected to gain over ``of`` (d,), in the values' unit.
 
-        Each component's best of ``points`` (C, d) counts, so this is at least any single point's expected gain but for
-        the residual's own uncertainty, which is added point by point.
+        The expected gain of each component's own best of ``points`` (C, d), or that of the best single point where the
+        uncertainty of the residual makes it the larger one.
         """
         total = 0.0
         for weights, difference, _ in self._differences(points, of):

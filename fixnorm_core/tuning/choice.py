@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib.util import find_spec
 
 from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 
 from fixnorm_core.errors import SpecError
@@ -53,7 +55,9 @@ def build_sampler(search: SearchSpec, *, training: TrainingSpec | None = None, s
             _require("cmaes", sampler=search.sampler, extra="server")
             return CmaEsSampler(seed=seed, x0=search.start)
         case SamplerName.QMC:
-            return QMCSampler(seed=seed, scramble=True, warn_asynchronous_seeding=False)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)  # a job that names it has chosen it
+                return QMCSampler(seed=seed, scramble=True, warn_asynchronous_seeding=False)
         case SamplerName.RANDOM:
             return RandomSampler(seed=seed)
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from fixnorm_core.data.types import TrainingData
-from fixnorm_core.errors import SpecError
+from fixnorm_core.errors import RolesError, SpecError
 from fixnorm_core.reports import EpochReport, TrialOutcome
 from fixnorm_core.spec import DataSpec, Method, ModelSpec, TrialSpec
 from fixnorm_core.training.evaluate import evaluate_weights
@@ -201,6 +201,19 @@ def test_weight_decay_has_no_bound_and_shrinks_weights_but_not_gains(
     assert ratio["stem.0.weight"] < 0.8
     assert ratio["head.weight"] < 0.8
     assert ratio["stem.1.weight"] > 0.9
+
+
+def test_model_without_any_normalization_can_be_tuned_by_weight_decay_but_not_by_fixnorm(
+    make_trial: MakeTrial, tmp_path: Path
+) -> None:
+    squeezenet = ModelSpec(name="squeezenet1_1")
+    data = DataSpec(image_size=32, train_limit=40, validation_limit=20)
+    trial = make_trial(method=Method.WEIGHT_DECAY, model=squeezenet, data=data, epochs=1)
+    trainer = Trainer(trial, folder=tmp_path / "decay")
+    assert len(list(trainer)) == 1
+    assert trainer.result().roles.scale_invariant == ()
+    with pytest.raises(RolesError, match="method: weight_decay"):
+        Trainer(make_trial(model=squeezenet, data=data), folder=tmp_path / "fixnorm")
 
 
 def test_rate_of_an_epochs_last_step_is_reported(

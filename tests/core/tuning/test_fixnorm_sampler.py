@@ -123,8 +123,9 @@ def test_fractions_percents_and_losses_give_the_same_suggestion() -> None:
     fractions = study_of(KNOWN)
     percents = study_of([(lr, fc, 100 * value) for lr, fc, value in KNOWN])
     losses = study_of([(lr, fc, 5 - value) for lr, fc, value in KNOWN], direction="minimize")
-    assert next_params(fractions) == pytest.approx(next_params(percents))
-    assert next_params(fractions) == pytest.approx(next_params(losses))
+    suggested = next_params(fractions)
+    assert next_params(percents) == pytest.approx(suggested)
+    assert next_params(losses) == pytest.approx(suggested)
 
 
 def test_repeats_of_a_point_are_used() -> None:

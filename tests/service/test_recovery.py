@@ -1,0 +1,215 @@
+"""What a server finds when it starts again: nothing is lost, repeated or left running."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from fixnorm_core.spec import JobSpec
+from service.composition import Service, StateFolderInUse, build
+from service.database.rows import AttemptState
+from service.jobs import repository
+from service.jobs.submit import submit
+from service.schemas import JobState
+from service.settings import Settings
+from worker.contracts import Failed, FailureKind, Resources, Task, Update
+from worker.recording import Recording
+from worker.simulator import SimulatorBackend
+
+
+@contextmanager
+def server(settings: Settings, *, backend: SimulatorBackend | None = None) -> Iterator[Service]:
+    """A server whose dispatcher is moved by hand."""
+    service = build(settings, backend=backend)
+    try:
+        yield service
+    finally:
+        service.close()
+
+
+def put(service: Service, spec: JobSpec) -> str:
+    job, _ = submit(
+        spec,
+        database=service.runtime.database,
+        images=Path("/"),
+        capacity=service.runtime.capacity(),
+        key=None,
+        now=service.runtime.now(),
+    )
+    service.dispatcher.wake()
+    return job.id
+
+
+def state_of(service: Service, job_id: str) -> JobState:
+    with service.runtime.database.read() as session:
+        job = repository.find_job(session, job_id)
+    assert job is not None
+    return JobState(job.state)
+
+
+def run_to_end(service: Service, job_id: str, *, ticks: int = 2000) -> JobState:
+    for _ in range(ticks):
+        service.dispatcher.tick()
+        if (state := state_of(service, job_id)) not in (JobState.QUEUED, JobState.RUNNING):
+            return state
+    raise AssertionError("the job did not end")
+
+
+def points(service: Service, job_id: str) -> list[dict[str, float]]:
+    return [trial.params for trial in trials(service, job_id)]
+
+
+def trials(service: Service, job_id: str) -> list[Any]:
+    with service.runtime.database.read() as session:
+        job = repository.find_job(session, job_id)
+    assert job is not None
+    return list(service.runtime.trials(job))
+
+
+@pytest.fixture
+def spec(job: dict[str, Any]) -> JobSpec:
+    return JobSpec.model_validate(job | {"budget": {"max_trials": 5, "confirm_runs": 1, "stop_early": False}})
+
+
+@pytest.mark.parametrize("ticks", [1, 2, 5, 9, 10, 23])
+def test_a_job_goes_on_where_a_stopped_server_left_it_and_suggests_the_same(
+    settings: Settings, spec: JobSpec, tmp_path: Path, ticks: int
+) -> None:
+    with server(settings.model_copy(update={"state_dir": tmp_path / "undisturbed"})) as service:
+        undisturbed = put(service, spec)
+        assert run_to_end(service, undisturbed) is JobState.SUCCEEDED
+        expected = points(service, undisturbed)
+    with server(settings) as service:
+        job_id = put(service, spec)
+        for _ in range(ticks):
+            service.dispatcher.tick()
+    with server(settings) as service:
+        service.dispatcher.recover()
+        assert run_to_end(service, job_id) is JobState.SUCCEEDED
+        assert points(service, job_id) == expected
+        assert all(trial.state is TrialState.COMPLETE for trial in trials(service, job_id))
+
+
+def test_an_interrupted_trial_keeps_its_number_and_its_lost_attempt_is_on_record(
+    settings: Settings, spec: JobSpec
+) -> None:
+    with server(settings) as service:
+        job_id = put(service, spec)
+        for _ in range(3):
+            service.dispatcher.tick()
+    with server(settings) as service:
+        service.dispatcher.recover()
+        run_to_end(service, job_id)
+        with service.runtime.database.read() as session:
+            attempts = repository.attempts_of(session, [job_id])
+        first = [(row.state, row.reason) for row in attempts if row.trial_number == 0]
+        assert first[0] == (AttemptState.LOST, "the server was restarted")
+        assert first[1][0] == AttemptState.COMPLETE
+        assert len(trials(service, job_id)) == spec.budget.max_trials
+
+
+def test_a_result_that_was_stored_but_not_told_is_told_after_a_restart(
+    settings: Settings, spec: JobSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from service.studies.studies import StudyHandle
+
+    class Crash(BaseException):
+        """The process dies here."""
+
+    def die(*_: object) -> None:
+        raise Crash
+
+    with server(settings) as service:
+        job_id = put(service, spec)
+        with monkeypatch.context() as patched:
+            patched.setattr(StudyHandle, "tell", die)
+            with pytest.raises(Crash):
+                run_to_end(service, job_id)
+        assert [trial.state for trial in trials(service, job_id)] == [TrialState.RUNNING]
+    with server(settings) as service:
+        service.dispatcher.recover()
+        assert [trial.state for trial in trials(service, job_id)] == [TrialState.COMPLETE]
+        assert run_to_end(service, job_id) is JobState.SUCCEEDED
+
+
+class FlakyBackend(SimulatorBackend):
+    """Loses the first attempts that it is given."""
+
+    losses: int = 0
+
+    def start(self, task: Task, resources: Resources) -> None:
+        if self.losses > 0:
+            self.losses -= 1
+            failure = Failed(FailureKind.RETRYABLE, "the worker was lost")
+            self._news.append(Update(task.attempt_id, outcome=failure))
+        else:
+            super().start(task, resources)
+
+
+@pytest.mark.parametrize(("losses", "failed"), [(2, 0), (3, 1)])
+def test_a_lost_worker_costs_the_budget_nothing(settings: Settings, spec: JobSpec, losses: int, failed: int) -> None:
+    backend = FlakyBackend(Recording.packaged())
+    backend.losses = losses
+    with server(settings, backend=backend) as service:
+        job_id = put(service, spec)
+        assert run_to_end(service, job_id) is JobState.SUCCEEDED
+        states = [trial.state for trial in trials(service, job_id)]
+        assert states.count(TrialState.COMPLETE) == spec.budget.max_trials
+        assert states.count(TrialState.FAIL) == failed
+
+
+def test_a_job_whose_trials_cannot_run_fails_with_their_reason(settings: Settings, spec: JobSpec) -> None:
+    backend = FlakyBackend(Recording.packaged())
+    backend.losses = 1000
+    with server(settings, backend=backend) as service:
+        job_id = put(service, spec)
+        assert run_to_end(service, job_id) is JobState.FAILED
+        with service.runtime.database.read() as session:
+            job = repository.find_job(session, job_id)
+        assert job is not None
+        assert "the worker was lost" in job.reason
+        assert {trial.state for trial in trials(service, job_id)} == {TrialState.FAIL}
+
+
+def test_news_of_an_attempt_that_has_ended_changes_nothing(settings: Settings, spec: JobSpec) -> None:
+    backend = FlakyBackend(Recording.packaged())
+    with server(settings, backend=backend) as service:
+        job_id = put(service, spec)
+        assert run_to_end(service, job_id) is JobState.SUCCEEDED
+        before = [(trial.state, trial.value) for trial in trials(service, job_id)]
+        backend._news.append(Update(f"{job_id}.0.1", outcome=Failed(FailureKind.FATAL, "late")))
+        service.dispatcher.tick()
+        assert [(trial.state, trial.value) for trial in trials(service, job_id)] == before
+
+
+def test_news_is_kept_until_the_database_has_taken_it(
+    settings: Settings, spec: JobSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from service.studies.studies import StudyHandle
+
+    def unreachable(*_: object) -> None:
+        raise OSError("the database is gone")
+
+    with server(settings) as service:
+        job_id = put(service, spec)
+        service.dispatcher.tick()
+        with monkeypatch.context() as patched:
+            patched.setattr(StudyHandle, "report", unreachable)
+            for _ in range(3):
+                with pytest.raises(OSError, match="gone"):
+                    service.dispatcher.tick()
+        assert run_to_end(service, job_id) is JobState.SUCCEEDED
+        epochs = spec.training.epochs
+        assert all(sorted(trial.intermediate_values) == list(range(1, epochs + 1)) for trial in trials(service, job_id))
+
+
+def test_a_second_server_on_the_same_state_folder_is_refused(settings: Settings) -> None:
+    with server(settings), pytest.raises(StateFolderInUse, match="another server works on"):
+        build(settings)
+    with server(settings):  # free again
+        pass

@@ -57,5 +57,8 @@ if [ "${KEEP:-}" = 1 ]; then
     echo "dashboard: $url/dashboard"
     echo "the server keeps running; stop it with: kill $server"
     server=
+else
+    echo
+    echo "the server stops now, and its dashboard with it; 'make demo KEEP=1' leaves it running"
 fi
 exit "$status"

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fixnorm_core.tuning.attributes import DIVERGED
 
-__all__ = ["Recommendation", "recommend"]
+__all__ = ["Recommendation", "recommend", "to_confirm"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +40,11 @@ class Recommendation:
 
 
 def recommend(trials: Sequence[FrozenTrial], *, validation_examples: int | None) -> Recommendation | None:
-    """The point whose mean accuracy, less one standard error, is highest.
+    """The point to recommend.
 
-    The standard error in that comparison is sigma / sqrt(runs) with one sigma for all points, so a point that has been
-    repeated is not given up for a single run that may have been lucky, unless that run is clearly better. sigma is
-    the standard deviation over seeds, pooled over all repeated points, and at least the binomial one of the best
-    point's accuracy on the validation images. Where no point is repeated, every point has the same standard error,
-    and the highest accuracy is recommended.
+    Once a point has been repeated, only repeated points are in question: the highest of many single runs is partly
+    luck, and nothing in it tells how much. Before that, the highest accuracy is recommended. Points are compared by
+    their mean less one standard error (see :func:`to_confirm`).
 
     Args:
         trials: Trials of one study; only complete ones that did not diverge count. Values are accuracies, fractions in
@@ -56,18 +54,52 @@ def recommend(trials: Sequence[FrozenTrial], *, validation_examples: int | None)
     Returns:
         None while no trial counts.
     """
+    groups = _groups(trials)
+    sigma = _noise(groups, validation_examples)
+    repeated = [group for group in groups if len(group) > 1]
+    chosen = _highest(repeated or groups, sigma=sigma)
+    return _summary(chosen, validation_examples) if chosen is not None else None
+
+
+def to_confirm(trials: Sequence[FrozenTrial], *, validation_examples: int | None) -> dict[str, float] | None:
+    """The point to run again with a new seed: of all points, the one with the highest mean less one standard error.
+
+    The standard error in that comparison is sigma / sqrt(runs) with one sigma for all points, so a point that has been
+    repeated is not given up for a single run that may have been lucky, unless that run is clearly better; then that
+    point is repeated next. sigma is the standard deviation over seeds, pooled over all repeated points, and at least
+    the binomial one of the best point's accuracy on the validation images.
+
+    Args:
+        trials: As for :func:`recommend`.
+        validation_examples: Likewise.
+
+    Returns:
+        The point; None while no trial counts.
+    """
+    groups = _groups(trials)
+    chosen = _highest(groups, sigma=_noise(groups, validation_examples))
+    return dict(chosen[0].params) if chosen is not None else None
+
+
+def _groups(trials: Sequence[FrozenTrial]) -> list[list[FrozenTrial]]:
+    """The trials that count, those with identical parameters together."""
     groups: dict[tuple[tuple[str, float], ...], list[FrozenTrial]] = {}
     for trial in trials:
         if _counts(trial):
             groups.setdefault(tuple(sorted(trial.params.items())), []).append(trial)
-    if not groups:
-        return None
-    highest = max(_mean(group) for group in groups.values())
-    sigma = _pooled_sd(list(groups.values()))
-    if validation_examples is not None:
-        sigma = max(sigma, _binomial_sd(highest, validation_examples))
-    chosen = max(groups.values(), key=lambda group: _mean(group) - sigma / math.sqrt(len(group)))
-    return _summary(chosen, validation_examples)
+    return list(groups.values())
+
+
+def _noise(groups: Sequence[Sequence[FrozenTrial]], validation_examples: int | None) -> float:
+    """Standard deviation of one run's accuracy."""
+    sigma = _pooled_sd(groups)
+    if groups and validation_examples is not None:
+        sigma = max(sigma, _binomial_sd(max(_mean(group) for group in groups), validation_examples))
+    return sigma
+
+
+def _highest(groups: Sequence[list[FrozenTrial]], *, sigma: float) -> list[FrozenTrial] | None:
+    return max(groups, key=lambda group: _mean(group) - sigma / math.sqrt(len(group)), default=None)
 
 
 def _counts(trial: FrozenTrial) -> bool:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from optuna.trial import FrozenTrial
 
 from fixnorm_core.spec import JobSpec
-from fixnorm_core.tuning.recommend import recommend
+from fixnorm_core.tuning.recommend import recommend, to_confirm
 from service.database.rows import AttemptKind, AttemptRow, AttemptState
 from service.dispatch.attempts import MAX_RETRYABLE_FAILURES, LiveAttempt
 from service.dispatch.policy import JobFacts
+from service.jobs.views import validation_examples
 
-__all__ = ["gather", "validation_examples"]
+__all__ = ["gather"]
 
 
 def gather(
@@ -25,6 +26,7 @@ def gather(
     sampler_stop: str | None,
 ) -> JobFacts:
     """What is known of a job, from Optuna's trials, our attempts and those that run."""
+    examples = validation_examples(rows)
     failed = [row for row in rows if row.state == AttemptState.FAILED]
     evaluations = [row for row in rows if row.kind == AttemptKind.EVALUATE]
     evaluated = [row.trial_number for row in evaluations if row.state == AttemptState.COMPLETE]
@@ -35,21 +37,10 @@ def gather(
         live=frozenset(attempt.trial_number for attempt in live if attempt.kind is AttemptKind.TRAIN),
         search_over=search_over,
         sampler_stop=sampler_stop,
-        best=recommend(trials, validation_examples=validation_examples(rows)),
+        best=recommend(trials, validation_examples=examples),
+        to_confirm=to_confirm(trials, validation_examples=examples),
         evaluating=any(attempt.kind is AttemptKind.EVALUATE for attempt in live),
         evaluated_trial=evaluated[-1] if evaluated else None,
         evaluation_hopeless=len(failed_evaluations) >= MAX_RETRYABLE_FAILURES,
         last_failure=failed[-1].reason if failed else "",
-    )
-
-
-def validation_examples(rows: Sequence[AttemptRow]) -> int | None:
-    """Size of the validation split, as the first finished trial told it."""
-    return next(
-        (
-            int(row.result["validation_examples"])
-            for row in rows
-            if row.kind == AttemptKind.TRAIN and row.result is not None
-        ),
-        None,
     )

@@ -41,6 +41,7 @@ class JobFacts:
         search_over: Why the search has ended; None while it has not.
         sampler_stop: Why the sampler would end it now; None if it would not, or is not asked.
         best: What is recommended so far; None before a complete trial.
+        to_confirm: The point whose accuracy is to be confirmed next; None before a complete trial.
         evaluating: Whether an attempt is evaluating now.
         evaluated_trial: The trial whose weights have been evaluated; None before that.
         evaluation_hopeless: Whether evaluating has failed too often to try again.
@@ -53,6 +54,7 @@ class JobFacts:
     search_over: str | None = None
     sampler_stop: str | None = None
     best: Recommendation | None = None
+    to_confirm: dict[str, float] | None = None
     evaluating: bool = False
     evaluated_trial: int | None = None
     evaluation_hopeless: bool = False
@@ -145,14 +147,14 @@ def _finish(facts: JobFacts, *, room: int) -> Action:
     searching = [trial for trial in facts.trials if trial.number in facts.live and not _is_confirming(trial)]
     if searching:  # their results can change which point is the best
         return Wait(_running(facts))
-    if facts.best is None:
+    if facts.best is None or facts.to_confirm is None:
         if facts.live:
             return Wait(_running(facts))
         return Fail("every trial diverged: lower the upper end of search.space.lr")
     confirming = [trial for trial in facts.trials if _is_confirming(trial)]
     counted = sum(_is_finished(trial) or trial.number in facts.live for trial in confirming)
     if counted < facts.budget.confirm_runs:
-        return Confirm(facts.best.params) if room > 0 else Wait(_running(facts))
+        return Confirm(facts.to_confirm) if room > 0 else Wait(_running(facts))
     if facts.live:
         return Wait(_running(facts))
     if facts.evaluated_trial == facts.best.best_run:

@@ -7,7 +7,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from fixnorm_core.spec import BudgetSpec
 from fixnorm_core.tuning.attributes import CONFIRM, DIVERGED, KIND
-from fixnorm_core.tuning.recommend import recommend
+from fixnorm_core.tuning.recommend import recommend, to_confirm
 from service.dispatch.policy import (
     Action,
     Ask,
@@ -43,7 +43,10 @@ def trial(
 
 def decision(trials: list[FrozenTrial], *, live: set[int] | None = None, **facts: object) -> Action:
     best = recommend(trials, validation_examples=100)
-    return decide(JobFacts(BUDGET, trials, live=frozenset(live or ()), best=best, **facts))  # type: ignore[arg-type]
+    confirm = to_confirm(trials, validation_examples=100)
+    return decide(
+        JobFacts(BUDGET, trials, live=frozenset(live or ()), best=best, to_confirm=confirm, **facts)  # type: ignore[arg-type]
+    )
 
 
 def test_a_new_job_asks() -> None:

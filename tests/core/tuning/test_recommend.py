@@ -45,11 +45,21 @@ def test_a_lucky_single_run_does_not_beat_a_repeated_point() -> None:
     assert best.params == {"lr": 0.1}
 
 
-def test_a_clearly_better_single_run_beats_a_repeated_point() -> None:
+def test_a_clearly_better_single_run_is_confirmed_next_and_recommended_once_it_holds() -> None:
     repeated = [run(0, 0.1, 0.80), run(1, 0.1, 0.82), run(2, 0.1, 0.81)]
-    best = recommend([*repeated, run(3, 0.2, 0.85)], validation_examples=10_000)
+    once = [*repeated, run(3, 0.2, 0.85)]
+    assert to_confirm(once, validation_examples=10_000) == {"lr": 0.2}
+    best = recommend(once, validation_examples=10_000)
+    assert best is not None
+    assert best.params == {"lr": 0.1}
+    best = recommend([*once, run(4, 0.2, 0.84)], validation_examples=10_000)
     assert best is not None
     assert best.params == {"lr": 0.2}
+
+
+def test_a_single_run_within_the_noise_of_a_repeated_point_is_not_confirmed_before_it() -> None:
+    trials = [run(0, 0.1, 0.80), run(1, 0.1, 0.82), run(2, 0.1, 0.81), run(3, 0.2, 0.815)]
+    assert to_confirm(trials, validation_examples=10_000) == {"lr": 0.1}
 
 
 def test_repeats_that_agree_by_chance_do_not_make_the_noise_smaller_than_that_of_the_images() -> None:

@@ -1,0 +1,134 @@
+"""The Ray backend on a real, small Ray: warm slots, cancelling, a killed worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fixnorm_core.spec import DataSpec, JobSpec, ModelSpec, TrainingSpec, TrialSpec
+from worker.contracts import Cancelled, Failed, FailureKind, Outcome, Resources, Trained, TrainTask, Update
+from worker.ray_backend import RayBackend
+
+pytestmark = pytest.mark.ray
+
+ONE = Resources(cpus=1.0, gpus=0.0)
+
+
+@pytest.fixture(scope="module")
+def backend() -> Iterator[RayBackend]:
+    backend = RayBackend(cpus=2)
+    yield backend
+    backend.close()
+
+
+def trial(*, epochs: int = 2, seed: int = 0) -> TrialSpec:
+    job = JobSpec(
+        model=ModelSpec(options={"width": 4}), data=DataSpec(train_limit=200), training=TrainingSpec(epochs=epochs)
+    )
+    return job.trial({"lr": 0.008, "fc_norm": 2.0}, seed=seed)
+
+
+def poll_until(backend: RayBackend, *, ended: int = 0, reported: int = 0, seconds: float = 90) -> list[Update]:
+    """Polls until so many attempts have ended and so many epochs were reported."""
+    updates: list[Update] = []
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        updates.extend(backend.poll())
+        outcomes = sum(update.outcome is not None for update in updates)
+        if outcomes >= ended and sum(len(update.reports) for update in updates) >= reported:
+            return updates
+        time.sleep(0.02)
+    raise AssertionError(f"only {updates}")
+
+
+def outcome_of(updates: list[Update], attempt_id: str) -> Outcome:
+    (outcome,) = [each.outcome for each in updates if each.attempt_id == attempt_id and each.outcome is not None]
+    return outcome
+
+
+def slot_processes() -> dict[int, float]:
+    """The living slot processes of this test, by process id."""
+    me = psutil.Process()
+    found = {}
+    for process in psutil.process_iter(["cmdline", "create_time"]):
+        command = " ".join(process.info["cmdline"] or ())
+        if command.startswith("ray::Slot") and process.username() == me.username():
+            found[process.pid] = process.info["create_time"]
+    return found
+
+
+def test_it_has_what_it_was_given(backend: RayBackend) -> None:
+    assert backend.capacity() == Resources(cpus=2.0, gpus=0.0)
+
+
+def test_two_trials_run_at_once_and_each_epoch_is_told_once(backend: RayBackend, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        backend.start(TrainTask(f"at-once-{seed}", trial(seed=seed), str(tmp_path / str(seed))), ONE)
+    updates = poll_until(backend, ended=2)
+    for seed in (0, 1):
+        mine = [update for update in updates if update.attempt_id == f"at-once-{seed}"]
+        assert [report.epoch for update in mine for report in update.reports] == [1, 2]
+        assert isinstance(outcome_of(updates, f"at-once-{seed}"), Trained)
+
+
+def test_the_next_trial_finds_a_warm_slot(backend: RayBackend, tmp_path: Path) -> None:
+    backend.start(TrainTask("cold", trial(), str(tmp_path / "a")), ONE)
+    poll_until(backend, ended=1)
+    before = slot_processes()
+    assert before
+    backend.start(TrainTask("warm", trial(seed=1), str(tmp_path / "b")), ONE)
+    poll_until(backend, ended=1)
+    assert slot_processes() == before
+
+
+def test_a_slot_of_another_size_makes_room_for_itself(backend: RayBackend, tmp_path: Path) -> None:
+    backend.start(TrainTask("small", trial(), str(tmp_path / "a")), ONE)
+    poll_until(backend, ended=1)
+    backend.start(TrainTask("large", trial(), str(tmp_path / "b")), Resources(cpus=2.0, gpus=0.0))
+    assert isinstance(outcome_of(poll_until(backend, ended=1), "large"), Trained)
+
+
+def test_a_cancelled_trial_leaves_no_process(backend: RayBackend, tmp_path: Path) -> None:
+    backend.start(TrainTask("long", trial(epochs=10_000), str(tmp_path)), ONE)
+    poll_until(backend, reported=1)
+    training = slot_processes()
+    backend.cancel("long")
+    assert [type(update.outcome) for update in backend.poll() if update.outcome] == [Cancelled]
+    deadline = time.monotonic() + 30
+    while len(slot_processes()) == len(training) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(slot_processes()) == len(training) - 1
+
+
+def test_a_killed_worker_is_told_as_lost_and_the_trial_resumes_to_the_same_bits(
+    backend: RayBackend, tmp_path: Path
+) -> None:
+    epochs = 40
+    backend.start(TrainTask("undisturbed", trial(epochs=epochs), str(tmp_path / "a")), ONE)
+    undisturbed = outcome_of(poll_until(backend, ended=1), "undisturbed")
+    warm = slot_processes()
+    backend.start(TrainTask("killed", trial(epochs=epochs), str(tmp_path / "b")), ONE)
+    poll_until(backend, reported=3)
+    for pid in warm:
+        os.kill(pid, signal.SIGKILL)
+    lost = outcome_of(poll_until(backend, ended=1), "killed")
+    assert isinstance(lost, Failed)
+    assert lost.kind is FailureKind.RETRYABLE
+    backend.start(TrainTask("again", trial(epochs=epochs), str(tmp_path / "b")), ONE)
+    updates = poll_until(backend, ended=1)
+    resumed = outcome_of(updates, "again")
+    assert isinstance(undisturbed, Trained)
+    assert isinstance(resumed, Trained)
+    assert resumed.result.validation_accuracy == undisturbed.result.validation_accuracy
+    assert resumed.result.validation_loss == undisturbed.result.validation_loss
+
+
+def test_an_unknown_attempt_can_be_cancelled(backend: RayBackend) -> None:
+    backend.cancel("never-started")
+    assert backend.poll() == []

@@ -151,7 +151,8 @@ def _refuse_the_impossible(roles: Roles, *, outputs: list[str]) -> None:
         raise RolesError(
             "the model has no scale-invariant weight: no normalization follows any layer that is trained, so there is "
             "no norm to hold",
-            f"Take a model with normalization layers (for example resnet18, vgg11_bn or small_resnet) or method: weight_decay, {by_hand}",
+            "Take a model with normalization layers (for example resnet18, vgg11_bn or small_resnet), tune it with "
+            f"method: weight_decay, {by_hand}",
         )
     if not roles.head:
         last = f"{', '.join(outputs)} produce(s) them but is scale-invariant or frozen" if outputs else "none was found"

@@ -7,14 +7,15 @@ STAMP := $(VENV)/.installed
 .PHONY: demo test check format clean
 
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fixnorm-tune needs Python 3.11 or newer; run make PYTHON=/path/to/python3.11")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fixnorm-tune needs Python 3.11 or newer; run make PYTHON=/path/to/python3.11")'
+	@echo "making $(VENV) with the pinned versions (a minute or more; PyTorch is large)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
 
 demo: $(STAMP)
-	KEEP=$(KEEP) BIN=$(BIN) sh examples/demo.sh
+	@KEEP=$(KEEP) BIN=$(BIN) sh examples/demo.sh
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)

@@ -10,6 +10,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from types import FrameType
 
+import optuna
 import structlog
 import uvicorn
 
@@ -117,3 +118,4 @@ def _configure_logs() -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # the dispatcher's own events tell the same

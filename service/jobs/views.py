@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
-from fixnorm_core.reports import TrialResult
+from fixnorm_core.reports import Evaluation, TrialResult
 from fixnorm_core.spec import JobSpec
 from fixnorm_core.tuning.attributes import CONFIRM, DIVERGED, KIND, SEED
 from fixnorm_core.tuning.recommend import Recommendation, recommend
 from service.database.rows import LIVE_ATTEMPT_STATES, AttemptKind, AttemptRow, AttemptState, JobRow
 from service.schemas import BestView, JobState, JobView, Progress, TrialState, TrialView
 
-__all__ = ["best_so_far", "best_view", "job_view", "trial_views", "validation_examples"]
+__all__ = [
+    "best_so_far",
+    "best_view",
+    "evaluation_of",
+    "job_view",
+    "result_of",
+    "trial_views",
+    "validation_examples",
+]
 
 
 def job_view(job: JobRow, *, attempts: Sequence[AttemptRow], best: BestView | None) -> JobView:
@@ -58,7 +66,7 @@ def best_so_far(trials: Sequence[FrozenTrial], *, attempts: Sequence[AttemptRow]
 
 def best_view(best: Recommendation, *, attempts: Sequence[AttemptRow]) -> BestView:
     """A recommendation with the weights of its best run."""
-    results = [_result(row) for row in attempts if _trains(row, best.best_run)]
+    result = result_of(best.best_run, attempts=attempts)
     return BestView(
         params=dict(best.params),
         validation_accuracy=best.mean,
@@ -67,18 +75,40 @@ def best_view(best: Recommendation, *, attempts: Sequence[AttemptRow]) -> BestVi
         runs=best.runs,
         trials=best.trials,
         weights_trial=best.best_run,
-        weights=next((result.weights for result in results if result is not None), None),
+        weights=result.weights if result is not None else None,
     )
+
+
+def result_of(trial_number: int, *, attempts: Sequence[AttemptRow]) -> TrialResult | None:
+    """What training a trial left; None while it has not ended well."""
+    stored = _stored(AttemptKind.TRAIN, attempts, trial_number)
+    return TrialResult.model_validate(stored, extra="ignore") if stored is not None else None
+
+
+def evaluation_of(trial_number: int, *, attempts: Sequence[AttemptRow]) -> Evaluation | None:
+    """What evaluating a trial's weights on the test split gave."""
+    stored = _stored(AttemptKind.EVALUATE, attempts, trial_number)
+    return Evaluation.model_validate(stored, extra="ignore") if stored is not None else None
 
 
 def validation_examples(attempts: Sequence[AttemptRow]) -> int | None:
     """Size of the validation split, as the first finished trial told it."""
-    results = (_result(row) for row in attempts if row.kind == AttemptKind.TRAIN)
-    return next((result.validation_examples for result in results if result is not None), None)
+    stored = _stored(AttemptKind.TRAIN, attempts)
+    return int(stored["validation_examples"]) if stored is not None else None
 
 
-def _result(row: AttemptRow) -> TrialResult | None:
-    return TrialResult.model_validate(row.result, extra="ignore") if row.result is not None else None
+def _stored(
+    kind: AttemptKind, attempts: Sequence[AttemptRow], trial_number: int | None = None
+) -> dict[str, Any] | None:
+    """The first stored result of that kind, of one trial or of any."""
+    return next(
+        (
+            row.result
+            for row in attempts
+            if row.kind == kind and row.result is not None and trial_number in (None, row.trial_number)
+        ),
+        None,
+    )
 
 
 def _trains(row: AttemptRow, number: int) -> bool:

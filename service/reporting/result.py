@@ -9,12 +9,11 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial
 
-from fixnorm_core.reports import Evaluation, TrialResult
 from fixnorm_core.spec import JobSpec
 from fixnorm_core.tuning.recommend import Recommendation
-from service.database.rows import AttemptKind, AttemptRow, AttemptState, JobRow
+from service.database.rows import AttemptRow, JobRow
 from service.jobs.folders import best_folder
-from service.jobs.views import best_view, trial_views
+from service.jobs.views import best_view, evaluation_of, result_of, trial_views
 from service.reporting.report import render_report
 from service.schemas import BestView
 
@@ -45,13 +44,14 @@ def write_result(
         update={
             "weights": str(kept) if kept is not None else None,
             "weights_url": f"/api/v1/jobs/{job.id}/weights" if kept is not None else None,
-            "test": _evaluation(rows, best.best_run),
+            "test": evaluation_of(best.best_run, attempts=rows),
             "report": str(folder / REPORT_NAME),
             "stop_reason": stop_reason,
         }
     )
     shown = trial_views(spec, trials, attempts=rows, now=job.created_at)
-    _write(folder / REPORT_NAME, render_report(job, spec, best=view, trials=shown, run=_run(rows, best.best_run)))
+    run = result_of(best.best_run, attempts=rows)
+    _write(folder / REPORT_NAME, render_report(job, spec, best=view, trials=shown, run=run))
     _write(folder / RESULT_NAME, view.model_dump_json(indent=2) + "\n")
     _write(folder / JOB_NAME, spec.model_dump_json(indent=2) + "\n")
     return view
@@ -73,25 +73,3 @@ def _write(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     half.replace(path)
-
-
-def _evaluation(rows: Sequence[AttemptRow], number: int) -> Evaluation | None:
-    return next(
-        (
-            Evaluation.model_validate(row.result, extra="ignore")
-            for row in rows
-            if row.kind == AttemptKind.EVALUATE and row.trial_number == number and row.state == AttemptState.COMPLETE
-        ),
-        None,
-    )
-
-
-def _run(rows: Sequence[AttemptRow], number: int) -> TrialResult | None:
-    return next(
-        (
-            TrialResult.model_validate(row.result, extra="ignore")
-            for row in rows
-            if row.kind == AttemptKind.TRAIN and row.trial_number == number and row.state == AttemptState.COMPLETE
-        ),
-        None,
-    )

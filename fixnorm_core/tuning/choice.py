@@ -15,7 +15,7 @@ from fixnorm_core.tuning.sampler import FixNormSampler
 
 __all__ = ["build_sampler", "default_start", "search_space"]
 
-# Best learning rate at R = 1 under SGD with momentum 0.9, the same on five small tasks (METHOD.md section 5).
+# Best learning rate at R = 1 under SGD with momentum 0.9, the same on five small tasks (docs/method.md section 5).
 _LR_AT_UNIT_NORM = 0.008
 _MOMENTUM_OF_LR = 0.9
 # The best bound on the head was about 3 where the norm at initialisation was 1.8, and 2 to 3 times it on another grid.
@@ -63,7 +63,7 @@ def build_sampler(search: SearchSpec, *, training: TrainingSpec | None = None, s
 
 
 def default_start(search: SearchSpec, *, training: TrainingSpec) -> dict[str, float] | None:
-    """A first point near the best of METHOD.md's measurements, or None where they say nothing.
+    """A first point near the best of docs/method.md's measurements, or None where they say nothing.
 
     They hold for fixed-norm training with SGD. With every scale-invariant weight at norm ``R`` and momentum ``m`` the
     effective learning rate is lr / (R^2 (1 - m)) (van Laarhoven 2017, arXiv 1706.05350), so that is what is kept.

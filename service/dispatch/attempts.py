@@ -193,7 +193,7 @@ class Attempts:
     def _tell(self, row: AttemptRow) -> None:
         """Tells Optuna a committed result; a trial that is finished already stays as it is."""
         if row.state == AttemptState.COMPLETE and row.result is not None:
-            self.open_study(row.job_id).tell(row.trial_number, TrialResult.model_validate(row.result))
+            self.open_study(row.job_id).tell(row.trial_number, TrialResult.model_validate(row.result, extra="ignore"))
 
 
 def _count_failures(rows: Sequence[AttemptRow], attempt: LiveAttempt) -> int:

@@ -15,7 +15,7 @@ from fixnorm_core.tuning.sampler import FixNormSampler
 
 __all__ = ["build_sampler", "default_start", "search_space"]
 
-# Best learning rate at R = 1 under SGD with momentum 0.9, the same on five small tasks (docs/method.md section 5).
+# Best learning rate at R = 1 under SGD with momentum 0.9, the same on five small tasks (docs/method.md, "The step").
 _LR_AT_UNIT_NORM = 0.008
 _MOMENTUM_OF_LR = 0.9
 # The best bound on the head was about 3 where the norm at initialisation was 1.8, and 2 to 3 times it on another grid.

@@ -309,6 +309,15 @@ class JobSpec(_Spec):
     resources: ResourceSpec = ResourceSpec()
     seed: int = Field(default=0, ge=0, lt=2**31)
 
+    @model_validator(mode="after")
+    def _has_the_gpu_it_asks_for(self) -> Self:
+        if self.training.device == "cuda" and self.resources.gpus_per_trial == 0:
+            raise ValueError(
+                "training.device is cuda, but resources.gpus_per_trial is 0, which hides every GPU from the trial: "
+                "set gpus_per_trial to 1, or device to auto"
+            )
+        return self
+
     @classmethod
     def from_stored(cls, stored: dict[str, Any]) -> Self:
         """Reads a spec that some release of this software wrote; fields that this one does not know are ignored."""

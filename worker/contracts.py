@@ -48,6 +48,11 @@ class Resources:
         """Whether ``other`` is at least this much of everything (up to rounding of fractions)."""
         return self.cpus <= other.cpus + 1e-9 and self.gpus <= other.gpus + 1e-9
 
+    def __str__(self) -> str:
+        cpus = f"{self.cpus:g} CPU" if self.cpus == 1 else f"{self.cpus:g} CPUs"
+        gpus = f"{self.gpus:g} GPU" if self.gpus == 1 else f"{self.gpus:g} GPUs"
+        return f"{cpus} and {gpus}"
+
     def __add__(self, other: Resources) -> Resources:
         return Resources(self.cpus + other.cpus, self.gpus + other.gpus)
 

@@ -28,21 +28,21 @@ class Box:
 
     Attributes:
         names: The knobs' names, ``d`` of them.
-        log_low: (d,), natural logarithm of each range's lower end.
-        log_high: (d,), likewise of the upper end.
+        low: (d,), each range's lower end.
+        high: (d,), each range's upper end.
     """
 
     names: tuple[str, ...]
-    log_low: Array
-    log_high: Array
+    low: Array
+    high: Array
 
     @classmethod
     def of(cls, knobs: Mapping[str, FloatDistribution]) -> Box:
         """The box that log-scaled distributions span."""
         return cls(
             names=tuple(knobs),
-            log_low=np.log([knob.low for knob in knobs.values()]),
-            log_high=np.log([knob.high for knob in knobs.values()]),
+            low=np.array([knob.low for knob in knobs.values()]),
+            high=np.array([knob.high for knob in knobs.values()]),
         )
 
     @property
@@ -53,15 +53,15 @@ class Box:
 
     def to_unit(self, params: Mapping[str, float]) -> Array:
         """(d,), where these values lie."""
-        logs = np.log([params[name] for name in self.names])
-        unit: Array = (logs - self.log_low) / (self.log_high - self.log_low)
+        values = np.array([params[name] for name in self.names])
+        unit: Array = np.log(values / self.low) / np.log(self.high / self.low)
         return unit
 
     def from_unit(self, point: Array) -> dict[str, float]:
-        """The values at ``point`` (d,), inside the ranges despite rounding."""
-        low, high = np.exp(self.log_low), np.exp(self.log_high)
-        values = np.clip(np.exp(self.log_low + point * (self.log_high - self.log_low)), low, high)
-        return dict(zip(self.names, values.tolist(), strict=True))
+        """The values at ``point`` (d,), inside the ranges, to six digits: more would only look exact."""
+        exact = self.low * (self.high / self.low) ** point
+        rounded = [float(f"{value:.6g}") for value in exact]
+        return dict(zip(self.names, np.clip(rounded, self.low, self.high).tolist(), strict=True))
 
     def holds(self, trial: FrozenTrial) -> bool:
         """Whether the trial has a positive value for every knob."""

@@ -167,7 +167,7 @@ class Dispatcher:
     def _start(self, job: JobRow, spec: JobSpec, study: StudyHandle, action: Action) -> bool:
         needed, free = Resources.of(spec.resources), self._attempts.free()
         if not needed.fits_in(free):
-            self._update(job, reason=f"waiting for room: a trial needs {needed}, free are {free}")
+            self._update(job, reason=f"waiting for room: a trial needs {needed}, free: {free}")
             return False
         if job.state == JobState.QUEUED:
             self._update(job, state=JobState.RUNNING, reason="", started_at=self.now(), study_id=study.id)

@@ -213,3 +213,19 @@ def test_a_second_server_on_the_same_state_folder_is_refused(settings: Settings)
         build(settings)
     with server(settings):  # free again
         pass
+
+
+def test_a_job_without_room_says_what_it_waits_for_and_starts_when_there_is_some(
+    settings: Settings, spec: JobSpec
+) -> None:
+    backend = SimulatorBackend(Recording.packaged(), total=Resources(cpus=1.0, gpus=0.0))
+    with server(settings, backend=backend) as service:
+        first, second = put(service, spec), put(service, spec)
+        service.dispatcher.tick()
+        with service.runtime.database.read() as session:
+            waiting = repository.find_job(session, second)
+        assert waiting is not None
+        assert waiting.state == JobState.QUEUED
+        assert waiting.reason == "waiting for room: a trial needs 1 CPU and 0 GPUs, free: 0 CPUs and 0 GPUs"
+        assert run_to_end(service, second) is JobState.SUCCEEDED
+        assert run_to_end(service, first) is JobState.SUCCEEDED

@@ -94,13 +94,16 @@ Task = TrainTask | EvaluateTask
 
 
 class FailureKind(StrEnum):
-    """Whether trying the same task again can help."""
+    """What a failure says of other tries."""
 
     RETRYABLE = "retryable"
     """The worker was lost or preempted: the same trial again, from its last checkpoint, costs the budget nothing."""
 
+    CRASHED = "crashed"
+    """Something unexpected was raised: this trial fails, others may not."""
+
     FATAL = "fatal"
-    """The task itself is wrong (a model that cannot be built, unreadable images, a bug)."""
+    """The job itself is wrong (a model that cannot be built, an unreadable image): every trial would fail alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,7 @@ class Failed:
     """An attempt ended without a result.
 
     Attributes:
-        kind: Whether to try again.
+        kind: What it says of other tries.
         message: One sentence for a person.
         details: The traceback, when there is one.
     """

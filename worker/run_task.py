@@ -88,10 +88,10 @@ def _evaluate(task: EvaluateTask) -> Evaluated:
 
 
 def _kind_of(error: Exception) -> FailureKind:
-    """Out of GPU memory may be another process's doing; anything else is the task's own."""
+    """Out of GPU memory may be another process's doing."""
     import torch
 
-    return FailureKind.RETRYABLE if isinstance(error, torch.OutOfMemoryError) else FailureKind.FATAL
+    return FailureKind.RETRYABLE if isinstance(error, torch.OutOfMemoryError) else FailureKind.CRASHED
 
 
 @contextmanager

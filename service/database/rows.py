@@ -95,6 +95,7 @@ class AttemptRow(Base):
 
     Attributes:
         trial_number: Optuna's number of the trial that is trained, or whose weights are evaluated.
+        failure: The :class:`~worker.contracts.FailureKind` of a FAILED attempt.
         result: The :class:`~fixnorm_core.reports.TrialResult` or :class:`~fixnorm_core.reports.Evaluation`.
     """
 
@@ -106,6 +107,7 @@ class AttemptRow(Base):
     trial_number: Mapped[int]
     state: Mapped[str] = mapped_column(String(20), default=AttemptState.STARTING)
     reason: Mapped[str] = mapped_column(Text, default="")
+    failure: Mapped[str | None] = mapped_column(String(20))
     result: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]

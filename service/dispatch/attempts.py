@@ -157,7 +157,7 @@ class Attempts:
                 self._end(attempt, AttemptState.COMPLETE, result=evaluation)
             case Failed(kind, message, details):
                 log.warning("attempt.failed", attempt=attempt.id, kind=kind, message=message, details=details)
-                self._end(attempt, AttemptState.FAILED, reason=message, final=kind is FailureKind.FATAL)
+                self._end(attempt, AttemptState.FAILED, reason=message, failure=kind)
             case Cancelled():
                 self._end(attempt, AttemptState.CANCELLED, reason="cancelled")
             case _:
@@ -175,16 +175,19 @@ class Attempts:
         state: AttemptState,
         *,
         reason: str = "",
+        failure: FailureKind | None = None,
         result: TrialResult | Evaluation | None = None,
-        final: bool = False,
     ) -> None:
         stored = result.model_dump(mode="json") if result is not None else None
         with self.database.write.begin() as session:
-            repository.end_attempt(session, attempt.id, state, now=self.now(), reason=reason, result=stored)
+            repository.end_attempt(
+                session, attempt.id, state, now=self.now(), reason=reason, failure=failure, result=stored
+            )
             rows = repository.attempts_of(session, [attempt.job_id])
         if attempt.kind is AttemptKind.TRAIN:
             self._tell(next(row for row in rows if row.id == attempt.id))
-            if final or state is AttemptState.CANCELLED or _count_failures(rows, attempt) >= MAX_RETRYABLE_FAILURES:
+            final = state is AttemptState.CANCELLED or failure in (FailureKind.CRASHED, FailureKind.FATAL)
+            if final or _count_failures(rows, attempt) >= MAX_RETRYABLE_FAILURES:
                 self.open_study(attempt.job_id).tell_failed(attempt.trial_number)
         self.live.pop(attempt.id, None)
         self._announced.discard(attempt.id)

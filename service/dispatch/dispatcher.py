@@ -147,10 +147,11 @@ class Dispatcher:
                         self._update(job, reason=reason)
                         return False
                     case Succeed():
-                        self._succeed(job, spec, study, facts)
+                        assert job.stop_reason is not None
+                        self._finish(job, spec, study, facts, state=JobState.SUCCEEDED, reason=job.stop_reason)
                         return False
                     case Fail(reason):
-                        self._end_job(job, JobState.FAILED, reason)
+                        self._finish(job, spec, study, facts, state=JobState.FAILED, reason=reason)
                         return False
                     case _:
                         return self._start(job, spec, study, action)
@@ -205,15 +206,19 @@ class Dispatcher:
             self._sampler_stops[job.id] = (finished, study.stop_reason())
         return self._sampler_stops[job.id][1]
 
-    def _succeed(self, job: JobRow, spec: JobSpec, study: StudyHandle, facts: JobFacts) -> None:
-        assert facts.best is not None
-        assert job.stop_reason is not None
+    def _finish(
+        self, job: JobRow, spec: JobSpec, study: StudyHandle, facts: JobFacts, *, state: JobState, reason: str
+    ) -> None:
+        """Ends a job and keeps what it has found: the trials of a night are worth something even if its end failed."""
+        if facts.best is None:
+            self._end_job(job, state, reason)
+            return
         with self.database.read() as session:
             rows = repository.attempts_of(session, [job.id])
         best = write_result(
-            self.state_dir, job, spec, trials=study.trials(), rows=rows, best=facts.best, stop_reason=job.stop_reason
+            self.state_dir, job, spec, trials=study.trials(), rows=rows, best=facts.best, stop_reason=reason
         )
-        self._end_job(job, JobState.SUCCEEDED, job.stop_reason, result=best.model_dump(mode="json"))
+        self._end_job(job, state, reason, result=best.model_dump(mode="json"))
 
     def _end_job(self, job: JobRow, state: JobState, reason: str, **values: object) -> None:
         """Ends a job: first everything that runs, then its state."""

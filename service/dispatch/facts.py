@@ -12,6 +12,7 @@ from service.database.rows import AttemptKind, AttemptRow, AttemptState
 from service.dispatch.attempts import MAX_RETRYABLE_FAILURES, LiveAttempt
 from service.dispatch.policy import JobFacts
 from service.jobs.views import validation_examples
+from worker.contracts import FailureKind
 
 __all__ = ["gather"]
 
@@ -42,5 +43,6 @@ def gather(
         evaluating=any(attempt.kind is AttemptKind.EVALUATE for attempt in live),
         evaluated_trial=evaluated[-1] if evaluated else None,
         evaluation_hopeless=len(failed_evaluations) >= MAX_RETRYABLE_FAILURES,
+        fatal=next((row.reason for row in failed if row.failure == FailureKind.FATAL), None),
         last_failure=failed[-1].reason if failed else "",
     )

@@ -45,6 +45,7 @@ class JobFacts:
         evaluating: Whether an attempt is evaluating now.
         evaluated_trial: The trial whose weights have been evaluated; None before that.
         evaluation_hopeless: Whether evaluating has failed too often to try again.
+        fatal: Why no trial of the job can run; None when nothing says so.
         last_failure: Message of the last failed attempt.
     """
 
@@ -58,6 +59,7 @@ class JobFacts:
     evaluating: bool = False
     evaluated_trial: int | None = None
     evaluation_hopeless: bool = False
+    fatal: str | None = None
     last_failure: str = ""
 
 
@@ -118,6 +120,8 @@ Action = Ask | Confirm | Resume | EndSearch | Evaluate | Succeed | Fail | Wait
 
 def decide(facts: JobFacts) -> Action:
     """The next action. It is asked again after each action that is carried out, until the answer is to wait or end."""
+    if facts.fatal is not None:
+        return Fail(facts.fatal)
     if (failures := _failures_in_a_row(facts.trials)) >= facts.budget.max_failures:
         return Fail(f"{failures} trials in a row failed, the last one with: {facts.last_failure}")
     room = facts.budget.parallel_trials - len(facts.live)

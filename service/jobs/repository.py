@@ -94,10 +94,12 @@ def end_attempt(
     *,
     now: datetime,
     reason: str = "",
+    failure: str | None = None,
     result: dict[str, Any] | None = None,
 ) -> bool:
     """Ends a live attempt; returns False, and changes nothing, when it had ended already."""
-    return _move(session, attempt_id, LIVE_ATTEMPT_STATES, state=state, reason=reason, result=result, ended_at=now)
+    values = {"state": state, "reason": reason, "failure": failure, "result": result, "ended_at": now}
+    return _move(session, attempt_id, LIVE_ATTEMPT_STATES, **values)
 
 
 def _move(session: Session, attempt_id: str, origins: tuple[AttemptState, ...], **values: Any) -> bool:

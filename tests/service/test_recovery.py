@@ -17,7 +17,7 @@ from service.jobs import repository
 from service.jobs.submit import submit
 from service.schemas import JobState
 from service.settings import Settings
-from worker.contracts import Failed, FailureKind, Resources, Task, Update
+from worker.contracts import EvaluateTask, Failed, FailureKind, Resources, Task, TrainTask, Update
 from worker.recording import Recording
 from worker.simulator import SimulatorBackend
 
@@ -138,15 +138,16 @@ def test_a_result_that_was_stored_but_not_told_is_told_after_a_restart(
 
 
 class FlakyBackend(SimulatorBackend):
-    """Loses the first attempts that it is given."""
+    """Fails the first attempts that it is given, or those of one kind."""
 
     losses: int = 0
+    kind: FailureKind = FailureKind.RETRYABLE
+    of: type[TrainTask] | type[EvaluateTask] = TrainTask
 
     def start(self, task: Task, resources: Resources) -> None:
-        if self.losses > 0:
+        if self.losses > 0 and isinstance(task, self.of):
             self.losses -= 1
-            failure = Failed(FailureKind.RETRYABLE, "the worker was lost")
-            self._news.append(Update(task.attempt_id, outcome=failure))
+            self._news.append(Update(task.attempt_id, outcome=Failed(self.kind, "the worker was lost")))
         else:
             super().start(task, resources)
 
@@ -174,6 +175,39 @@ def test_a_job_whose_trials_cannot_run_fails_with_their_reason(settings: Setting
         assert job is not None
         assert "the worker was lost" in job.reason
         assert {trial.state for trial in trials(service, job_id)} == {TrialState.FAIL}
+
+
+def test_a_fatal_failure_fails_the_job_at_its_first_trial(settings: Settings, spec: JobSpec) -> None:
+    backend = FlakyBackend(Recording.packaged())
+    backend.losses, backend.kind = 1, FailureKind.FATAL
+    with server(settings, backend=backend) as service:
+        job_id = put(service, spec)
+        assert run_to_end(service, job_id) is JobState.FAILED
+        assert len(trials(service, job_id)) == 1
+
+
+def test_a_crashed_trial_is_told_as_failed_and_the_others_go_on(settings: Settings, spec: JobSpec) -> None:
+    backend = FlakyBackend(Recording.packaged())
+    backend.losses, backend.kind = 1, FailureKind.CRASHED
+    with server(settings, backend=backend) as service:
+        job_id = put(service, spec)
+        assert run_to_end(service, job_id) is JobState.SUCCEEDED
+        assert [trial.state for trial in trials(service, job_id)].count(TrialState.FAIL) == 1
+
+
+def test_a_job_that_fails_at_its_end_keeps_what_its_trials_have_found(settings: Settings, spec: JobSpec) -> None:
+    backend = FlakyBackend(Recording.packaged())
+    backend.losses, backend.kind, backend.of = 1, FailureKind.FATAL, EvaluateTask
+    with server(settings, backend=backend) as service:
+        job_id = put(service, spec)
+        assert run_to_end(service, job_id) is JobState.FAILED
+        with service.runtime.database.read() as session:
+            job = repository.find_job(session, job_id)
+        assert job is not None
+        assert job.result is not None
+        assert job.result["test"] is None
+        assert Path(job.result["report"]).read_text(encoding="utf-8")
+        assert len(trials(service, job_id)) == spec.budget.max_trials
 
 
 def test_news_of_an_attempt_that_has_ended_changes_nothing(settings: Settings, spec: JobSpec) -> None:

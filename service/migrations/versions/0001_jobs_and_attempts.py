@@ -39,6 +39,7 @@ def upgrade() -> None:
         sa.Column("trial_number", sa.Integer, nullable=False),
         sa.Column("state", sa.String(20), nullable=False),
         sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("failure", sa.String(20)),
         sa.Column("result", sa.JSON),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("ended_at", sa.DateTime(timezone=True)),

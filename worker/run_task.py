@@ -35,10 +35,11 @@ class DataCache:
         Raises:
             DataError: If they cannot be read.
         """
-        from fixnorm_core.data.load import load_training_data
+        from fixnorm_core.data.load import check_test_split, load_training_data
 
         if self._data is None or self._spec != spec:
             self._data = None  # frees the old images before the new ones are decoded
+            check_test_split(spec)
             self._data = load_training_data(spec)
             self._spec = spec
         return self._data

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fixnorm_core.errors import DataError
 
-__all__ = ["array_images", "decode_files", "shared_side"]
+__all__ = ["array_images", "check_files", "decode_files", "shared_side"]
 
 MAX_NATIVE_SIDE = 256
 """Images that all have one square size are kept at it up to this; larger ones would not fit in memory by accident."""
@@ -61,6 +61,16 @@ def decode_files(paths: Sequence[Path], *, side: int) -> Tensor:
     for _ in _in_threads(decode, range(len(paths))):
         pass
     return torch.from_numpy(out)
+
+
+def check_files(paths: Sequence[Path]) -> None:
+    """Decodes image files and keeps nothing of them.
+
+    Raises:
+        DataError: If a file cannot be read as an image; the message names it.
+    """
+    for _ in _in_threads(lambda path: _read(path, lambda image: image.load() and None), paths):
+        pass
 
 
 def array_images(images: NDArray[np.uint8], *, side: int) -> Tensor:

@@ -14,7 +14,7 @@ from fixnorm_core.data.types import Split, TrainingData
 from fixnorm_core.errors import DataError
 from fixnorm_core.spec import DataSpec
 
-__all__ = ["MEMORY_LIMIT", "load_test_split", "load_training_data", "load_validation_split"]
+__all__ = ["MEMORY_LIMIT", "check_test_split", "load_test_split", "load_training_data", "load_validation_split"]
 
 MEMORY_LIMIT = 8 * 2**30
 """Bytes that the images of a trial may take in memory, one byte per pixel and channel."""
@@ -87,6 +87,21 @@ def load_test_split(spec: DataSpec, *, image_size: int) -> tuple[tuple[str, ...]
         DataError: If they cannot be read.
     """
     return _load(spec, Part.TEST, side=image_size)
+
+
+def check_test_split(spec: DataSpec) -> None:
+    """Makes sure that the test images can be read, so that a night's training does not end at a broken one.
+
+    Nothing of them is kept, looked at or returned.
+
+    Args:
+        spec: As for :func:`load_training_data`.
+
+    Raises:
+        DataError: If one cannot be read.
+    """
+    source = open_source(spec)
+    source.check(choose(source, Part.TEST, spec=spec))
 
 
 def _load(spec: DataSpec, part: Part, *, side: int) -> tuple[tuple[str, ...], Split]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fixnorm_core.data.catalog import Origin, check_data, facts_of
-from fixnorm_core.data.decode import array_images, decode_files, shared_side
+from fixnorm_core.data.decode import array_images, check_files, decode_files, shared_side
 from fixnorm_core.data.folder import inspect_folder, list_images
 from fixnorm_core.data.splits import Indices, Part, Place, Shipped
 from fixnorm_core.errors import DataError
@@ -34,6 +34,13 @@ class Source(Shipped, Protocol):
 
     def read(self, place: Place, *, side: int) -> Tensor:
         """Images as uint8 of shape (n, channels, side, side), in the order of the indices.
+
+        Raises:
+            DataError: If one cannot be read.
+        """
+
+    def check(self, place: Place) -> None:
+        """Makes sure that these images can be read, and forgets them.
 
         Raises:
             DataError: If one cannot be read.
@@ -76,6 +83,9 @@ class _Arrays:
         part, indices = place
         return array_images(self.parts[part][0][indices], side=side)
 
+    def check(self, place: Place) -> None:
+        """They are in memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Files:
@@ -96,6 +106,9 @@ class _Files:
 
     def read(self, place: Place, *, side: int) -> Tensor:
         return decode_files(self._paths(place), side=side)
+
+    def check(self, place: Place) -> None:
+        check_files(self._paths(place))
 
     def _paths(self, place: Place) -> list[Path]:
         part, indices = place

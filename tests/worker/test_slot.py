@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from fixnorm_core.reports import EpochReport
 from fixnorm_core.spec import DataSpec, JobSpec, TrainingSpec, TrialSpec
@@ -80,3 +81,21 @@ def test_a_trial_logs_to_its_own_folder(trial: TrialSpec, tmp_path: Path) -> Non
     slot.start(TrainTask("a", trial, str(tmp_path)))
     run_to_end(slot)
     assert (tmp_path / LOG_NAME).exists()
+
+
+def test_a_broken_test_image_is_named_before_anything_is_trained(trial: TrialSpec, tmp_path: Path) -> None:
+    for part, count in (("train", 10), ("test", 2)):
+        for label in ("cat", "dog"):
+            folder = tmp_path / "images" / part / label
+            folder.mkdir(parents=True)
+            for index in range(count):
+                Image.new("RGB", (8, 8), (index, 0, 0)).save(folder / f"{index}.png")
+    broken = tmp_path / "images" / "test" / "dog" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    spec = trial.model_copy(update={"data": DataSpec(name="imagefolder", path=str(tmp_path / "images"))})
+    slot = Slot()
+    slot.start(TrainTask("a", spec, str(tmp_path / "trial")))
+    reports, outcome = run_to_end(slot)
+    assert reports == []
+    assert isinstance(outcome, Failed)
+    assert str(broken) in outcome.message

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 from torch.autograd.graph import Node
 
 __all__ = ["weights_at_output"]
 
+# How a signal enters that is looked up by integers, which have no gradient of their own
+_LOOKUPS = ("EmbeddingBackward", "EmbeddingBagBackward", "IndexBackward", "IndexSelectBackward", "GatherBackward")
 
-def weights_at_output(logits: Tensor, *, images: Tensor) -> list[Tensor]:
-    """The weights of two or more dimensions that a signal from ``images`` meets last on its ways to ``logits``.
 
-    Going back from the logits along the paths that lead to the images, every operation that takes such a weight ends
+def weights_at_output(logits: Tensor, *, inputs: Tensor) -> list[Tensor]:
+    """The weights of two or more dimensions that a signal from ``inputs`` meets last on its ways to ``logits``.
+
+    Going back from the logits along the paths that lead to the inputs, every operation that takes such a weight ends
     its path, and the weight is one of the answer; everything else (biases, pooling, scaling, activations, gains) is
     passed. So the convolution in front of SqueezeNet's pooling is found, as is a linear layer whose logits are scaled
     afterwards, and both layers where two outputs are added. Names and module types play no part.
 
     Args:
         logits: Shape (N, classes), with its graph.
-        images: The input, requiring a gradient.
+        inputs: Requiring a gradient; integers, which cannot, enter where they look a weight's rows up.
 
     Returns:
-        Parameters, in no particular order; empty when the logits do not depend on the images.
+        Parameters, in no particular order; empty when the logits do not depend on the inputs.
     """
     graph = _nodes_below(logits)
-    on_path = _depending_on(images, graph)
+    on_path = _depending_on(inputs, graph)
     found: dict[int, Tensor] = {}
     seen: set[Node] = set()
     waiting = [node for node in [logits.grad_fn] if node is not None]
@@ -47,13 +50,16 @@ def _nodes_below(logits: Tensor) -> list[Node]:
     return list(_reachable([logits.grad_fn] if logits.grad_fn is not None else []))
 
 
-def _depending_on(images: Tensor, graph: Iterable[Node]) -> set[Node]:
+def _depending_on(inputs: Tensor, graph: Sequence[Node]) -> set[Node]:
     parents: dict[Node, list[Node]] = {}
     for node in graph:
         for child in _children(node):
             parents.setdefault(child, []).append(node)
     reached: set[Node] = set()
-    waiting = [node for node in parents if getattr(node, "variable", None) is images]
+    if inputs.requires_grad:
+        waiting = [node for node in graph if getattr(node, "variable", None) is inputs]
+    else:
+        waiting = [node for node in graph if node.name().startswith(_LOOKUPS)]
     while waiting:
         node = waiting.pop()
         if node not in reached:

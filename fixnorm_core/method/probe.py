@@ -1,4 +1,4 @@
-"""The copy of a model that measurements are made on, and the images it is shown.
+"""The copy of a model that measurements are made on, and the inputs it is shown.
 
 Measurements run in float64, in training mode, without dropout and stochastic depth, with the eps of every
 normalization next to zero: eps breaks scale invariance by about eps / variance, which is enough to hide it.
@@ -12,10 +12,11 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fixnorm_core.errors import RolesError
 
-__all__ = ["logits_of", "probe_copy", "probe_images", "seeded"]
+__all__ = ["logits_of", "probe_copy", "probe_inputs", "refuse_without_values", "seeded"]
 
 _EPS = 1e-30
 _MIN_BATCH = 8  # fewer values per channel leave a BatchNorm on 1 x 1 features with nearly no gradient
@@ -50,37 +51,65 @@ def probe_copy(model: nn.Module) -> nn.Module:
     return clone
 
 
-def probe_images(example_input: Tensor, *, generator: torch.Generator, like: Tensor) -> Tensor:
-    """Gaussian images with the mean and spread of ``example_input``: shape (N, ...) with N of at least 8, float64.
+def refuse_without_values(model: nn.Module) -> None:
+    """Refuses a model with parameters that have no values yet: lazy ones, and those on the meta device.
 
     Raises:
-        RolesError: if the example is not a batch of floating-point images.
+        RolesError: naming the first of them.
     """
-    if not example_input.is_floating_point() or example_input.dim() < 2 or example_input.numel() == 0:
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter) or parameter.is_meta:
+            raise RolesError(
+                f"the parameter {name} has no values yet, so neither its role nor its norm is known",
+                "Run one batch through a model with lazy modules first; load the weights of a model on the meta device",
+            )
+
+
+def probe_inputs(example_input: Tensor, *, generator: torch.Generator, like: Tensor) -> Tensor:
+    """Random inputs like ``example_input``: shape (N, ...) with N of at least 8, on the device of ``like``.
+
+    Floating-point examples (images, vectors) are replaced by Gaussian noise of their mean and spread, in float64.
+    Integer examples (token ids) keep their dtype; each entry is drawn from the same place in a random row of the
+    example, so that every value is one the model knows there.
+
+    Raises:
+        RolesError: if the example is not a batch of numbers, or of integers in fewer than two rows.
+    """
+    if example_input.is_complex() or example_input.dim() < 2 or example_input.numel() == 0:
         raise RolesError(
-            f"example_input is {example_input.dtype} of shape {tuple(example_input.shape)}; it is one batch of "
-            "floating-point images, (N, channels, height, width)",
+            f"example_input is {example_input.dtype} of shape {tuple(example_input.shape)}; it is one batch of images, "
+            "vectors or token ids, (N, ...)",
             "Give one batch as the model receives it in training",
         )
+    shape = (max(_MIN_BATCH, example_input.shape[0]), *example_input.shape[1:])
+    if not example_input.is_floating_point():
+        if example_input.shape[0] < 2:
+            raise RolesError(
+                f"example_input has one row of {example_input.dtype}; other rows are drawn from the example's own "
+                "values, and from one row come only copies",
+                "Give at least two examples, better eight",
+            )
+        rows = torch.randint(example_input.shape[0], shape, generator=generator)
+        return example_input.detach().cpu().gather(0, rows).to(like.device)
     example = example_input.detach().double().cpu()
-    shape = (max(_MIN_BATCH, example.shape[0]), *example.shape[1:])
     spread = float(example.std(correction=0)) or 1.0
-    images = torch.randn(shape, generator=generator, dtype=torch.float64) * spread + example.mean()
-    return images.to(like.device)
+    noise = torch.randn(shape, generator=generator, dtype=torch.float64) * spread + example.mean()
+    return noise.to(like.device)
 
 
-def logits_of(model: nn.Module, images: Tensor) -> Tensor:
+def logits_of(model: nn.Module, inputs: Tensor) -> Tensor:
     """The model's logits, shape (N, classes); of an output with several parts, the one named ``logits``.
 
     Raises:
         RolesError: if the forward pass fails or gives no such tensor.
     """
     try:
-        output = model(images)
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        output = model(inputs)
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         raise RolesError(
-            f"the model fails on float64 input of shape {tuple(images.shape)}, like example_input ({error})",
-            "Give an example_input that the model accepts; a model that casts to a fixed dtype needs its Roles by hand",
+            f"the model fails on {inputs.dtype} input of shape {tuple(inputs.shape)}, like example_input ({error})",
+            "Give an example_input that the model accepts, floating-point for images; a model that casts to a fixed "
+            "dtype needs its Roles by hand",
         ) from error
     logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
     if not isinstance(logits, Tensor) or logits.dim() != 2:

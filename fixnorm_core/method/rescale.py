@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fixnorm_core.errors import RolesError
-from fixnorm_core.method.probe import logits_of, probe_copy, probe_images, seeded
+from fixnorm_core.method.probe import logits_of, probe_copy, probe_inputs, seeded
 
 __all__ = ["rescale_weights"]
 
@@ -29,23 +29,23 @@ def rescale_weights(
     """Multiplies scale-invariant weights in place and keeps the function in training and in evaluation mode.
 
     How each channel in front of a BatchNorm follows the weights is measured: the inputs of every BatchNorm of a float64
-    copy are compared before and after, on the same random images in training mode. A channel that became ``k·z + s``
+    copy are compared before and after, on the same random inputs in training mode. A channel that became ``k·z + s``
     gets the running mean ``k·m + s`` and the running variance ``k²·(v + eps) − eps``, so that evaluation is the same
     function, eps included. Whether it is, is then checked. (A variance far below eps can come out slightly negative;
     variance plus eps is always positive.)
 
     Args:
         model: Changed in place; its mode, and all random states, stay as they were.
-        factors: What to multiply each weight by, by parameter name; positive scalars.
-        example_input: Images as in training, shape (N, ...); needed only where recorded statistics must move.
-        seed: Of the random images.
+        factors: What to multiply each weight by, by parameter name; positive, scalars or of shape (filters, 1, ...).
+        example_input: Inputs as in training, shape (N, ...); needed only where recorded statistics must move.
+        seed: Of the random inputs.
 
     Raises:
         RolesError: if recorded statistics must move and there is no ``example_input``, or if they cannot be corrected;
             the model is then unchanged.
     """
     recorded = _recorded(model)
-    if not recorded or all(abs(float(factor) - 1) < _UNCHANGED for factor in factors.values()):
+    if not recorded or all(bool(((factor - 1).abs() < _UNCHANGED).all()) for factor in factors.values()):
         _multiply(model, factors)
         return
     if example_input is None:
@@ -58,12 +58,12 @@ def rescale_weights(
     rescaled = copy.deepcopy(model).double()
     _multiply(rescaled, factors)
     with seeded(model, seed) as generator:
-        images = probe_images(example_input, generator=generator, like=next(model.parameters()))
-        before = _channel_statistics(probe_copy(model), images, names=recorded)
-        after = _channel_statistics(probe_copy(rescaled), images, names=recorded)
+        inputs = probe_inputs(example_input, generator=generator, like=next(model.parameters()))
+        before = _channel_statistics(probe_copy(model), inputs, names=recorded)
+        after = _channel_statistics(probe_copy(rescaled), inputs, names=recorded)
         for name in recorded:
             _move_statistics(rescaled.get_submodule(name), before=before.get(name), after=after.get(name))
-        _check_same_function(copy.deepcopy(model).double().eval(), rescaled.eval(), images)
+        _check_same_function(copy.deepcopy(model).double().eval(), rescaled.eval(), inputs)
     _multiply(model, factors)
     for name, norm in recorded.items():
         corrected = rescaled.get_submodule(name)
@@ -92,14 +92,14 @@ def _multiply(model: nn.Module, factors: Mapping[str, Tensor]) -> None:
 
 
 def _channel_statistics(
-    probe: nn.Module, images: Tensor, *, names: Mapping[str, nn.Module]
+    probe: nn.Module, inputs: Tensor, *, names: Mapping[str, nn.Module]
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Mean and variance per channel of the input of each named BatchNorm, for one batch in training mode."""
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
     def watch(name: str) -> None:
-        def record(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            channels_last = inputs[0].movedim(1, -1).flatten(end_dim=-2)
+        def record(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            channels_last = arguments[0].movedim(1, -1).flatten(end_dim=-2)
             variance, mean = torch.var_mean(channels_last, dim=0, correction=0)
             seen[name] = (mean, variance)
 
@@ -107,7 +107,7 @@ def _channel_statistics(
 
     for name in names:
         watch(name)
-    logits_of(probe, images)
+    logits_of(probe, inputs)
     return seen
 
 
@@ -119,7 +119,7 @@ def _move_statistics(
     (old_mean, old_variance), (new_mean, new_variance) = before, after
     alive = old_variance > 1e-20 * (1 + old_mean.square())
     factor = (new_variance / old_variance).sqrt()
-    # A channel that is constant on these images shows no factor; its neighbours mostly come from the same weight.
+    # A channel that is constant on these inputs shows no factor; its neighbours mostly come from the same weight.
     factor = torch.where(alive, factor, factor[alive].median() if alive.any() else torch.ones_like(factor))
     shift = torch.where(alive, new_mean - factor * old_mean, 0.0)
     eps = getattr(norm, "eps", 0.0)
@@ -128,8 +128,8 @@ def _move_statistics(
     variance.copy_(factor.square() * (variance + eps) - eps)
 
 
-def _check_same_function(model: nn.Module, rescaled: nn.Module, images: Tensor) -> None:
-    expected, got = logits_of(model, images), logits_of(rescaled, images)
+def _check_same_function(model: nn.Module, rescaled: nn.Module, inputs: Tensor) -> None:
+    expected, got = logits_of(model, inputs), logits_of(rescaled, inputs)
     error = float((expected - got).abs().max() / expected.std().clamp_min(1e-30))
     if not error < _TOLERANCE:
         raise RolesError(

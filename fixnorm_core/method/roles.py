@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 
 from fixnorm_core.errors import RolesError
 from fixnorm_core.method.head import weights_at_output
-from fixnorm_core.method.probe import logits_of, probe_copy, probe_images, seeded
+from fixnorm_core.method.overrides import RoleName, overridden
+from fixnorm_core.method.probe import logits_of, probe_copy, probe_inputs, refuse_without_values, seeded
 from fixnorm_core.reports import RoleNames
 
 __all__ = ["Roles", "find_roles"]
@@ -51,6 +53,11 @@ class Roles:
     free: tuple[str, ...] = ()
     shares: Mapping[str, float] = field(default_factory=dict, repr=False, compare=False)
 
+    @classmethod
+    def from_names(cls, names: RoleNames) -> Self:
+        """The roles that :meth:`names` gave; what was measured for them is not part of that."""
+        return cls(scale_invariant=names.scale_invariant, head=names.head, free=names.free)
+
     def names(self) -> RoleNames:
         """The roles as plain data, for reports."""
         return RoleNames(scale_invariant=self.scale_invariant, head=self.head, free=self.free)
@@ -68,30 +75,43 @@ class Roles:
 
 
 def find_roles(
-    model: nn.Module, example_input: Tensor, *, batches: int = 3, seed: int = 0, must_hold: bool = True
+    model: nn.Module,
+    example_input: Tensor,
+    *,
+    overrides: Mapping[str, RoleName] | None = None,
+    batches: int = 3,
+    seed: int = 0,
+    must_hold: bool = True,
 ) -> Roles:
     """Measures the role of every parameter of a classifier.
 
-    The measurement runs on a float64 copy (see :mod:`fixnorm_core.method.probe`) whose all-zero parameters are set to
-    small random values, so that no gradient is blocked and no bias hides what it will do once it has learned. It takes
-    ``batches`` forward and backward passes; a parameter's radial share is its largest, so that a chance zero does not
-    count. The head is found from the graph (:func:`fixnorm_core.method.head.weights_at_output`). Tied weights appear
-    once, under their first name. The model, its buffers and mode, and all random states are left as they were.
+    The measurement runs on a float64 copy (see :mod:`fixnorm_core.method.probe`) whose all-zero parameters and filters
+    are set to small random values, so that no gradient is blocked and no bias hides what it will do once it has
+    learned. It takes ``batches`` forward and backward passes; a parameter's radial share is its largest, so that a
+    chance zero does not count. The head is found from the graph
+    (:func:`fixnorm_core.method.head.weights_at_output`). Tied weights appear once, under their first name. The model,
+    its buffers and mode, and all random states are left as they were.
 
     Args:
         model: Returns logits of shape (N, classes).
-        example_input: Images as in training, shape (N, channels, height, width); only its shape, mean and spread are
-            used. Roles seldom depend on the image size, so small images will do.
+        example_input: One batch as in training, shape (N, ...). Of images and vectors only the shape, mean and spread
+            are used; roles seldom depend on the image size, so small images will do. Of integers (token ids) the values
+            are used, see :func:`fixnorm_core.method.probe.probe_inputs`.
+        overrides: Roles by name pattern (``fnmatch``: ``{"classifier.*": "head"}``), which go before what is measured;
+            of several patterns that match a parameter the last counts.
         batches: Random batches to measure on.
-        seed: Of the random images, labels and perturbations.
+        seed: Of the random inputs, labels and perturbations.
         must_hold: Whether the method is to be used on the model, so that a role which nothing has is an error. False
             only looks.
 
     Raises:
-        RolesError: if the model cannot be measured, or must be held and has no scale-invariant weight or no head.
+        RolesError: if the model cannot be measured (lazy parameters among the reasons), if it must be held and has no
+            scale-invariant weight or no head, or for an override that matches nothing, is no role, or holds or bounds
+            a parameter that cannot be.
     """
     if batches < 1:
         raise RolesError(f"batches is {batches}; roles are measured on at least one batch", "Give batches=3")
+    refuse_without_values(model)
     probe = probe_copy(model)
     parameters = dict(probe.named_parameters())
     shares: dict[str, float] = {}
@@ -99,18 +119,25 @@ def find_roles(
     with seeded(probe, seed) as generator, torch.enable_grad():
         _perturb_zeros(parameters.values(), generator=generator)
         for _ in range(batches):
-            images = probe_images(example_input, generator=generator, like=next(iter(parameters.values())))
-            logits = logits_of(probe, images.requires_grad_())
-            head |= {id(weight) for weight in weights_at_output(logits, images=images)}
+            inputs = probe_inputs(example_input, generator=generator, like=next(iter(parameters.values())))
+            logits = logits_of(probe, inputs.requires_grad_(inputs.is_floating_point()))
+            head |= {id(weight) for weight in weights_at_output(logits, inputs=inputs)}
             for name, share in _radial_shares(parameters, logits, generator=generator).items():
                 shares[name] = max(share, shares.get(name, 0.0))
     outputs = [name for name, parameter in parameters.items() if id(parameter) in head]
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     weights = [name for name in trained if name in shares and parameters[name].dim() >= 2]
-    invariant = tuple(name for name in weights if shares[name] < _INVARIANT_BELOW)
-    heads = tuple(name for name in weights if name in outputs and name not in invariant)
-    free = tuple(name for name in parameters if name not in invariant and name not in heads)
-    roles = Roles(scale_invariant=invariant, head=heads, free=free, shares=shares)
+    measured: dict[str, RoleName] = dict.fromkeys(parameters, "free")
+    for name in weights:
+        if shares[name] < _INVARIANT_BELOW:
+            measured[name] = "scale_invariant"
+        elif name in outputs:
+            measured[name] = "head"
+    decided = overridden(measured, overrides or {}, model=model, shares=shares)
+    by_role: dict[RoleName, list[str]] = {"scale_invariant": [], "head": [], "free": []}
+    for name, role in decided.items():
+        by_role[role].append(name)
+    roles = Roles(**{role: tuple(names) for role, names in by_role.items()}, shares=shares)
     if must_hold:
         _refuse_the_impossible(roles, outputs=outputs)
     _warn_of_the_suspicious(roles, weights=weights)
@@ -118,12 +145,17 @@ def find_roles(
 
 
 def _perturb_zeros(parameters: Iterable[nn.Parameter], *, generator: torch.Generator) -> None:
-    """Also lets every parameter take part: a frozen head is still the head."""
+    """Also lets every parameter take part: a frozen head is still the head.
+
+    A filter of zeros counts too: with eps next to zero its gradient would dwarf all others.
+    """
     for parameter in parameters:
         parameter.requires_grad_(parameter.is_floating_point())
-        if not parameter.any():
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.1
-            parameter.data.copy_(noise)
+        filters = parameter.detach().flatten(1) if parameter.dim() >= 2 else parameter.detach().reshape(1, -1)
+        zero = ~filters.any(dim=1)
+        if zero.any():
+            noise = torch.randn(filters.shape, generator=generator, dtype=torch.float64) * 0.1
+            filters[zero] = noise.to(filters)[zero]
 
 
 def _radial_shares(
@@ -138,8 +170,8 @@ def _radial_shares(
     floor = _ZERO_GRADIENT * max(sizes.values(), default=0.0)
     if not all(size < float("inf") for size in sizes.values()):
         raise RolesError(
-            "the model's gradients are not finite on random images like example_input",
-            "Give an example_input with the mean and spread of the training images; check the model's initialisation",
+            "the model's gradients are not finite on random inputs like example_input",
+            "Give an example_input with the mean and spread of the training inputs; check the model's initialisation",
         )
     radial = {name: float((p.detach() * g).sum().abs()) for name, (p, g) in found.items()}
     return {name: radial[name] / size if size > floor else 0.0 for name, size in sizes.items() if size > 0}
@@ -164,7 +196,7 @@ def _refuse_the_impossible(roles: Roles, *, outputs: list[str]) -> None:
 
 def _warn_of_the_suspicious(roles: Roles, *, weights: Iterable[str]) -> None:
     for name in weights:
-        if _INVARIANT_BELOW <= roles.shares[name] < _SUSPICIOUS_BELOW:
+        if name not in roles.scale_invariant and roles.shares[name] < _SUSPICIOUS_BELOW:
             _log.warning(
                 "%s is nearly scale-invariant (radial share %.0e) and is not held; an eps inside a function of the "
                 "model may hide its invariance",

@@ -5,34 +5,30 @@ This project's reconstruction of the idea of FixNorm (arXiv 2103.15345). Notatio
 its norm at initialisation; norms are Frobenius. After the base optimizer's step ::
 
     W ← W · R / ‖W‖          V ← V · min(1, ρ‖V₀‖ / ‖V‖)
-
-The optimizer's own state (momentum) is left alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, overload
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fixnorm_core.errors import FixNormError, RolesError, WeightsError
+from fixnorm_core.errors import WeightsError
+from fixnorm_core.method import checks
+from fixnorm_core.method.checks import OptimizerError
+from fixnorm_core.method.probe import refuse_without_values
+from fixnorm_core.method.projection import by_device_and_dtype, filter_norms, limits_by_name, tensor_norm
 from fixnorm_core.method.rescale import rescale_weights
 from fixnorm_core.method.roles import Roles, find_roles
 
 __all__ = ["FixNorm", "OptimizerError"]
 
 _STATE = "fixnorm"
-
-
-class OptimizerError(FixNormError):
-    """A base optimizer or a setting that :class:`FixNorm` cannot work with."""
-
-    code: ClassVar[str] = "invalid_optimizer"
+_COPIED = ("base", "roles", "_foreach", "_remove_radial", "_head", "_held", "_bounded")
 
 
 class FixNorm(Optimizer):
@@ -41,20 +37,31 @@ class FixNorm(Optimizer):
     It is a ``torch.optim.Optimizer`` that shares ``param_groups`` and ``state`` with its base, so learning-rate
     schedulers, ``GradScaler``, closures and hooks work on it as on any other. One step adds a norm and a
     multiplication per held weight, multi-tensor, without waiting for the device. Make it when the model is on its
-    device and before ``torch.compile`` or ``DistributedDataParallel`` wraps it.
+    device and before ``torch.compile`` or ``DistributedDataParallel`` wraps it. Copy or pickle it together with its
+    model, ``copy.deepcopy((model, optimizer))``, or the copy trains weights of its own; hooks are not copied.
 
     Rescaling the weights to ``weight_norm`` happens once, here; evaluation mode keeps its function too
-    (:func:`fixnorm_core.method.rescale.rescale_weights`). Parameters added later by ``add_param_group`` are free.
+    (:func:`fixnorm_core.method.rescale.rescale_weights`). Parameters added later by :meth:`add_param_group` are free.
 
     Args:
         optimizer: The base; its weight decay must be zero.
         model: The model it trains.
-        example_input: One batch of training images, shape (N, channels, height, width), to measure roles with.
+        example_input: One batch of training inputs, shape (N, ...), to measure roles with (:func:`find_roles`).
         roles: Roles measured before or made by hand; then ``example_input`` is needed for trained models alone.
         fc_norm: ``ρ``, above zero; None leaves the head free. A head that starts at zero takes as ``‖V₀‖`` the
             expected norm of torch's default initialisation, ``sqrt(outputs / 3)``.
         weight_norm: ``R``, above zero, for every scale-invariant weight; ``"init"`` holds each at the norm it has
-            now; None holds none. With both None this is the base optimizer, bit for bit.
+            now; None holds none. With both None this is the base optimizer, bit for bit. The smaller
+            ``R²`` is against the number of filters, the more a BatchNorm's eps does: measured, at ``R = 1`` an eps of
+            1e-5 changes the effective gradient by less than 1 % up to 512 filters, and with ``R`` above
+            ``sqrt(filters) / 5`` by less than 0.1 % (``benchmarks/weight_norm_eps.md``).
+        granularity: ``"tensor"`` holds the norm of each weight as a whole. ``"filter"`` holds every filter (slice along
+            dimension 0) at ``R / sqrt(filters)``, so that the whole has norm ``R`` too, or with ``"init"`` at its own;
+            behind a BatchNorm this keeps the function, behind a normalization over several channels it is a
+            constraint of its own and the first rescaling changes the function.
+        momentum_radial: ``"keep"`` leaves momentum buffers alone. ``"remove"`` takes the part along the weight out of
+            the held weights' buffers (``momentum_buffer``, ``exp_avg``) after every step.
+        foreach: Multi-tensor projection; False takes one weight after the other, with the same result.
 
     Attributes:
         base: The wrapped optimizer.
@@ -63,8 +70,8 @@ class FixNorm(Optimizer):
     Raises:
         OptimizerError: for a base with weight decay or without any of the model's held weights, for a setting out of
             range, and if neither ``example_input`` nor ``roles`` is given.
-        RolesError: from :func:`find_roles`; for a scale-invariant weight whose norm is zero or not finite; for roles
-            that name a parameter the model does not have.
+        RolesError: from :func:`find_roles`; for a scale-invariant weight or filter whose norm is zero or not finite;
+            for roles that name a parameter the model does not have.
     """
 
     def __init__(
@@ -76,8 +83,17 @@ class FixNorm(Optimizer):
         roles: Roles | None = None,
         fc_norm: float | None = None,
         weight_norm: float | Literal["init"] | None = 1.0,
+        granularity: Literal["tensor", "filter"] = "tensor",
+        momentum_radial: Literal["keep", "remove"] = "keep",
+        foreach: bool = True,
     ) -> None:
-        _check_settings(optimizer, fc_norm=fc_norm, weight_norm=weight_norm)
+        checks.check_settings(
+            fc_norm=fc_norm, weight_norm=weight_norm, momentum_radial=momentum_radial, granularity=granularity
+        )
+        checks.check_no_decay(optimizer.param_groups, of="the base optimizer")
+        if momentum_radial == "remove":
+            checks.check_momentum(optimizer)
+        refuse_without_values(model)
         if roles is None:
             if example_input is None:
                 raise OptimizerError(
@@ -85,22 +101,28 @@ class FixNorm(Optimizer):
                     "Give example_input, one batch of training images",
                 )
             roles = find_roles(model, example_input)
+        invariant = checks.parameters_named(model, roles.scale_invariant)
+        head = checks.parameters_named(model, roles.head)
+        checks.check_ownership(optimizer, [*invariant.values(), *head.values()])
+        norms: dict[str, Tensor] = {}
+        if weight_norm is not None:
+            measure = filter_norms if granularity == "filter" else tensor_norm
+            norms = {name: measure(weight) for name, weight in invariant.items()}
+            checks.check_norms(norms)
+        if isinstance(weight_norm, (int, float)):
+            wanted = {n: torch.full_like(norm, weight_norm / math.sqrt(norm.numel())) for n, norm in norms.items()}
+            factors = {name: wanted[name] / norm for name, norm in norms.items()}
+            rescale_weights(model, factors=factors, example_input=example_input)
+            norms = wanted
+        bounds = {name: fc_norm * _initial_norm(head[name]) for name in head} if fc_norm is not None else {}
+        super().__init__([{"params": list(model.parameters())}], optimizer.defaults)
         self.base = optimizer
         self.roles = roles
-        invariant = _parameters(model, roles.scale_invariant)
-        head = _parameters(model, roles.head)
-        _check_ownership(optimizer, [*invariant.values(), *head.values()])
-        super().__init__([{"params": list(model.parameters())}], optimizer.defaults)
-        self._share_with_base()
-        norms = _checked_norms(invariant) if weight_norm is not None else {}
-        if isinstance(weight_norm, (int, float)):
-            factors = {name: weight_norm / norm for name, norm in norms.items()}
-            rescale_weights(model, factors=factors, example_input=example_input)
-            norms = {name: torch.full_like(norm, weight_norm) for name, norm in norms.items()}
-        bounds = {name: fc_norm * _initial_norm(head[name]) for name in head} if fc_norm is not None else {}
+        self._foreach, self._remove_radial = foreach, momentum_radial == "remove"
         self._head = tuple(head.values())
-        self._held = _by_device_and_dtype(invariant, limits=norms)
-        self._bounded = _by_device_and_dtype(head, limits=bounds)
+        self._held = by_device_and_dtype(invariant, limits=norms, at_most=False)
+        self._bounded = by_device_and_dtype(head, limits=bounds, at_most=True)
+        self._join_base()
         self._project()
 
     @overload
@@ -120,13 +142,16 @@ class FixNorm(Optimizer):
         """
         loss = self.base.step() if closure is None else self.base.step(closure)
         self._project()
+        if self._remove_radial:
+            for group in self._held:
+                group.remove_radial(self.state, foreach=self._foreach)
         return loss
 
     def head_norm(self) -> Tensor:
         """Frobenius norm of the head's weights together, a scalar on their device."""
         if not self._head:
             return torch.zeros(())
-        norm: Tensor = torch.linalg.vector_norm(torch.stack([_norm(weight) for weight in self._head]))
+        norm: Tensor = torch.linalg.vector_norm(torch.stack([tensor_norm(weight) for weight in self._head]))
         return norm
 
     @property
@@ -134,11 +159,11 @@ class FixNorm(Optimizer):
         """What :meth:`head_norm` cannot exceed; None when the head is free."""
         if not self._bounded:
             return None
-        return math.sqrt(sum(float(group.limits.square().sum()) for group in self._bounded))
+        return math.sqrt(sum(float(limit) ** 2 for group in self._bounded for limit in group.limits))
 
     def state_dict(self) -> dict[str, Any]:
         """The base's state and, under ``"fixnorm"``, the norms that are held and the bounds, by parameter name."""
-        own = {"norms": _by_name(self._held), "bounds": _by_name(self._bounded)}
+        own = {"norms": limits_by_name(self._held), "bounds": limits_by_name(self._bounded)}
         return {**self.base.state_dict(), _STATE: own}
 
     @torch.no_grad()
@@ -146,7 +171,9 @@ class FixNorm(Optimizer):
         """Restores what :meth:`state_dict` gave; norms and bounds are then those of the saved run.
 
         Raises:
-            WeightsError: if the state is not FixNorm's, or holds other weights than this one; nothing is then changed.
+            WeightsError: if the state is not FixNorm's, or holds other weights than this one, or holds them by filter
+                and this one by tensor or the other way; nothing is then changed.
+            OptimizerError: if the state's base has weight decay; nothing is then changed.
         """
         own = state_dict.get(_STATE)
         if own is None:
@@ -154,13 +181,35 @@ class FixNorm(Optimizer):
                 "the state has no entry 'fixnorm', so a plain optimizer saved it",
                 "Load it into the base: FixNorm(...).base.load_state_dict(state)",
             )
-        _check_same_weights(_by_name(self._held), own["norms"])
-        _check_same_weights(_by_name(self._bounded), own["bounds"])
+        checks.check_same_limits(limits_by_name(self._held), own["norms"])
+        checks.check_same_limits(limits_by_name(self._bounded), own["bounds"])
         self.base.load_state_dict({key: value for key, value in state_dict.items() if key != _STATE})
-        self._share_with_base()
         for groups, limits in ((self._held, own["norms"]), (self._bounded, own["bounds"])):
             for group in groups:
-                group.limits.copy_(torch.stack([limits[name] for name in group.names]))
+                for name, limit in zip(group.names, group.limits, strict=True):
+                    limit.copy_(limits[name])
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds parameters that the base trains from now on; they are free, and do not decay whatever its default is.
+
+        Raises:
+            OptimizerError: for a group with weight decay.
+        """
+        checks.check_no_decay([param_group], of="the added group")
+        super().add_param_group({**({"weight_decay": 0.0} if "weight_decay" in self.defaults else {}), **param_group})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), **{name: self.__dict__[name] for name in _COPIED}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._join_base()
+
+    def _join_base(self) -> None:
+        """Shares the base's groups and state with it, from now on and whenever the base loads others."""
+        self._share_with_base()
+        self.base.register_load_state_dict_pre_hook(_refuse_decay, prepend=True)
+        self.base.register_load_state_dict_post_hook(lambda _base: self._share_with_base(), prepend=True)
 
     def _share_with_base(self) -> None:
         """One list of groups and one state for both; hooks on either's state_dict run when the base's is called."""
@@ -169,103 +218,16 @@ class FixNorm(Optimizer):
         for hooks in ("state_dict_pre", "state_dict_post", "load_state_dict_pre", "load_state_dict_post"):
             setattr(self, f"_optimizer_{hooks}_hooks", getattr(self.base, f"_optimizer_{hooks}_hooks"))
 
-    @torch.no_grad()
     def _project(self) -> None:
-        for group in self._held:
-            group.scale(group.limits / group.norms())
-        for group in self._bounded:
-            group.scale((group.limits / group.norms()).clamp(max=1.0))
+        for group in (*self._held, *self._bounded):
+            group.project(foreach=self._foreach)
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """Weights of one device and dtype, with a norm for each in at least fp32: shape (weights,)."""
-
-    names: tuple[str, ...]
-    weights: tuple[Tensor, ...]
-    limits: Tensor
-
-    def norms(self) -> Tensor:
-        return torch.stack(torch._foreach_norm(self.weights, 2, dtype=self.limits.dtype))
-
-    def scale(self, factors: Tensor) -> None:
-        torch._foreach_mul_(self.weights, factors.unbind())
-
-
-def _by_device_and_dtype(weights: Mapping[str, Tensor], *, limits: Mapping[str, Tensor]) -> tuple[_Group, ...]:
-    names: dict[tuple[torch.device, torch.dtype], list[str]] = {}
-    for name in limits:
-        names.setdefault((weights[name].device, weights[name].dtype), []).append(name)
-    return tuple(
-        _Group(tuple(group), tuple(weights[name] for name in group), torch.stack([limits[name] for name in group]))
-        for group in names.values()
-    )
-
-
-def _by_name(groups: tuple[_Group, ...]) -> dict[str, Tensor]:
-    return {name: limit.clone() for group in groups for name, limit in zip(group.names, group.limits, strict=True)}
-
-
-def _norm(weight: Tensor) -> Tensor:
-    detached = weight.detach()
-    norm: Tensor = torch.linalg.vector_norm(detached, dtype=torch.promote_types(detached.dtype, torch.float32))
-    return norm
+def _refuse_decay(_base: Optimizer, state: Mapping[str, Any]) -> None:
+    checks.check_no_decay(state["param_groups"], of="the state to be loaded")
 
 
 def _initial_norm(weight: Tensor) -> Tensor:
-    norm = _norm(weight)
+    norm = tensor_norm(weight)
     # torch draws Linear and Conv weights from U(−1/√fan_in, 1/√fan_in), whose variance is 1/(3·fan_in).
     return torch.where(norm > 0, norm, math.sqrt(weight.shape[0] / 3))
-
-
-def _checked_norms(invariant: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    norms = {name: _norm(weight) for name, weight in invariant.items()}
-    for name, norm in norms.items():
-        if not 0 < float(norm) < math.inf:
-            raise RolesError(
-                f"the scale-invariant weight {name} has norm {float(norm):g}, which cannot be held",
-                "Initialise it with finite values that are not all zero",
-            )
-    return norms
-
-
-def _parameters(model: nn.Module, names: tuple[str, ...]) -> dict[str, nn.Parameter]:
-    parameters = dict(model.named_parameters())
-    if unknown := [name for name in names if name not in parameters]:
-        raise RolesError(
-            f"the roles name {unknown[0]!r}, which is no parameter of the model",
-            "Measure them on this model: find_roles(model, example_input)",
-        )
-    return {name: parameters[name] for name in names}
-
-
-def _check_settings(
-    optimizer: Optimizer, *, fc_norm: float | None, weight_norm: float | Literal["init"] | None
-) -> None:
-    for setting, value in (("fc_norm", fc_norm), ("weight_norm", weight_norm)):
-        if value is not None and value != "init" and not (isinstance(value, (int, float)) and 0 < value < math.inf):
-            raise OptimizerError(f"{setting} is {value!r}; it is a number above zero, or None", f"Give {setting}=1.0")
-    for group in optimizer.param_groups:
-        if group.get("weight_decay"):
-            raise OptimizerError(
-                f"the base optimizer has weight_decay {group['weight_decay']:g}; FixNorm replaces weight decay by "
-                "fixed norms and trains with none",
-                f"Make the base with weight_decay=0: {type(optimizer).__name__}(..., weight_decay=0)",
-            )
-
-
-def _check_ownership(optimizer: Optimizer, weights: Sequence[Tensor]) -> None:
-    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    if not any(id(weight) in trained for weight in weights):
-        raise OptimizerError(
-            "the base optimizer trains none of the weights that would be held or bounded",
-            "Make it from this model's parameters, after any copy or move: SGD(model.parameters(), ...)",
-        )
-
-
-def _check_same_weights(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
-    if different := sorted(mine.keys() ^ theirs.keys()):
-        raise WeightsError(
-            f"the state holds other weights than this optimizer: they differ in {', '.join(different)}",
-            "Load it with the model, fc_norm and weight_norm it was saved with",
-        )

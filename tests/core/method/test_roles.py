@@ -171,7 +171,7 @@ def test_the_convolution_in_front_of_squeezenets_pooling_produces_its_logits() -
     model = torchvision.models.squeezenet1_1(num_classes=3)
     images = _images(32).requires_grad_()
 
-    assert [id(w) for w in weights_at_output(model(images), images=images)] == [id(model.classifier[1].weight)]
+    assert [id(w) for w in weights_at_output(model(images), inputs=images)] == [id(model.classifier[1].weight)]
 
 
 def test_a_head_of_zeros_and_blocked_branches_are_measured_all_the_same() -> None:
@@ -250,7 +250,11 @@ class _Tuple(nn.Module):
         (lambda: nn.Sequential(_features(), nn.Linear(9, 3)), _images(), ["fails", "(8, 3, 8, 8)", "example_input"]),
         (_Tuple, _images(), ["output is tuple", "logits"]),
         (lambda: nn.Conv2d(3, 4, 1), _images(), ["output is (8, 4, 8, 8)", "logits"]),
-        (_ScaledLogits, torch.zeros(4, 3, 8, 8, dtype=torch.uint8), ["torch.uint8", "floating-point images"]),
+        (
+            _ScaledLogits,
+            torch.zeros(4, 3, 8, 8, dtype=torch.uint8),
+            ["fails on torch.uint8", "floating-point for images"],
+        ),
     ],
 )
 def test_a_model_that_cannot_be_given_roles_is_refused_with_the_reason(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fixnorm_core.data.mixing import RandAugment
 from fixnorm_core.data.seeds import derive_seed
 from fixnorm_core.data.types import Split
 
@@ -25,10 +26,12 @@ class Augmentation:
     Attributes:
         flip: Mirror every second image, on average.
         shift: Move by up to this many pixels in each direction, the border filled by reflection.
+        randaugment: Random operations after that.
     """
 
     flip: bool
     shift: int
+    randaugment: RandAugment | None = None
 
 
 class Normalization:
@@ -80,10 +83,13 @@ def training_batches(
     flips = torch.randint(2, (count,), generator=random).to(device)
     shifts = torch.randint(-augmentation.shift, augmentation.shift + 1, (count, 2), generator=random).to(device)
     steps = steps_per_epoch(count, batch_size=batch_size)
-    for index, flip, shift in zip(*(draw.tensor_split(steps) for draw in (order, flips, shifts)), strict=True):
+    draws = zip(*(draw.tensor_split(steps) for draw in (order, flips, shifts)), strict=True)
+    for step, (index, flip, shift) in enumerate(draws):
         images = split.images[index]
         if augmentation.flip or augmentation.shift:
             images = _moved(images, shift=shift, flip=flip if augmentation.flip else torch.zeros_like(flip))
+        if augmentation.randaugment is not None:
+            images = augmentation.randaugment(images, seed=derive_seed(seed, f"randaugment {epoch}", step))
         yield images, split.labels[index]
 
 

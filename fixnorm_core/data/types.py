@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fixnorm_core.errors import DataError
+
 __all__ = ["Split", "TrainingData"]
 
 
@@ -55,3 +57,22 @@ class TrainingData:
     std: tuple[float, ...]
     flip: bool
     shift: int
+
+    def __post_init__(self) -> None:
+        """Refuses what would be trained on in silence.
+
+        Raises:
+            DataError: For pixels that are no bytes (so that none is NaN), and labels that are no class.
+        """
+        for name, split in (("training", self.train), ("validation", self.validation)):
+            if split.images.dtype != torch.uint8:
+                raise DataError(
+                    f"the {name} images are {split.images.dtype}; pixels are bytes, so that none can be NaN",
+                    "Give them as torch.uint8, 0 to 255",
+                )
+            wrong = split.labels[(split.labels < 0) | (split.labels >= len(self.classes))]
+            if len(wrong):
+                raise DataError(
+                    f"label {int(wrong[0])} of a {name} image is not in [0, {len(self.classes)}), the classes given",
+                    "Number the classes from 0 and name them all",
+                )

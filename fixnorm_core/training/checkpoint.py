@@ -1,4 +1,4 @@
-"""Checkpoints to resume from: written atomically, read with torch's safe unpickler, the last two kept."""
+"""Checkpoints to resume from: written atomically, read with torch's safe unpickler, the last few kept."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from fixnorm_core.training.files import discard_partial, replacing
 
 __all__ = ["Checkpoint", "clear_checkpoints", "latest_checkpoint", "load_checkpoint", "save_checkpoint"]
 
-_FORMAT = "fixnorm-tune.checkpoint.1"
-_KEPT = 2
+_FORMAT = "fixnorm-tune.checkpoint.2"
 _PATTERN = "checkpoint-*.pt"
 
 _log = logging.getLogger(__name__)
@@ -32,28 +31,31 @@ class Checkpoint:
         fingerprint: Of the run that it belongs to.
         model: The model's ``state_dict``.
         optimizer: The optimizer's ``state_dict``.
+        stepper: The loss scale and the moving average of the weights.
         reports: One for each finished epoch.
     """
 
     fingerprint: str
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
+    stepper: dict[str, Any]
     reports: tuple[EpochReport, ...]
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Writes a checkpoint; the one before is kept as well, older ones are removed."""
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
+    """Writes a checkpoint and removes all but the newest ``keep``."""
     path = folder / f"checkpoint-{len(checkpoint.reports):06d}.pt"
     content = {
         "format": _FORMAT,
         "fingerprint": checkpoint.fingerprint,
         "model": checkpoint.model,
         "optimizer": checkpoint.optimizer,
+        "stepper": checkpoint.stepper,
         "reports": [report.model_dump_json() for report in checkpoint.reports],
     }
     with replacing(path) as file:
         torch.save(content, file)
-    for old in _newest_first(folder)[_KEPT:]:
+    for old in _newest_first(folder)[keep:]:
         old.unlink(missing_ok=True)
     return path
 
@@ -69,7 +71,9 @@ def load_checkpoint(path: Path, *, fingerprint: str) -> Checkpoint:
         if content["format"] != _FORMAT:
             raise KeyError("format")
         reports = tuple(EpochReport.model_validate_json(report) for report in content["reports"])
-        checkpoint = Checkpoint(content["fingerprint"], content["model"], content["optimizer"], reports)
+        checkpoint = Checkpoint(
+            content["fingerprint"], content["model"], content["optimizer"], content["stepper"], reports
+        )
     # A damaged file drives the unpickler into any of these
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
         raise WeightsError(f"{path} is not a whole checkpoint of this software ({error})", "Remove it") from error

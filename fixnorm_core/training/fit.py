@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional
+from torch import Tensor, nn
 
 from fixnorm_core.data.batches import Augmentation, Normalization, steps_per_epoch, training_batches
+from fixnorm_core.data.mixing import Mixing, RandAugment
 from fixnorm_core.data.seeds import derive_seed
 from fixnorm_core.data.types import TrainingData
 from fixnorm_core.method.roles import Roles, find_roles
@@ -22,12 +22,14 @@ from fixnorm_core.training.device import place, reproducible
 from fixnorm_core.training.evaluate import evaluate
 from fixnorm_core.training.optimization import build_optimizer
 from fixnorm_core.training.schedule import learning_rate_factor
+from fixnorm_core.training.stepping import Stepper
 
 __all__ = ["EpochTotals", "Fit"]
 
 _STEPS_PER_CHECK = 50
 _EXAMPLES = 8
 _STATISTICS_EXAMPLES = 256
+_SETTLING_EXAMPLES = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class Fit:
     """A run in memory. Epochs are seeded by their number, so that :meth:`state` holds all that a resume needs.
 
     Attributes:
-        model: On the run's device.
+        model: What is trained, on the run's device.
         roles: Of its parameters at initialisation.
     """
 
@@ -64,23 +66,33 @@ class Fit:
         """
         self._trial, self._device = trial, device
         self._train, self._validation = data.train.to(device), data.validation.to(device)
-        self._augmentation = Augmentation(flip=data.flip, shift=data.shift)
+        operations = trial.training.randaugment
+        self._augmentation = Augmentation(
+            flip=data.flip, shift=data.shift, randaugment=RandAugment(operations) if operations else None
+        )
+        self._mixing = Mixing(trial.training, classes=len(data.classes), seed=trial.seed)
         self._normalization = Normalization(data.mean, data.std).to(device)
         self._steps = steps_per_epoch(len(data.train), batch_size=trial.training.batch_size)
         with reproducible(device, seed=derive_seed(trial.seed, "model")):
             model = build_model(
                 trial.model, classes=len(data.classes), channels=data.channels, image_size=data.image_size
             )
-            self.model = place(model, device)
+            self.model = place(model, device, precision=trial.training.precision)
             examples = self._spread(min(_EXAMPLES, len(data.train)))
             self.roles: Roles = find_roles(self.model, examples, must_hold=trial.method is Method.FIXNORM)
             self._optimizer = build_optimizer(trial, self.model, roles=self.roles)
             set_running_statistics(self.model, self._spread(min(_STATISTICS_EXAMPLES, len(data.train))))
+        self._stepper = Stepper(self.model, self._optimizer, training=trial.training, device=device)
 
     @property
     def head_bound(self) -> float | None:
         """The bound on the head's norm; None when there is none."""
         return self._optimizer.head_bound if isinstance(self._optimizer, FixNorm) else None
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """What is validated and saved: the model, or the moving average of its weights."""
+        return self._stepper.evaluated
 
     def head_norm(self) -> float:
         """Frobenius norm of the head's weights, all together; 0 for a model without one."""
@@ -103,7 +115,7 @@ class Fit:
         with reproducible(self._device, seed=derive_seed(self._trial.seed, "epoch", epoch)):
             for index, (images, labels) in enumerate(batches):
                 rate = self._set_rate((epoch - 1) * self._steps + index)
-                loss, logits = self._step(images, labels)
+                loss, logits = self._step(images, labels, step=(epoch - 1) * self._steps + index)
                 loss_sum += loss * len(labels)
                 correct += (logits.argmax(dim=1) == labels).sum()
                 seen += len(labels)
@@ -115,21 +127,25 @@ class Fit:
     def validate(self) -> Evaluation:
         """Evaluates the present weights on the validation split."""
         with reproducible(self._device, seed=self._trial.seed):
-            return evaluate(self.model, self._validation, name="validation", normalization=self._normalization)
+            if self.evaluated is not self.model:
+                examples = self._spread(min(_SETTLING_EXAMPLES, len(self._train)))
+                self._stepper.settle(torch.split(examples, _STATISTICS_EXAMPLES))
+            return evaluate(self.evaluated, self._validation, name="validation", normalization=self._normalization)
 
     def is_finite(self) -> bool:
         """Whether all weights and running statistics are finite numbers."""
         floats = [tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point()]
         return bool(torch.stack([tensor.isfinite().all() for tensor in floats]).all())
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The ``state_dict`` of model and optimizer, not copied."""
-        return self.model.state_dict(), self._optimizer.state_dict()
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
+        """The ``state_dict`` of model and optimizer, and the stepper's, not copied."""
+        return self.model.state_dict(), self._optimizer.state_dict(), self._stepper.state()
 
-    def restore(self, model: dict[str, Tensor], optimizer: dict[str, Any]) -> None:
+    def restore(self, model: dict[str, Tensor], optimizer: dict[str, Any], stepper: dict[str, Any]) -> None:
         """Takes up a state of the same run."""
         self.model.load_state_dict(model)
         self._optimizer.load_state_dict(optimizer)
+        self._stepper.restore(stepper)
 
     def _spread(self, count: int) -> Tensor:
         """So many training images, evenly spread over the split, normalized."""
@@ -139,16 +155,14 @@ class Fit:
     def _set_rate(self, step: int) -> float:
         training = self._trial.training
         rate = self._trial.params["lr"] * learning_rate_factor(
-            step, steps=training.epochs * self._steps, warmup_fraction=training.warmup_fraction
+            step,
+            steps=training.epochs * self._steps,
+            warmup_fraction=training.warmup_fraction,
+            schedule=training.schedule,
         )
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         return rate
 
-    def _step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.model(self._normalization(images))
-        loss = functional.cross_entropy(logits, labels, label_smoothing=self._trial.training.label_smoothing)
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
-        return loss.detach(), logits.detach()
+    def _step(self, images: Tensor, labels: Tensor, *, step: int) -> tuple[Tensor, Tensor]:
+        return self._stepper.step(*self._mixing(self._normalization(images), labels, step=step))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fixnorm_core.data.load import load_training_data
@@ -22,9 +22,11 @@ from fixnorm_core.training.fit import EpochTotals, Fit
 from fixnorm_core.training.record import FinishedRun, fingerprint, package_versions, read_finished, write_finished
 from fixnorm_core.training.weights import save_weights
 
-__all__ = ["WEIGHTS_NAME", "Trainer"]
+__all__ = ["BEST_NAME", "WEIGHTS_NAME", "Trainer"]
 
 WEIGHTS_NAME = "weights.safetensors"
+BEST_NAME = "best.safetensors"
+"""The weights of the epoch with the highest validation accuracy, the first of equals, where they are asked for."""
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +70,7 @@ class Trainer:
         self._fit = Fit(trial, self._data, device=self._device)
         self._head_norm = self._fit.head_norm()
         if checkpoint := latest_checkpoint(folder, fingerprint=self._fingerprint):
-            self._fit.restore(checkpoint.model, checkpoint.optimizer)
+            self._fit.restore(checkpoint.model, checkpoint.optimizer, checkpoint.stepper)
             self._reports = list(checkpoint.reports)
             self._head_norm = self._reports[-1].head_norm
             _log.info("resuming after epoch %d of %d", len(self._reports), trial.training.epochs)
@@ -98,11 +100,13 @@ class Trainer:
         self._reports.append(report)
         self._head_norm = report.head_norm
         _log.info("epoch %d of %d: %s", report.epoch, report.epochs, _summary(report))
+        if self._trial.training.checkpoints.best and _is_best(report, self._reports[:-1]):
+            save_weights(self._folder / BEST_NAME, fit.evaluated, trial=self._trial, data=self._data)
         if report.diverged or report.epoch == report.epochs:
             self._finish(fit, report)
         else:
-            model, optimizer = fit.state()
-            save_checkpoint(self._folder, Checkpoint(self._fingerprint, model, optimizer, tuple(self._reports)))
+            checkpoint = Checkpoint(self._fingerprint, *fit.state(), tuple(self._reports))
+            save_checkpoint(self._folder, checkpoint, keep=self._trial.training.checkpoints.keep)
         return report
 
     def _report(self, fit: Fit, totals: EpochTotals, *, training_seconds: float, started: float) -> EpochReport:
@@ -131,7 +135,7 @@ class Trainer:
         weights = None
         if not last.diverged:
             weights = self._folder / WEIGHTS_NAME
-            save_weights(weights, fit.model, trial=self._trial, data=self._data)
+            save_weights(weights, fit.evaluated, trial=self._trial, data=self._data)
         result = TrialResult(
             outcome=TrialOutcome.DIVERGED if last.diverged else TrialOutcome.COMPLETE,
             validation_accuracy=last.validation_accuracy,
@@ -150,6 +154,10 @@ class Trainer:
         )
         clear_checkpoints(self._folder)
         self._result, self._fit = result, None  # lets go of the model's memory
+
+
+def _is_best(report: EpochReport, earlier: Sequence[EpochReport]) -> bool:
+    return not report.diverged and all(report.validation_accuracy > one.validation_accuracy for one in earlier)
 
 
 def _summary(report: EpochReport) -> str:

@@ -78,7 +78,11 @@ class Classifier:
 
     def to(self, device: torch.device) -> Classifier:
         """This classifier on ``device``; the model is moved, not copied."""
-        return replace(self, model=place(self.model, device), normalization=self.normalization.to(device))
+        return replace(
+            self,
+            model=place(self.model, device, precision=self.trial.training.precision),
+            normalization=self.normalization.to(device),
+        )
 
 
 def inference_batches(images: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -129,7 +133,7 @@ def load_classifier(path: Path) -> Classifier:
     except RuntimeError as error:
         raise WeightsError(f"{path} does not fit model {trial.model.name!r} ({error})", _WAY_OUT) from error
     return Classifier(
-        model=place(model, torch.device("cpu")).eval(),
+        model=place(model, torch.device("cpu"), precision=trial.training.precision).eval(),
         classes=facts.classes,
         channels=facts.channels,
         image_size=facts.image_size,

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from fixnorm_core.spec import ScheduleSpec
 from fixnorm_core.training.schedule import learning_rate_factor
 
 
@@ -41,3 +42,22 @@ def test_short_runs_have_a_positive_rate_and_reach_the_peak(steps: int, warmup_f
 def test_step_outside_the_run_is_refused(step: int) -> None:
     with pytest.raises(ValueError, match=r"must be in \[0, 10\)"):
         learning_rate_factor(step, steps=10, warmup_fraction=0.1)
+
+
+def after_warmup(schedule: ScheduleSpec) -> list[float]:
+    return [learning_rate_factor(step, steps=100, warmup_fraction=0.1, schedule=schedule) for step in range(10, 100)]
+
+
+def test_line_falls_evenly_to_one_step_before_zero() -> None:
+    assert after_warmup(ScheduleSpec(name="linear")) == pytest.approx([1 - step / 90 for step in range(90)])
+
+
+def test_steps_fall_by_the_factor_at_each_share_of_the_run() -> None:
+    schedule = ScheduleSpec(name="step", milestones=(0.05, 0.5, 0.75), factor=0.5)
+    assert after_warmup(schedule) == [0.5] * 40 + [0.25] * 25 + [0.125] * 25
+
+
+def test_schedule_is_written_by_its_name_and_milestones_must_rise() -> None:
+    assert ScheduleSpec.model_validate("linear").name == "linear"
+    with pytest.raises(ValueError, match="do not rise"):
+        ScheduleSpec(name="step", milestones=(0.5, 0.5))

@@ -96,11 +96,13 @@ def test_loading_leaves_the_random_state_alone(weights: Path) -> None:
 
 
 def a_checkpoint() -> Checkpoint:
-    return Checkpoint("mine", {"w": torch.ones(3)}, {"state": {0: {"momentum_buffer": torch.zeros(3)}}}, ())
+    return Checkpoint(
+        "mine", {"w": torch.ones(3)}, {"state": {0: {"momentum_buffer": torch.zeros(3)}}}, {"average": {}}, ()
+    )
 
 
 def test_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
-    found = load_checkpoint(save_checkpoint(tmp_path, a_checkpoint()), fingerprint="mine")
+    found = load_checkpoint(save_checkpoint(tmp_path, a_checkpoint(), keep=2), fingerprint="mine")
     assert torch.equal(found.model["w"], torch.ones(3))
     assert torch.equal(found.optimizer["state"][0]["momentum_buffer"], torch.zeros(3))
 
@@ -119,7 +121,7 @@ def test_checkpoint_cannot_run_code(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kept", [0, 10, 200, 600])
 def test_truncated_checkpoint_is_refused(tmp_path: Path, kept: int) -> None:
-    path = save_checkpoint(tmp_path, a_checkpoint())
+    path = save_checkpoint(tmp_path, a_checkpoint(), keep=2)
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(WeightsError, match="not a whole checkpoint"):
         load_checkpoint(path, fingerprint="mine")

@@ -1,0 +1,89 @@
+"""Random changes of whole batches by torchvision: RandAugment, mixup and CutMix, seeded without touching the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fixnorm_core.data.seeds import derive_seed
+from fixnorm_core.spec import RandAugmentSpec, TrainingSpec
+
+__all__ = ["Mixing", "RandAugment"]
+
+_GROUPS = 32
+
+
+class RandAugment:
+    """RandAugment (arXiv 1909.13719) for batches: torchvision's own, on small groups drawn anew for each operation.
+
+    Each image meets the operations with RandAugment's probabilities. Images of one group share theirs, and there are
+    32 groups in a batch: image by image, the calls alone would cost more than the training of a small network.
+    """
+
+    def __init__(self, spec: RandAugmentSpec) -> None:
+        """Takes the number of operations and their strength."""
+        self._operations = spec.num_ops
+        self._change: Any = _transforms().RandAugment(num_ops=1, magnitude=spec.magnitude)
+
+    def __call__(self, images: Tensor, *, seed: int) -> Tensor:
+        """Changes uint8 images (n, channels, side, side), on any device; ``seed`` decides how."""
+        with _seeded(seed):
+            for _ in range(self._operations):
+                changed = torch.empty_like(images)
+                order = torch.randperm(len(images)).to(images.device)
+                for group in order.tensor_split(min(_GROUPS, len(images))):
+                    changed[group] = self._change(images[group])
+                images = changed
+        return images
+
+
+class Mixing:
+    """Mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899); with both, every batch draws one of them."""
+
+    def __init__(self, training: TrainingSpec, *, classes: int, seed: int) -> None:
+        """Takes the alphas of ``training``; ``seed`` is the trial's."""
+        alphas = {"MixUp": training.mixup_alpha, "CutMix": training.cutmix_alpha}
+        chosen = [
+            getattr(_transforms(), name)(alpha=alpha, num_classes=classes) for name, alpha in alphas.items() if alpha
+        ]
+        self._change: Any = _transforms().RandomChoice(chosen) if chosen else None
+        self._seed = seed
+
+    def __call__(self, images: Tensor, labels: Tensor, *, step: int) -> tuple[Tensor, Tensor]:
+        """Mixes normalized images (n, channels, side, side) with each other.
+
+        Args:
+            images: Float.
+            labels: int64, shape (n,).
+            step: Counted over the whole run; with the seed, decides everything.
+
+        Returns:
+            The images, and the shares of the classes (n, classes); both as they came where nothing is mixed.
+        """
+        if self._change is None:
+            return images, labels
+        with _seeded(derive_seed(self._seed, "mixing", step)):
+            mixed, shares = self._change(images, labels)
+        return mixed, shares
+
+
+def _transforms() -> Any:
+    from fixnorm_core.vision import torchvision
+
+    return import_module(f"{torchvision.__name__}.transforms.v2")  # not loaded by torchvision itself
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seeds torch's generator on the CPU, which torchvision draws from, and puts it back."""
+    before = torch.random.get_rng_state()
+    try:
+        torch.default_generator.manual_seed(seed)
+        yield
+    finally:
+        torch.random.set_rng_state(before)

@@ -1,0 +1,30 @@
+"""The job, in one definition: the job file, the REST body, the stored row and what a worker receives.
+
+Unknown fields are refused on input (:meth:`JobSpec.model_validate`) and ignored when a stored spec is read back
+(:meth:`JobSpec.from_stored`), so that an older release can read what a newer one wrote. Everything is frozen.
+"""
+
+from __future__ import annotations
+
+from fixnorm_core.spec.data import DataSpec, ModelSpec
+from fixnorm_core.spec.job import JobSpec, ResourceSpec, TrialSpec
+from fixnorm_core.spec.search import BudgetSpec, Method, Range, SamplerName, SearchSpec
+from fixnorm_core.spec.training import CheckpointSpec, OptimizerSpec, RandAugmentSpec, ScheduleSpec, TrainingSpec
+
+__all__ = [
+    "BudgetSpec",
+    "CheckpointSpec",
+    "DataSpec",
+    "JobSpec",
+    "Method",
+    "ModelSpec",
+    "OptimizerSpec",
+    "RandAugmentSpec",
+    "Range",
+    "ResourceSpec",
+    "SamplerName",
+    "ScheduleSpec",
+    "SearchSpec",
+    "TrainingSpec",
+    "TrialSpec",
+]

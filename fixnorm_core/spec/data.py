@@ -1,0 +1,63 @@
+"""Which network, which images."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fixnorm_core.spec.base import Spec
+
+__all__ = ["DataSpec", "ModelSpec"]
+
+OptionValue = bool | int | float | str
+
+
+class ModelSpec(Spec):
+    """Which network, by name (``fixnorm-tune models`` lists them).
+
+    Attributes:
+        name: A name of ``fixnorm_core.models.catalog``.
+        options: Passed on to the model's factory, for example ``{width: 16}``.
+        stem: ``"imagenet"`` leaves a torchvision model as it is; ``"small"`` takes its early down-sampling out, for
+            small images; ``"auto"`` picks ``"small"`` when images have fewer than 96 pixels a side.
+    """
+
+    name: str = "small_resnet"
+    options: dict[str, OptionValue] = Field(default_factory=dict)
+    stem: Literal["auto", "imagenet", "small"] = "auto"
+
+
+class DataSpec(Spec):
+    """Which images, and how they are split.
+
+    The test split is what the data set ships as such (``test/`` of an image folder), or ``test_fraction`` of it; no
+    trial ever sees it. The validation split is ``val/`` of an image folder, or ``validation_fraction`` of what is
+    left. Splits are stratified by class and depend on ``split_seed`` alone.
+
+    Attributes:
+        name: A name of ``fixnorm_core.data.catalog``.
+        path: The image folder (required for ``imagefolder``), or where a downloaded set is kept.
+        image_size: Pixels a side; images of another size are resized (shorter side) and cropped at the centre. None
+            keeps the size that all images share.
+        flip: Random horizontal flips in training; None takes the data set's default.
+        shift: Random shifts in training, at most this many pixels; None takes the data set's default.
+        validation_fraction: Share of the training images held out.
+        test_fraction: Share held out for the final test where the data set ships no test split.
+        train_limit: At most this many training images (stratified); None takes all.
+        validation_limit: Likewise for the validation split.
+        test_limit: Likewise for the test split.
+        split_seed: Seeds the splits and the subsets.
+    """
+
+    name: str = "digits"
+    path: str | None = None
+    image_size: int | None = Field(default=None, ge=4, le=1024)
+    flip: bool | None = None
+    shift: int | None = Field(default=None, ge=0, le=64)
+    validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    train_limit: int | None = Field(default=None, ge=2)
+    validation_limit: int | None = Field(default=None, ge=2)
+    test_limit: int | None = Field(default=None, ge=2)
+    split_seed: int = Field(default=0, ge=0)

@@ -1,0 +1,99 @@
+"""The whole job, and one training run of it."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from fixnorm_core.spec.base import Spec
+from fixnorm_core.spec.data import DataSpec, ModelSpec
+from fixnorm_core.spec.search import DEFAULT_SPACE, BudgetSpec, Method, SearchSpec
+from fixnorm_core.spec.training import TrainingSpec
+
+__all__ = ["JobSpec", "ResourceSpec", "TrialSpec"]
+
+
+class ResourceSpec(Spec):
+    """What each trial holds while it runs.
+
+    Attributes:
+        cpus_per_trial: CPU cores; also the number of torch threads (at least one).
+        gpus_per_trial: GPUs; whole numbers, or a fraction below one to share a GPU.
+    """
+
+    cpus_per_trial: float = Field(default=1.0, gt=0)
+    gpus_per_trial: float = Field(default=0.0, ge=0)
+
+    @field_validator("gpus_per_trial")
+    @classmethod
+    def _is_whole_above_one(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError(f"{value:g} GPUs cannot be held; above one, ask for a whole number")
+        return value
+
+
+class TrialSpec(Spec):
+    """One training run: what a worker receives, and what a weights file remembers.
+
+    Attributes:
+        method: Decides which of ``params`` are read.
+        params: The tuned knobs: ``lr`` and ``fc_norm`` (a multiple of the head's norm at initialisation), or ``lr``
+            and ``weight_decay``.
+        seed: Seeds initialisation, the order of images and augmentation.
+        cpu_threads: Torch's threads.
+    """
+
+    model: ModelSpec
+    data: DataSpec
+    training: TrainingSpec
+    method: Method
+    params: dict[str, float]
+    seed: int
+    cpu_threads: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _has_its_knobs(self) -> Self:
+        knobs = DEFAULT_SPACE[self.method].keys()
+        if self.params.keys() != knobs:
+            raise ValueError(f"params are {sorted(self.params)}; method {self.method} needs {sorted(knobs)}")
+        return self
+
+
+class JobSpec(Spec):
+    """A whole tuning job."""
+
+    name: str = Field(default="job", min_length=1, max_length=100)
+    model: ModelSpec = ModelSpec()
+    data: DataSpec = DataSpec()
+    training: TrainingSpec = TrainingSpec()
+    search: SearchSpec = SearchSpec()
+    budget: BudgetSpec = BudgetSpec()
+    resources: ResourceSpec = ResourceSpec()
+    seed: int = Field(default=0, ge=0, lt=2**31)
+
+    @model_validator(mode="after")
+    def _has_the_gpu_it_asks_for(self) -> Self:
+        if self.training.device == "cuda" and self.resources.gpus_per_trial == 0:
+            raise ValueError(
+                "training.device is cuda, but resources.gpus_per_trial is 0, which hides every GPU from the trial: "
+                "set gpus_per_trial to 1, or device to auto"
+            )
+        return self
+
+    @classmethod
+    def from_stored(cls, stored: dict[str, Any]) -> Self:
+        """Reads a spec that some release of this software wrote; fields that this one does not know are ignored."""
+        return cls.model_validate(stored, extra="ignore")
+
+    def trial(self, params: dict[str, float], *, seed: int) -> TrialSpec:
+        """The training run of this job at one point of its search space."""
+        return TrialSpec(
+            model=self.model,
+            data=self.data,
+            training=self.training,
+            method=self.search.method,
+            params=params,
+            seed=seed,
+            cpu_threads=max(1, int(self.resources.cpus_per_trial)),
+        )

@@ -1,0 +1,142 @@
+"""What is tuned, by whom, and when to stop."""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from typing import Any, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from fixnorm_core.spec.base import Spec
+
+__all__ = ["DEFAULT_SPACE", "BudgetSpec", "Method", "Range", "SamplerName", "SearchSpec"]
+
+
+class Method(StrEnum):
+    """What is tuned."""
+
+    FIXNORM = "fixnorm"
+    """(lr, fc_norm): scale-invariant weights at a fixed norm, the head under a bound, no weight decay."""
+
+    WEIGHT_DECAY = "weight_decay"
+    """(lr, weight_decay): the usual training, for comparison."""
+
+
+class SamplerName(StrEnum):
+    """Who proposes the next point: ours, or one of Optuna's samplers."""
+
+    FIXNORM = "fixnorm"
+    TPE = "tpe"
+    GP = "gp"
+    CMAES = "cmaes"
+    QMC = "qmc"
+    RANDOM = "random"
+
+
+class Range(Spec):
+    """A range of positive numbers, searched on a log scale. Written ``[low, high]`` or ``{low: ..., high: ...}``."""
+
+    low: float
+    high: float
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_pair(cls, value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            if len(value) != 2:
+                raise ValueError(f"{list(value)!r} has {len(value)} numbers; a range is a pair: write [low, high]")
+            return {"low": value[0], "high": value[1]}
+        return value
+
+    @model_validator(mode="after")
+    def _is_searchable(self) -> Self:
+        if self.low <= 0:
+            raise ValueError(f"low is {self.low:g}; it is searched on a log scale: give a low above zero")
+        if self.low >= self.high:
+            raise ValueError(
+                f"[{self.low:g}, {self.high:g}] is empty; low must be below high: swap the two or widen the range"
+            )
+        return self
+
+    @property
+    def centre(self) -> float:
+        """The geometric middle."""
+        return math.sqrt(self.low * self.high)
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+DEFAULT_SPACE: dict[Method, dict[str, Range]] = {
+    Method.FIXNORM: {"lr": Range(low=1e-4, high=1.0), "fc_norm": Range(low=0.25, high=16.0)},
+    Method.WEIGHT_DECAY: {"lr": Range(low=1e-3, high=3.0), "weight_decay": Range(low=1e-6, high=1e-1)},
+}
+
+
+class SearchSpec(Spec):
+    """What is tuned, over which ranges, by whom.
+
+    Attributes:
+        method: FixNorm's two knobs, or weight decay's.
+        sampler: Who proposes points.
+        space: The range of each knob; a knob that is left out gets its default range.
+        start: A first point to try, by knob; None leaves it to the sampler.
+    """
+
+    method: Method = Method.FIXNORM
+    sampler: SamplerName = SamplerName.FIXNORM
+    space: dict[str, Range] = Field(default_factory=dict)
+    start: dict[str, float] | None = None
+
+    @field_validator("space")
+    @classmethod
+    def _fill(cls, space: dict[str, Range], info: Any) -> dict[str, Range]:
+        method = info.data.get("method")
+        if method is None:  # the method itself was refused; its own error is enough
+            return space
+        knobs = DEFAULT_SPACE[method]
+        if unknown := sorted(space.keys() - knobs.keys()):
+            raise ValueError(f"method {method} has no knob {unknown[0]!r}; its knobs are {', '.join(knobs)}")
+        return {knob: space.get(knob, default) for knob, default in knobs.items()}
+
+    @model_validator(mode="after")
+    def _start_is_inside(self) -> Self:
+        if self.start is None:
+            return self
+        if self.start.keys() != self.space.keys():
+            raise ValueError(f"start has {sorted(self.start)}; it needs one value for each of {sorted(self.space)}")
+        for knob, value in self.start.items():
+            if value not in self.space[knob]:
+                low, high = self.space[knob].low, self.space[knob].high
+                raise ValueError(
+                    f"start.{knob} is {value:g}, outside its range [{low:g}, {high:g}]: move it or widen the range"
+                )
+        return self
+
+
+class BudgetSpec(Spec):
+    """When to stop.
+
+    Attributes:
+        max_trials: Finished training runs at most, confirming runs included.
+        parallel_trials: Training runs at once at most.
+        confirm_runs: Of these, runs of the best point with new seeds, for its mean and standard error.
+        stop_early: Let the sampler end the search when it expects no more gain (FixNormSampler only).
+        max_failures: The job fails after this many trials in a row have failed.
+    """
+
+    max_trials: int = Field(default=12, ge=1)
+    parallel_trials: int = Field(default=1, ge=1)
+    confirm_runs: int = Field(default=2, ge=0)
+    stop_early: bool = True
+    max_failures: int = Field(default=3, ge=1)
+
+    @model_validator(mode="after")
+    def _leaves_room_to_search(self) -> Self:
+        if self.confirm_runs >= self.max_trials:
+            raise ValueError(
+                f"confirm_runs is {self.confirm_runs} of max_trials {self.max_trials}, which leaves no trial to "
+                "search with: raise max_trials or lower confirm_runs"
+            )
+        return self

@@ -8,11 +8,13 @@ from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp
 
 from service import catalog, problems
 from service.dashboard import WithDashboard
 from service.jobs import endpoints as jobs
+from service.loopback import LoopbackOnly
 from service.runtime import Runtime
 from service.schemas import Health
 
@@ -42,7 +44,12 @@ def create_app(runtime: Runtime, *, start: Callable[[], None], close: Callable[[
     api.include_router(catalog.router)
     app.include_router(api)
     app.add_api_route("/healthz", _health, methods=["GET"], tags=["health"])
-    return WithDashboard(app, runtime.storage)
+    app.add_api_route("/", _front, methods=["GET"], include_in_schema=False)
+    return LoopbackOnly(WithDashboard(app, runtime.storage))
+
+
+def _front() -> RedirectResponse:
+    return RedirectResponse("/dashboard")
 
 
 def _health() -> Health:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import assert_never
 
 from filelock import FileLock, Timeout
+from optuna.storages import BaseStorage
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from starlette.types import ASGIApp
 
 from fixnorm_core.errors import FixNormError
@@ -21,13 +25,19 @@ from service.studies.storage import open_reading_storage, open_writing_storage
 from service.studies.studies import Studies
 from worker.contracts import Backend, Resources
 
-__all__ = ["Service", "StateFolderInUse", "build"]
+__all__ = ["CannotStart", "Service", "StateFolderInUse", "build"]
 
 
 class StateFolderInUse(FixNormError):
     """Another server works on the same state folder."""
 
     code = "state_folder_in_use"
+
+
+class CannotStart(FixNormError):
+    """Something that the settings name cannot be used."""
+
+    code = "cannot_start"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +66,18 @@ def build(settings: Settings, *, backend: Backend | None = None, on_ready: Calla
         on_ready: Called when the server is about to answer requests.
 
     Raises:
-        StateFolderInUse: If another server works on the state folder.
+        StateFolderInUse: If another server works on the state folder or its database.
+        CannotStart: If the folder, the database or Ray cannot be used.
     """
-    settings.state_dir.mkdir(parents=True, exist_ok=True)
-    lock = _lock(settings)
     try:
-        upgrade(settings.url)
-        database = Database.open(settings.url)
-        studies = Studies(open_writing_storage(settings.url))
-        reader = open_reading_storage(settings.url)
+        settings.state_dir.mkdir(parents=True, exist_ok=True)
+        lock = _lock(settings)
+    except (OSError, ArgumentError) as error:
+        raise CannotStart(
+            f"the state folder {settings.state_dir} cannot be used: {error}", "Give another one with --state-dir"
+        ) from error
+    try:
+        database, studies, reader = _open_database(settings)
         backend = backend or _backend(settings)
     except BaseException:
         lock.release()
@@ -87,12 +100,31 @@ def build(settings: Settings, *, backend: Backend | None = None, on_ready: Calla
     return Service(create_app(runtime, start=start, close=close), dispatcher, runtime, close)
 
 
+def _open_database(settings: Settings) -> tuple[Database, Studies, BaseStorage]:
+    try:
+        upgrade(settings.url)
+        database = Database.open(settings.url)
+        return database, Studies(open_writing_storage(settings.url)), open_reading_storage(settings.url)
+    except (SQLAlchemyError, ImportError, OSError) as error:
+        raise CannotStart(
+            f"the database {make_url(settings.url)!r} cannot be opened: {error}",
+            "Correct FIXNORM_DATABASE_URL, or leave it out for an SQLite file in the state folder",
+        ) from error
+
+
 def _backend(settings: Settings) -> Backend:
     match settings.backend:
         case BackendName.RAY:
             from worker.ray_backend import RayBackend
 
-            return RayBackend(settings.ray_address, cpus=settings.cpus, gpus=settings.gpus)
+            try:
+                return RayBackend(settings.ray_address, cpus=settings.cpus, gpus=settings.gpus)
+            except Exception as error:  # the boundary: Ray raises whatever its start runs into
+                where = f"at {settings.ray_address}" if settings.ray_address else "on this machine"
+                raise CannotStart(
+                    f"Ray {where} cannot be used: {error}",
+                    "Correct RAY_ADDRESS, --cpus or --gpus; --backend simulator does without Ray",
+                ) from error
         case BackendName.SIMULATOR:
             from worker.recording import Recording
             from worker.simulator import SimulatorBackend
@@ -110,13 +142,16 @@ def _remembered(backend: Backend) -> Callable[[], Resources]:
 
 
 def _lock(settings: Settings) -> FileLock:
-    """Holds the state folder for this process; the system lets go of it when the process dies."""
-    lock = FileLock(settings.state_dir / "server.lock", thread_local=False)
+    """Holds the database (SQLite) or the state folder for this process; the system lets go when the process dies."""
+    url = make_url(settings.url)
+    in_a_file = url.get_backend_name() == "sqlite" and url.database
+    held = Path(f"{url.database}.lock") if in_a_file else settings.state_dir / "server.lock"
+    lock = FileLock(held, thread_local=False)
     try:
         lock.acquire(blocking=False)
     except Timeout:
         raise StateFolderInUse(
-            f"another server works on the state folder {settings.state_dir}",
+            f"another server works on {held.with_suffix('')}",
             "Stop it, or give this one another folder with --state-dir",
         ) from None
     return lock

@@ -72,9 +72,9 @@ class BestView(_View):
 
     Attributes:
         params: The knobs.
-        validation_accuracy: Mean over ``runs`` training runs at this point.
-        standard_error: Of that mean: over seeds when there are two runs or more, else of the one run's accuracy over
-            the validation images (binomial). ``standard_error_source`` says which.
+        validation_accuracy: Mean over ``runs`` training runs at this point: the confirming ones once there are two.
+        standard_error: Of that mean: over seeds and validation images when there are two runs or more, else of the one
+            run over validation images alone. ``standard_error_source`` says which.
         runs: Training runs at this point.
         trials: Their numbers.
         weights_trial: The run whose weights are kept.
@@ -88,7 +88,7 @@ class BestView(_View):
     params: dict[str, float]
     validation_accuracy: float
     standard_error: float
-    standard_error_source: Literal["seeds", "validation images"]
+    standard_error_source: Literal["seeds and images", "images"]
     runs: int
     trials: tuple[int, ...]
     weights_trial: int

@@ -121,6 +121,8 @@ class RayBackend:
             return
         if update.outcome is not None:
             slot.attempt_id = slot.started = None
+            if isinstance(update.outcome, Failed):
+                self._kill(slot)  # whatever failed may have left the process, or its CUDA context, unusable
         if update.reports or update.outcome is not None:
             self._news.append(update)
 

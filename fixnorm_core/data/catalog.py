@@ -107,11 +107,17 @@ def check_data(spec: DataSpec, *, root: Path | None = None) -> DataSpec:
             f"data set {spec.name!r} needs a path, but none is given",
             "Set data.path to a folder that holds one folder of images per class",
         )
-    path = _absolute(Path(spec.path or spec.name), root=root)
-    if origin is Origin.FOLDER:
-        inspect_folder(path)
-    elif path.exists() and not path.is_dir():
-        raise DataError(f"{path} is a file, and {spec.name!r} is kept in a folder", "Set data.path to a folder")
+    try:
+        path = _absolute(Path(spec.path or spec.name), root=root)
+        if origin is Origin.FOLDER:
+            inspect_folder(path)
+        elif path.exists() and not path.is_dir():
+            raise DataError(f"{path} is a file, and {spec.name!r} is kept in a folder", "Set data.path to a folder")
+    except (OSError, ValueError, RuntimeError) as error:  # no permission; a NUL or too many characters; no such user
+        raise DataError(
+            f"the path {(spec.path or spec.name)[:200]!r} cannot be looked at: {error}",
+            "Give the path of a folder that the server may read",
+        ) from error
     return spec.model_copy(update={"path": str(path)})
 
 

@@ -18,6 +18,8 @@ __all__ = ["IMAGE_SUFFIXES", "FolderLayout", "inspect_folder", "list_images"]
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
+# Hidden folders, and what macOS leaves in archives
+_NOT_CLASSES = (".", "__MACOSX")
 _LAYOUT = "Expected <folder>/<class>/<image> or <folder>/train/<class>/<image>"
 
 
@@ -112,7 +114,8 @@ def _require_known_classes(split: Path, layout: FolderLayout) -> None:
 
 def _folders(path: Path) -> tuple[str, ...]:
     with os.scandir(path) as entries:
-        return tuple(sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")))
+        names = [entry.name for entry in entries if entry.is_dir()]
+    return tuple(sorted(name for name in names if not name.startswith(_NOT_CLASSES)))
 
 
 def _images(folder: Path) -> Iterator[Path]:

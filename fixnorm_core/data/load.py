@@ -98,10 +98,12 @@ def check_test_split(spec: DataSpec) -> None:
         spec: As for :func:`load_training_data`.
 
     Raises:
-        DataError: If one cannot be read.
+        DataError: If one cannot be read, or they cannot be held in memory.
     """
     source = open_source(spec)
-    source.check(choose(source, Part.TEST, spec=spec))
+    place = choose(source, Part.TEST, spec=spec)
+    _require_memory(len(place[1]), source.channels, spec.image_size or source.side([place]))
+    source.check(place)
 
 
 def _load(spec: DataSpec, part: Part, *, side: int) -> tuple[tuple[str, ...], Split]:
@@ -125,7 +127,7 @@ def _require_memory(images: int, channels: int, side: int) -> None:
         raise DataError(
             f"{images:,} images of {side}x{side} pixels need {needed / 2**30:.1f} GiB of memory, above the limit of "
             f"{MEMORY_LIMIT / 2**30:.0f} GiB",
-            "Lower data.image_size, or set data.train_limit and data.validation_limit",
+            "Lower data.image_size, or set data.train_limit, data.validation_limit and data.test_limit",
         )
 
 

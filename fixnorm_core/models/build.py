@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fixnorm_core.errors import ModelError
 from fixnorm_core.models.catalog import MODELS, check_model
@@ -20,13 +21,18 @@ SMALL_IMAGE = 96
 """Below this many pixels a side, ``stem: auto`` takes the early down-sampling out where it can."""
 
 
+_LARGEST_EPS = 1e-5
+
+
 def build_model(spec: ModelSpec, *, classes: int, channels: int, image_size: int) -> nn.Module:
     """A freshly initialised network; its weights depend on torch's global random state alone.
 
     A torchvision model keeps its architecture but for three things: the head has ``classes`` outputs; the first
     convolution takes ``channels`` colours; and with the small stem the first convolution does not stride (its kernel
     is cut to 3 x 3 where it is larger) and a pooling right behind it is left out. GoogLeNet and Inception come without
-    their auxiliary heads; transformers are told the image size.
+    their auxiliary heads; transformers are told the image size. Also, no BatchNorm has an eps above 1e-5
+    (EfficientNetV2 and MobileNetV3 come with 1e-3): behind weights of norm 1 the variance is itself around 1e-3, so
+    that a larger eps would be most of what is divided by, and the function would not be kept.
 
     Args:
         spec: Name, options and stem.
@@ -44,6 +50,7 @@ def build_model(spec: ModelSpec, *, classes: int, channels: int, image_size: int
     check_model(spec)
     try:
         model = _construct(spec, classes=classes, channels=channels, image_size=image_size)
+        _cap_eps(model)
         logits = _rehearse(model, torch.empty(2, channels, image_size, image_size, device="meta"))
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         raise ModelError(
@@ -54,6 +61,12 @@ def build_model(spec: ModelSpec, *, classes: int, channels: int, image_size: int
     if logits.shape != (2, classes):
         raise ModelError(f"model {spec.name} answers {tuple(logits.shape)} where (2, {classes}) is needed")
     return model
+
+
+def _cap_eps(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eps = min(module.eps, _LARGEST_EPS)
 
 
 def _construct(spec: ModelSpec, *, classes: int, channels: int, image_size: int) -> nn.Module:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
-from fixnorm_core.tuning.attributes import DIVERGED
+from fixnorm_core.tuning.attributes import CONFIRM, DIVERGED, KIND
 
 __all__ = ["Recommendation", "recommend", "to_confirm"]
 
@@ -21,19 +21,21 @@ class Recommendation:
 
     Attributes:
         params: The knobs.
-        mean: Mean accuracy of the runs at this point.
-        standard_error: Of that mean; ``source`` says what it was estimated from.
-        source: ``"seeds"``: the sample standard deviation over two or more runs; ``"validation images"``: the one run's
-            binomial error, which knows nothing of the seed, or NaN when the number of images is not known.
-        runs: How many runs.
-        trials: Their numbers, ascending.
-        best_run: The number of the run with the highest accuracy, whose weights are kept.
+        mean: Mean accuracy of ``trials``.
+        standard_error: Of that mean, for new seeds and new images; ``source`` says what it was estimated from.
+        source: ``"seeds and images"``: the variance over two or more runs, and the binomial one of counting
+            right answers on the images that all runs share. ``"images"``: of the one run, the latter alone;
+            NaN when the number of images is not known.
+        runs: How many runs the mean is over.
+        trials: Their numbers, ascending: the confirming runs once there are two, for the run that made the point look
+            best is above its mean by selection; all runs of the point before that.
+        best_run: The number of the point's run with the highest accuracy, whose weights are kept.
     """
 
     params: dict[str, float]
     mean: float
     standard_error: float
-    source: Literal["seeds", "validation images"]
+    source: Literal["seeds and images", "images"]
     runs: int
     trials: tuple[int, ...]
     best_run: int
@@ -42,13 +44,14 @@ class Recommendation:
 def recommend(trials: Sequence[FrozenTrial], *, validation_examples: int | None) -> Recommendation | None:
     """The point to recommend.
 
-    Once a point has been repeated, only repeated points are in question: the highest of many single runs is partly
+    Once a point has been confirmed, only confirmed points are in question: the highest of many single runs is partly
     luck, and nothing in it tells how much. Before that, the highest accuracy is recommended. Points are compared by
-    their mean less one standard error (see :func:`to_confirm`).
+    their mean less one standard error (see :func:`to_confirm`). A point one of whose runs diverged is never in
+    question.
 
     Args:
-        trials: Trials of one study; only complete ones that did not diverge count. Values are accuracies, fractions in
-            [0, 1] (only the binomial error uses the unit).
+        trials: Trials of one study; only complete ones count. Values are accuracies, fractions in [0, 1]. Runs of kind
+            :data:`~fixnorm_core.tuning.attributes.CONFIRM` confirm their point.
         validation_examples: Images that each accuracy was measured on; None when that is not known.
 
     Returns:
@@ -56,8 +59,8 @@ def recommend(trials: Sequence[FrozenTrial], *, validation_examples: int | None)
     """
     groups = _groups(trials)
     sigma = _noise(groups, validation_examples)
-    repeated = [group for group in groups if len(group) > 1]
-    chosen = _highest(repeated or groups, sigma=sigma)
+    confirmed = [group for group in groups if _confirming(group)]
+    chosen = _highest(confirmed or groups, sigma=sigma)
     return _summary(chosen, validation_examples) if chosen is not None else None
 
 
@@ -82,19 +85,19 @@ def to_confirm(trials: Sequence[FrozenTrial], *, validation_examples: int | None
 
 
 def _groups(trials: Sequence[FrozenTrial]) -> list[list[FrozenTrial]]:
-    """The trials that count, those with identical parameters together."""
+    """Complete trials, those with identical parameters together; points where a run diverged are left out."""
     groups: dict[tuple[tuple[str, float], ...], list[FrozenTrial]] = {}
     for trial in trials:
-        if _counts(trial):
+        if trial.state == TrialState.COMPLETE:
             groups.setdefault(tuple(sorted(trial.params.items())), []).append(trial)
-    return list(groups.values())
+    return [group for group in groups.values() if not any(_diverged(trial) for trial in group)]
 
 
 def _noise(groups: Sequence[Sequence[FrozenTrial]], validation_examples: int | None) -> float:
     """Standard deviation of one run's accuracy."""
     sigma = _pooled_sd(groups)
     if groups and validation_examples is not None:
-        sigma = max(sigma, _binomial_sd(max(_mean(group) for group in groups), validation_examples))
+        sigma = max(sigma, _counting_error(max(_mean(group) for group in groups), validation_examples))
     return sigma
 
 
@@ -102,25 +105,28 @@ def _highest(groups: Sequence[list[FrozenTrial]], *, sigma: float) -> list[Froze
     return max(groups, key=lambda group: _mean(group) - sigma / math.sqrt(len(group)), default=None)
 
 
-def _counts(trial: FrozenTrial) -> bool:
-    if trial.state != TrialState.COMPLETE or trial.user_attrs.get(DIVERGED, False):
-        return False
-    return trial.value is not None and math.isfinite(trial.value)
+def _diverged(trial: FrozenTrial) -> bool:
+    return bool(trial.user_attrs.get(DIVERGED)) or trial.value is None or not math.isfinite(trial.value)
+
+
+def _confirming(group: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    return [trial for trial in group if trial.user_attrs.get(KIND) == CONFIRM]
 
 
 def _summary(group: Sequence[FrozenTrial], validation_examples: int | None) -> Recommendation:
-    repeated = len(group) > 1
-    if repeated:
-        sd = _pooled_sd([group])
-    else:
-        sd = _binomial_sd(_mean(group), validation_examples) if validation_examples is not None else math.nan
+    confirming = _confirming(group)
+    judged = confirming if len(confirming) > 1 else group
+    mean, several = _mean(judged), len(judged) > 1
+    counting = _counting_error(mean, validation_examples) if validation_examples is not None else None
+    seeds = _pooled_sd([judged]) / math.sqrt(len(judged))
+    alone = counting if counting is not None else math.nan
     return Recommendation(
         params=dict(group[0].params),
-        mean=_mean(group),
-        standard_error=sd / math.sqrt(len(group)),
-        source="seeds" if repeated else "validation images",
-        runs=len(group),
-        trials=tuple(sorted(trial.number for trial in group)),
+        mean=mean,
+        standard_error=math.hypot(seeds, counting or 0.0) if several else alone,
+        source="seeds and images" if several else "images",
+        runs=len(judged),
+        trials=tuple(sorted(trial.number for trial in judged)),
         best_run=max(group, key=_value).number,
     )
 
@@ -140,6 +146,8 @@ def _pooled_sd(groups: Sequence[Sequence[FrozenTrial]]) -> float:
     return math.sqrt(squares / degrees) if degrees else 0.0
 
 
-def _binomial_sd(accuracy: float, examples: int) -> float:
-    inside = min(max(accuracy, 0.0), 1.0)
+def _counting_error(accuracy: float, examples: int) -> float:
+    """Standard error of a counted accuracy; by Laplace's rule of succession 100 % is not taken for certain."""
+    right = (accuracy * examples + 1.0) / (examples + 2.0)
+    inside = min(max(right, 0.0), 1.0)
     return math.sqrt(inside * (1.0 - inside) / examples)

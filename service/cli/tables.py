@@ -116,7 +116,7 @@ def best_block(job: JobView, best: BestView, *, server: str) -> Text:
     runs = f"{best.runs} run{'s' if best.runs != 1 else ''}"
     rows["validation accuracy"] = (
         f"{percent(best.validation_accuracy)} ± {percent(best.standard_error)} "
-        f"(standard error over {best.standard_error_source}, {runs})"
+        f"({runs}; standard error over {best.standard_error_source})"
     )
     if best.test:
         rows["test accuracy"] = f"{percent(best.test.accuracy)} ({best.test.examples} images)"

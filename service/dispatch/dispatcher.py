@@ -137,6 +137,7 @@ class Dispatcher:
                 return False
             spec = JobSpec.from_stored(job.spec)
             study = self._open_study(job.id)
+            self._update(job, study_id=study.id)
             while True:
                 facts = self._facts(job, spec, study)
                 action = decide(facts)
@@ -171,7 +172,7 @@ class Dispatcher:
             self._update(job, reason=f"waiting for room: a trial needs {needed}, free: {free}")
             return False
         if job.state == JobState.QUEUED:
-            self._update(job, state=JobState.RUNNING, reason="", started_at=self.now(), study_id=study.id)
+            self._update(job, state=JobState.RUNNING, reason="", started_at=self.now())
         match action:
             case Ask():
                 self._attempts.train(job.id, spec, study.ask())

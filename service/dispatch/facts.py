@@ -43,6 +43,14 @@ def gather(
         evaluating=any(attempt.kind is AttemptKind.EVALUATE for attempt in live),
         evaluated_trial=evaluated[-1] if evaluated else None,
         evaluation_hopeless=len(failed_evaluations) >= MAX_RETRYABLE_FAILURES,
-        fatal=next((row.reason for row in failed if row.failure == FailureKind.FATAL), None),
+        fatal=_fatal(rows),
         last_failure=failed[-1].reason if failed else "",
     )
+
+
+def _fatal(rows: Sequence[AttemptRow]) -> str | None:
+    """Why no trial can run. Once one has run, the same failure is bad luck (a disk's, say) and counts as any other."""
+    fatal = [row for row in rows if row.failure == FailureKind.FATAL]
+    has_trained = any(row.kind == AttemptKind.TRAIN and row.state == AttemptState.COMPLETE for row in rows)
+    lasting = [row for row in fatal if row.kind == AttemptKind.EVALUATE or not has_trained]
+    return lasting[0].reason if lasting else None

@@ -169,9 +169,9 @@ def _finish(facts: JobFacts, *, room: int) -> Action:
 
 
 def _running(facts: JobFacts) -> str:
-    numbers = ", ".join(str(number) for number in sorted(facts.live))
+    numbers = " and ".join(str(number) for number in sorted(facts.live))
     what = "trial" if len(facts.live) == 1 else "trials"
-    return f"{what} {numbers} training"
+    return f"training {what} {numbers}"
 
 
 def _is_finished(trial: FrozenTrial) -> bool:

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fixnorm_core.errors import FixNormError
 from fixnorm_core.reports import EpochReport, TrialOutcome, TrialResult
-from fixnorm_core.spec import JobSpec
+from fixnorm_core.spec import JobSpec, SamplerName
 from fixnorm_core.tuning.attributes import CONFIRM, DIVERGED, KIND, SEED
 from fixnorm_core.tuning.choice import build_sampler, search_space
 from fixnorm_core.tuning.sampler import FixNormSampler
@@ -87,7 +87,7 @@ class StudyHandle:
     def complete(self, trial_id: int) -> AskedTrial:
         """Gives a RUNNING trial what it still lacks: its point and its seed, or what a crash left out of them.
 
-        A suggestion is a function of history, seed and trial number, so a repeated one is the same.
+        A suggestion of FixNormSampler is a function of history, seed and trial number, so a repeated one is the same.
         """
         trial = optuna.trial.Trial(self.study, trial_id)
         for knob, distribution in self.space.items():
@@ -152,10 +152,12 @@ class Studies:
         self._open.pop(job_id, None)
 
     def _load_or_create(self, job_id: str, spec: JobSpec) -> StudyHandle:
-        sampler = build_sampler(spec.search, training=spec.training, seed=spec.seed)
-        study = optuna.create_study(
-            study_name=job_id, storage=self.storage, sampler=sampler, direction="maximize", load_if_exists=True
-        )
+        study = optuna.create_study(study_name=job_id, storage=self.storage, direction="maximize", load_if_exists=True)
+        # Optuna's samplers draw from a stream that a restart would begin again; ours looks at the trial's number.
+        is_ours = spec.search.sampler is SamplerName.FIXNORM
+        seed = spec.seed if is_ours else trial_seed(spec.seed, len(study.get_trials(deepcopy=False)))
+        sampler = build_sampler(spec.search, training=spec.training, seed=seed)
+        study.sampler = sampler
         handle = StudyHandle(study, spec, sampler, search_space(spec.search))
         if spec.search.start is not None and not isinstance(sampler, FixNormSampler):
             # FixNormSampler tries its start by itself; enqueue for the others, once over restarts.

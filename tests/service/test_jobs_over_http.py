@@ -50,7 +50,7 @@ def test_the_best_point_has_a_standard_error_over_its_runs_and_one_test_accuracy
     trials = {trial["number"]: trial for trial in http.get(f"{JOBS}/{view.id}/trials").json()}
     runs = [trials[number]["validation_accuracy"] for number in best["trials"]]
     assert best["runs"] == len(runs) >= 2
-    assert best["standard_error_source"] == "seeds"
+    assert best["standard_error_source"] == "seeds and images"
     assert best["validation_accuracy"] == pytest.approx(sum(runs) / len(runs))
     assert all(trials[number]["params"] == best["params"] for number in best["trials"])
     assert best["test"]["split"] == "test"

@@ -58,12 +58,12 @@ def test_it_asks_again_while_there_is_room_beside_a_running_trial() -> None:
 
 
 def test_it_waits_when_as_many_trials_run_as_may() -> None:
-    assert decision([trial(0), trial(1)], live={0, 1}) == Wait("trials 0, 1 training")
+    assert decision([trial(0), trial(1)], live={0, 1}) == Wait("training trials 0 and 1")
 
 
 def test_running_trials_count_against_the_budget_so_that_it_is_never_exceeded() -> None:
     trials = [trial(0, 0.5), trial(1, 0.6), trial(2)]
-    assert decision(trials, live={2}) == Wait("trial 2 training")
+    assert decision(trials, live={2}) == Wait("training trial 2")
 
 
 def test_a_running_trial_that_nobody_trains_is_resumed_before_anything_is_asked() -> None:
@@ -87,12 +87,12 @@ def test_the_search_ends_when_the_sampler_wants_it_to() -> None:
 def test_the_best_point_is_confirmed_once_all_search_trials_have_ended() -> None:
     trials = [trial(0, 0.5), trial(1, 0.6, lr=0.1)]
     assert decision(trials, search_over="x") == Confirm({"lr": 0.1, "fc_norm": 2.0})
-    assert decision([*trials, trial(2)], live={2}, search_over="x") == Wait("trial 2 training")
+    assert decision([*trials, trial(2)], live={2}, search_over="x") == Wait("training trial 2")
 
 
 def test_a_running_confirming_trial_counts_as_one() -> None:
     trials = [trial(0, 0.5), trial(1, confirm=True)]
-    assert decision(trials, live={1}, search_over="x") == Wait("trial 1 training")
+    assert decision(trials, live={1}, search_over="x") == Wait("training trial 1")
 
 
 def test_the_weights_of_the_best_run_are_evaluated_once_and_then_the_job_succeeds() -> None:

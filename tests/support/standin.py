@@ -120,7 +120,7 @@ def best(**changes: Any) -> BestView:
         params={"lr": 0.012345, "fc_norm": 2.3},
         validation_accuracy=0.98263,
         standard_error=0.00351,
-        standard_error_source="seeds",
+        standard_error_source="seeds and images",
         runs=3,
         trials=(1, 2, 3),
         weights_trial=1,

@@ -16,7 +16,7 @@ BEST_BLOCK = """\
 Best point of job j1 (digits)
   lr                   0.01235
   fc_norm              2.3
-  validation accuracy  98.26 % ± 0.35 % (standard error over seeds, 3 runs)
+  validation accuracy  98.26 % ± 0.35 % (3 runs; standard error over seeds and images)
   test accuracy        97.50 % (360 images)
   trials used          3 of 3: all 3 trials are used
   weights              /data/jobs/j1/weights.safetensors
@@ -157,14 +157,12 @@ def test_best_prints_one_block(server: StandIn, cli: CLI) -> None:
 
 
 def test_best_of_a_running_job_says_that_it_is_not_final(server: StandIn, cli: CLI) -> None:
-    early = best(
-        standard_error_source="validation images", runs=1, test=None, report=None, stop_reason=None, weights_url=None
-    )
+    early = best(standard_error_source="images", runs=1, test=None, report=None, stop_reason=None, weights_url=None)
     server.on("GET", "/api/v1/jobs/j1/best", early)
     server.on("GET", "/api/v1/jobs/j1", job())
     lines = cli("best", "j1").stdout.splitlines()
     assert lines[0] == "Best point so far of job j1 (digits)"
-    assert "(standard error over validation images, 1 run)" in lines[3]
+    assert "(1 run; standard error over images)" in lines[3]
     assert not any("test accuracy" in line or "report" in line for line in lines)
 
 

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fixnorm_core.method.equilibrium import equivalent_start
     from fixnorm_core.method.roles import Roles, find_roles
     from fixnorm_core.method.step import FixNorm
     from fixnorm_core.spec import JobSpec, TrialSpec
@@ -23,6 +24,7 @@ __all__ = [
     "Roles",
     "Trainer",
     "TrialSpec",
+    "equivalent_start",
     "find_roles",
     "load_classifier",
 ]
@@ -34,6 +36,7 @@ _HOME = {
     "Roles": "fixnorm_core.method.roles",
     "Trainer": "fixnorm_core.training.trainer",
     "TrialSpec": "fixnorm_core.spec",
+    "equivalent_start": "fixnorm_core.method.equilibrium",
     "find_roles": "fixnorm_core.method.roles",
     "load_classifier": "fixnorm_core.training.weights",
 }

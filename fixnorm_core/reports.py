@@ -9,7 +9,20 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["EpochReport", "Evaluation", "RoleNames", "TrialOutcome", "TrialResult"]
+__all__ = [
+    "RECORD_NAME",
+    "EpochDiagnostics",
+    "EpochReport",
+    "Evaluation",
+    "FinishedRun",
+    "RoleDiagnostics",
+    "RoleNames",
+    "TrialOutcome",
+    "TrialResult",
+]
+
+RECORD_NAME = "result.json"
+"""The file of a run's folder that holds its :class:`FinishedRun`."""
 
 
 class _Report(BaseModel):
@@ -21,6 +34,39 @@ class TrialOutcome(StrEnum):
 
     COMPLETE = "complete"
     DIVERGED = "diverged"
+
+
+class RoleDiagnostics(_Report):
+    """How the weights of one role move; None where the role has no weight that says.
+
+    Attributes:
+        rotation: Angle between a weight before and after a step, radians: the mean over the role's weights of two or
+            more elements and over a few steps of the epoch. A weight of norm zero is left out.
+        effective_learning_rate: ``lr / ‖W‖²`` (arXiv 1706.05350) at the epoch's last step, the median over the same
+            weights.
+    """
+
+    rotation: float | None = None
+    effective_learning_rate: float | None = None
+
+
+class EpochDiagnostics(_Report):
+    """The two mechanisms of the method, as they were in one epoch.
+
+    Attributes:
+        scale_invariant: The weights whose norm the method holds.
+        head: The weights that produce the logits.
+        free: All others, biases and gains among them.
+        feature_norm: Mean norm of what the head is fed, over the validation split; None without a single linear head.
+        last_gain: Root mean square of the gains of the normalization that the model registers last; None without one.
+            Growing, it could undo the bound on the head.
+    """
+
+    scale_invariant: RoleDiagnostics
+    head: RoleDiagnostics
+    free: RoleDiagnostics
+    feature_norm: float | None = None
+    last_gain: float | None = None
 
 
 class EpochReport(_Report):
@@ -39,6 +85,7 @@ class EpochReport(_Report):
         seconds: Wall time of the epoch, validation included.
         images_per_second: Training images per second of training time.
         diverged: The epoch's loss or weights stopped being finite; training ends with this report.
+        diagnostics: Of the epoch; None when it diverged, or was written by a release that had none.
     """
 
     epoch: int
@@ -53,6 +100,7 @@ class EpochReport(_Report):
     seconds: float
     images_per_second: float
     diverged: bool = False
+    diagnostics: EpochDiagnostics | None = None
 
 
 class RoleNames(_Report):
@@ -78,6 +126,9 @@ class TrialResult(_Report):
         roles: The parameters by role.
         device: Torch's name of the device, for example ``"cpu"``.
         versions: Package versions that the numbers depend on, by package name.
+        cross_boundary_risk: Share of training images that an augmentation may carry over a decision boundary
+            (docs/method.md, "Diagnostics"); None when the run diverged, for a model without a single linear head, for
+            training without augmentation, and from a release that did not measure it.
     """
 
     outcome: TrialOutcome
@@ -91,6 +142,23 @@ class TrialResult(_Report):
     roles: RoleNames
     device: str
     versions: dict[str, str]
+    cross_boundary_risk: float | None = None
+
+
+class FinishedRun(BaseModel):
+    """A run that has ended by itself, as its folder records it.
+
+    Attributes:
+        fingerprint: Tells runs apart that would not end in the same bits.
+        reports: One for each epoch.
+        result: What it left.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    fingerprint: str
+    reports: tuple[EpochReport, ...]
+    result: TrialResult
 
 
 class Evaluation(_Report):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from fixnorm_core.spec.data import DataSpec, ModelSpec
 from fixnorm_core.spec.job import JobSpec, ResourceSpec, TrialSpec
-from fixnorm_core.spec.search import BudgetSpec, Method, Range, SamplerName, SearchSpec
+from fixnorm_core.spec.search import BudgetSpec, Method, Range, RecipeSpec, SamplerName, SearchSpec
+from fixnorm_core.spec.start import recipe_start
 from fixnorm_core.spec.training import CheckpointSpec, OptimizerSpec, RandAugmentSpec, ScheduleSpec, TrainingSpec
 
 __all__ = [
@@ -21,10 +22,12 @@ __all__ = [
     "OptimizerSpec",
     "RandAugmentSpec",
     "Range",
+    "RecipeSpec",
     "ResourceSpec",
     "SamplerName",
     "ScheduleSpec",
     "SearchSpec",
     "TrainingSpec",
     "TrialSpec",
+    "recipe_start",
 ]

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from fixnorm_core.spec.base import Spec
 from fixnorm_core.spec.data import DataSpec, ModelSpec
 from fixnorm_core.spec.search import DEFAULT_SPACE, BudgetSpec, Method, SearchSpec
+from fixnorm_core.spec.start import recipe_start
 from fixnorm_core.spec.training import TrainingSpec
 
 __all__ = ["JobSpec", "ResourceSpec", "TrialSpec"]
@@ -79,6 +80,11 @@ class JobSpec(Spec):
                 "training.device is cuda, but resources.gpus_per_trial is 0, which hides every GPU from the trial: "
                 "set gpus_per_trial to 1, or device to auto"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _starts_inside(self) -> Self:
+        recipe_start(self.search, training=self.training)
         return self
 
     @classmethod

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from fixnorm_core.spec.base import Spec
+from fixnorm_core.spec.base import Fraction, Spec
 
-__all__ = ["DEFAULT_SPACE", "BudgetSpec", "Method", "Range", "SamplerName", "SearchSpec"]
+__all__ = ["DEFAULT_SPACE", "BudgetSpec", "Method", "Range", "RecipeSpec", "SamplerName", "SearchSpec"]
 
 
 class Method(StrEnum):
@@ -74,6 +74,32 @@ DEFAULT_SPACE: dict[Method, dict[str, Range]] = {
 }
 
 
+class RecipeSpec(Spec):
+    """A tuned weight-decay run to start from (``fixnorm_core.equivalent_start``).
+
+    Attributes:
+        lr: Its highest learning rate.
+        weight_decay: Its decay, as torch counts it.
+        momentum: Its momentum.
+        optimizer: SGD alone: AdamW's equivalent depends on the sizes of the weights, which no job file knows.
+    """
+
+    lr: Annotated[float, Field(gt=0.0)]
+    weight_decay: Annotated[float, Field(gt=0.0)]
+    momentum: Fraction = 0.9
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+
+    @field_validator("optimizer")
+    @classmethod
+    def _has_an_equivalent(cls, name: str) -> str:
+        if name == "adamw":
+            raise ValueError(
+                "adamw has no equivalent start that a job file could give, since it depends on the sizes of the "
+                "weights: compute one with fixnorm_core.equivalent_start(elements=...) and write it as search.start"
+            )
+        return name
+
+
 class SearchSpec(Spec):
     """What is tuned, over which ranges, by whom.
 
@@ -82,12 +108,14 @@ class SearchSpec(Spec):
         sampler: Who proposes points.
         space: The range of each knob; a knob that is left out gets its default range.
         start: A first point to try, by knob; None leaves it to the sampler.
+        start_from: A tuned weight-decay run to derive the first point from, in place of ``start``.
     """
 
     method: Method = Method.FIXNORM
     sampler: SamplerName = SamplerName.FIXNORM
     space: dict[str, Range] = Field(default_factory=dict)
     start: dict[str, float] | None = None
+    start_from: RecipeSpec | None = None
 
     @field_validator("space")
     @classmethod
@@ -112,6 +140,19 @@ class SearchSpec(Spec):
                 raise ValueError(
                     f"start.{knob} is {value:g}, outside its range [{low:g}, {high:g}]: move it or widen the range"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _start_is_given_once(self) -> Self:
+        if self.start_from is None:
+            return self
+        if self.method is Method.WEIGHT_DECAY:
+            raise ValueError(
+                "start_from is given, but method is weight_decay, which can begin at the run itself: write its lr and "
+                "weight_decay as start, or tune method fixnorm"
+            )
+        if self.start is not None:
+            raise ValueError("start and start_from are both given, and there is one first point: keep one of them")
         return self
 
 

@@ -15,12 +15,14 @@ from fixnorm_core.data.types import TrainingData
 from fixnorm_core.method.roles import Roles, find_roles
 from fixnorm_core.method.step import FixNorm
 from fixnorm_core.models.build import build_model
-from fixnorm_core.reports import Evaluation
+from fixnorm_core.reports import EpochDiagnostics, Evaluation
 from fixnorm_core.spec import Method, TrialSpec
 from fixnorm_core.training.calibrate import set_running_statistics
 from fixnorm_core.training.device import place, reproducible
+from fixnorm_core.training.diagnostics import Diagnostics
 from fixnorm_core.training.evaluate import evaluate
 from fixnorm_core.training.optimization import build_optimizer
+from fixnorm_core.training.risk import cross_boundary_risk
 from fixnorm_core.training.schedule import learning_rate_factor
 from fixnorm_core.training.stepping import Stepper
 
@@ -83,6 +85,7 @@ class Fit:
             self._optimizer = build_optimizer(trial, self.model, roles=self.roles)
             set_running_statistics(self.model, self._spread(min(_STATISTICS_EXAMPLES, len(data.train))))
         self._stepper = Stepper(self.model, self._optimizer, training=trial.training, device=device)
+        self._diagnostics = Diagnostics(self.model, self.roles, evaluated=self.evaluated)
 
     @property
     def head_bound(self) -> float | None:
@@ -112,10 +115,12 @@ class Fit:
             epoch=epoch,
         )
         self.model.train()
+        self._diagnostics.begin(steps=self._steps)
         with reproducible(self._device, seed=derive_seed(self._trial.seed, "epoch", epoch)):
             for index, (images, labels) in enumerate(batches):
                 rate = self._set_rate((epoch - 1) * self._steps + index)
-                loss, logits = self._step(images, labels, step=(epoch - 1) * self._steps + index)
+                with self._diagnostics.watching(index):
+                    loss, logits = self._step(images, labels, step=(epoch - 1) * self._steps + index)
                 loss_sum += loss * len(labels)
                 correct += (logits.argmax(dim=1) == labels).sum()
                 seen += len(labels)
@@ -130,7 +135,24 @@ class Fit:
             if self.evaluated is not self.model:
                 examples = self._spread(min(_SETTLING_EXAMPLES, len(self._train)))
                 self._stepper.settle(torch.split(examples, _STATISTICS_EXAMPLES))
-            return evaluate(self.evaluated, self._validation, name="validation", normalization=self._normalization)
+            with self._diagnostics.validating():
+                return evaluate(self.evaluated, self._validation, name="validation", normalization=self._normalization)
+
+    def diagnostics(self, *, rate: float) -> EpochDiagnostics:
+        """Of the epoch last trained and validated, whose last learning rate was ``rate``."""
+        return self._diagnostics.summary(rate=rate)
+
+    def cross_boundary_risk(self) -> float | None:
+        """Of the weights that are saved (:func:`fixnorm_core.training.risk.cross_boundary_risk`)."""
+        with reproducible(self._device, seed=self._trial.seed):
+            return cross_boundary_risk(
+                self.evaluated,
+                self.roles,
+                split=self._train,
+                augmentation=self._augmentation,
+                normalization=self._normalization,
+                seed=self._trial.seed,
+            )
 
     def is_finite(self) -> bool:
         """Whether all weights and running statistics are finite numbers."""

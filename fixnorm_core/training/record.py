@@ -8,28 +8,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from fixnorm_core.reports import EpochReport, TrialResult
+from fixnorm_core.reports import RECORD_NAME, FinishedRun
 from fixnorm_core.spec import TrialSpec
 from fixnorm_core.training.files import replacing
 
-__all__ = ["FinishedRun", "fingerprint", "package_versions", "read_finished", "write_finished"]
+__all__ = ["fingerprint", "package_versions", "read_finished", "write_finished"]
 
-_FILE = "result.json"
 _PACKAGES = ("fixnorm-tune", "numpy", "pillow", "safetensors", "scikit-learn", "torch", "torchvision")
 
 _log = logging.getLogger(__name__)
-
-
-class FinishedRun(BaseModel):
-    """A run that has ended by itself."""
-
-    model_config = ConfigDict(frozen=True)
-
-    fingerprint: str
-    reports: tuple[EpochReport, ...]
-    result: TrialResult
 
 
 def package_versions() -> dict[str, str]:
@@ -45,22 +34,22 @@ def fingerprint(trial: TrialSpec, *, device: torch.device) -> str:
 
 def write_finished(folder: Path, finished: FinishedRun) -> None:
     """Records a finished run in its folder."""
-    with replacing(folder / _FILE) as file:
+    with replacing(folder / RECORD_NAME) as file:
         file.write(finished.model_dump_json(indent=1).encode())
 
 
 def read_finished(folder: Path, *, fingerprint: str) -> FinishedRun | None:
     """The finished run of ``folder``; None if there is none, it is another run, or its weights are gone."""
     try:
-        finished = FinishedRun.model_validate_json((folder / _FILE).read_bytes())
+        finished = FinishedRun.model_validate_json((folder / RECORD_NAME).read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
-        _log.warning("not taking up %s: %s", folder / _FILE, error)
+        _log.warning("not taking up %s: %s", folder / RECORD_NAME, error)
         return None
     weights = finished.result.weights
     if finished.fingerprint != fingerprint or (weights is not None and not Path(weights).is_file()):
-        _log.warning("%s is of another run, or its weights are gone: training anew", folder / _FILE)
+        _log.warning("%s is of another run, or its weights are gone: training anew", folder / RECORD_NAME)
         return None
     return finished
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from fixnorm_core.data.load import load_training_data
 from fixnorm_core.data.types import TrainingData
-from fixnorm_core.reports import EpochReport, TrialOutcome, TrialResult
+from fixnorm_core.reports import EpochReport, FinishedRun, TrialOutcome, TrialResult
 from fixnorm_core.spec import TrialSpec
 from fixnorm_core.training.checkpoint import Checkpoint, clear_checkpoints, latest_checkpoint, save_checkpoint
 from fixnorm_core.training.device import pick_device
 from fixnorm_core.training.fit import EpochTotals, Fit
-from fixnorm_core.training.record import FinishedRun, fingerprint, package_versions, read_finished, write_finished
+from fixnorm_core.training.record import fingerprint, package_versions, read_finished, write_finished
 from fixnorm_core.training.weights import save_weights
 
 __all__ = ["BEST_NAME", "WEIGHTS_NAME", "Trainer"]
@@ -128,6 +128,7 @@ class Trainer:
             seconds=time.perf_counter() - started,
             images_per_second=totals.images / training_seconds,
             diverged=not alive,
+            diagnostics=fit.diagnostics(rate=totals.learning_rate) if alive else None,
         )
 
     def _finish(self, fit: Fit, last: EpochReport) -> None:
@@ -148,6 +149,7 @@ class Trainer:
             roles=fit.roles.names(),
             device=str(self._device),
             versions=package_versions(),
+            cross_boundary_risk=None if last.diverged else fit.cross_boundary_risk(),
         )
         write_finished(
             self._folder, FinishedRun(fingerprint=self._fingerprint, reports=tuple(self._reports), result=result)

@@ -10,7 +10,8 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 
 from fixnorm_core.errors import SpecError
-from fixnorm_core.spec import Method, SamplerName, SearchSpec, TrainingSpec
+from fixnorm_core.method.equilibrium import START_FC_NORM
+from fixnorm_core.spec import Method, SamplerName, SearchSpec, TrainingSpec, recipe_start
 from fixnorm_core.tuning.sampler import FixNormSampler
 
 __all__ = ["build_sampler", "default_start", "search_space"]
@@ -18,8 +19,6 @@ __all__ = ["build_sampler", "default_start", "search_space"]
 # Best learning rate at R = 1 under SGD with momentum 0.9, the same on five small tasks (docs/method.md, "The step").
 _LR_AT_UNIT_NORM = 0.008
 _MOMENTUM_OF_LR = 0.9
-# The best bound on the head was about 3 where the norm at initialisation was 1.8, and 2 to 3 times it on another grid.
-_FC_NORM = 2.0
 # Optuna's ten would use up most of a study of a dozen trials.
 _STARTUP_TRIALS = 4
 
@@ -32,19 +31,22 @@ def search_space(search: SearchSpec) -> dict[str, BaseDistribution]:
 def build_sampler(search: SearchSpec, *, training: TrainingSpec | None = None, seed: int) -> BaseSampler:
     """The sampler that a job asks for, at settings for a dozen trials.
 
-    FixNormSampler begins at ``search.start``, CMA-ES takes it as its first mean; Optuna's others have no place for it.
+    FixNormSampler begins at ``search.start``, or at what ``search.start_from`` leads to, CMA-ES takes it as its first
+    mean; Optuna's others have no place for it.
 
     Args:
         search: Names the sampler and the knobs.
-        training: What a default first point is derived from when the search gives none; None starts at the centre.
+        training: What ``start_from``, or a default first point when the search gives none, is derived from; None starts
+            at the centre.
         seed: Seeds the sampler.
 
     Raises:
         SpecError: The sampler needs a package that is not installed.
     """
+    given = search.start or (recipe_start(search, training=training) if training else None)
     match search.sampler:
         case SamplerName.FIXNORM:
-            start = search.start or (default_start(search, training=training) if training else None)
+            start = given or (default_start(search, training=training) if training else None)
             return FixNormSampler(search_space(search), seed=seed, start=start)
         case SamplerName.TPE:
             return TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS)
@@ -53,7 +55,7 @@ def build_sampler(search: SearchSpec, *, training: TrainingSpec | None = None, s
             return GPSampler(seed=seed, n_startup_trials=_STARTUP_TRIALS)
         case SamplerName.CMAES:
             _require("cmaes", sampler=search.sampler, extra="server")
-            return CmaEsSampler(seed=seed, x0=search.start)
+            return CmaEsSampler(seed=seed, x0=given)
         case SamplerName.QMC:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)  # a job that names it has chosen it
@@ -76,7 +78,7 @@ def default_start(search: SearchSpec, *, training: TrainingSpec) -> dict[str, fl
     if search.method != Method.FIXNORM or optimizer.name != "sgd" or norm == "init":
         return None
     lr = _LR_AT_UNIT_NORM * norm**2 * (1.0 - optimizer.momentum) / (1.0 - _MOMENTUM_OF_LR)
-    start = {"lr": lr, "fc_norm": _FC_NORM}
+    start = {"lr": lr, "fc_norm": START_FC_NORM}
     return start if all(value in search.space[knob] for knob, value in start.items()) else None
 
 

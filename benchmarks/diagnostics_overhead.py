@@ -3,7 +3,9 @@
     python benchmarks/diagnostics_overhead.py --blocks 30
 
 Epochs with diagnostics and epochs of an equal run without them are interleaved, validation included, and each is timed
-by the CPU time of this process on one thread. The control compares two runs without.
+by the CPU time of this process on one thread. The control compares two runs without. The diagnostics of an epoch are
+also timed alone, many times over and without the training around them, and given as a share of an epoch: the sharper
+number where whole epochs scatter.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from fixnorm_core.reports import EpochDiagnostics, RoleDiagnostics
 from fixnorm_core.spec import DataSpec, Method, ModelSpec, TrainingSpec, TrialSpec
 from fixnorm_core.training import fit
 from fixnorm_core.training.diagnostics import Diagnostics
+
+_BATCH = 64
 
 
 class Nothing(Diagnostics):
@@ -51,6 +55,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=30)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    print("| images | variant | epoch ratio, median | middle half | alone, share of an epoch |\n|---|---|---|---|---|")
     cases = [("8x8 grey, 1,000 images", 1, 8, 1000), ("32x32 colour, 500 images", 3, 32, 500)]
     for name, channels, side, images in cases:
         data = _noise(channels=channels, side=side, images=images)
@@ -60,15 +65,36 @@ def main() -> None:
 
 def _compared(data: TrainingData, kind: type[Diagnostics], *, blocks: int) -> str:
     runs = [_run(data, kind), _run(data, Nothing)]
-    pairs = []
+    pairs, plain = [], []
     for block in range(blocks + 2):
         # Which of the two goes first alternates, so that neither gets the warmer caches
         order = (0, 1) if block % 2 else (1, 0)
         seconds = {place: _epoch(runs[place]) for place in order}
         pairs.append(seconds[0] / seconds[1])
+        plain.append(seconds[1])
     ratios = sorted(pairs[2:])
     quarter = len(ratios) // 4
-    return f"{statistics.median(ratios):.3f} | {ratios[quarter]:.3f} to {ratios[-1 - quarter]:.3f}"
+    share = _alone(runs[0], steps=-(-len(data.train) // _BATCH)) / statistics.median(plain)
+    return f"{statistics.median(ratios):.3f} | {ratios[quarter]:.3f} to {ratios[-1 - quarter]:.3f} | {share:.2%}"
+
+
+def _alone(run: fit.Fit, *, steps: int) -> float:
+    """Median seconds of one epoch's measurements around steps that do nothing; feeding the head is counted with it."""
+    diagnostics, head = run._diagnostics, run.model.get_submodule("head")
+    features = torch.randn(200, run.model.get_parameter("head.weight").shape[1])
+
+    def once() -> float:
+        started = time.process_time()
+        diagnostics.begin(steps=steps)
+        for index in range(steps):
+            with diagnostics.watching(index):
+                pass
+        with torch.inference_mode(), diagnostics.validating():
+            head(features)
+        diagnostics.summary(rate=0.1)
+        return time.process_time() - started
+
+    return statistics.median(once() for _ in range(200))
 
 
 def _run(data: TrainingData, kind: type[Diagnostics]) -> fit.Fit:
@@ -76,7 +102,7 @@ def _run(data: TrainingData, kind: type[Diagnostics]) -> fit.Fit:
     trial = TrialSpec(
         model=ModelSpec(options={"width": 8}),
         data=DataSpec(),
-        training=TrainingSpec(epochs=1, batch_size=64, device="cpu"),
+        training=TrainingSpec(epochs=1, batch_size=_BATCH, device="cpu"),
         method=Method.FIXNORM,
         params={"lr": 0.008, "fc_norm": 2.0},
         seed=0,

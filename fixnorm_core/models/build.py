@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fixnorm_core.errors import ModelError
 from fixnorm_core.models.catalog import MODELS, check_model
+from fixnorm_core.models.mobilenet_v2_scaled import mobilenet_v2_scaled
 from fixnorm_core.models.small_resnet import SmallResNet
 from fixnorm_core.spec import ModelSpec
 from fixnorm_core.vision import torchvision
@@ -74,12 +75,15 @@ def _construct(spec: ModelSpec, *, classes: int, channels: int, image_size: int)
     options: dict[str, Any] = dict(spec.options)
     if entry.family == "small_resnet":
         return SmallResNet(classes=classes, channels=channels, **options)
-    options |= _FIXED_OPTIONS.get(entry.family, {})
-    if entry.family == "vit":
-        options["image_size"] = image_size
-    if entry.family == "maxvit":
-        options["input_size"] = (image_size, image_size)
-    model = cast("nn.Module", torchvision.models.get_model(spec.name, weights=None, num_classes=classes, **options))
+    if entry.family == "mobilenet_v2_scaled":
+        model = mobilenet_v2_scaled(classes=classes, **options)
+    else:
+        options |= _FIXED_OPTIONS.get(entry.family, {})
+        if entry.family == "vit":
+            options["image_size"] = image_size
+        if entry.family == "maxvit":
+            options["input_size"] = (image_size, image_size)
+        model = cast("nn.Module", torchvision.models.get_model(spec.name, weights=None, num_classes=classes, **options))
     if entry.small_stem and (spec.stem == "small" or (spec.stem == "auto" and image_size < SMALL_IMAGE)):
         _take_out_down_sampling(model, family=entry.family)
     if channels != 3:
@@ -99,6 +103,7 @@ _STEMS: dict[str, tuple[str, str | None]] = {
     "googlenet": ("conv1.conv", "maxpool1"),
     "mnasnet": ("layers.0", None),
     "mobilenet_v2": ("features.0.0", None),
+    "mobilenet_v2_scaled": ("features.0.0", None),
     "mobilenet_v3": ("features.0.0", None),
     "regnet": ("stem.0", None),
     "resnet": ("conv1", "maxpool"),

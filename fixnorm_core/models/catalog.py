@@ -23,7 +23,8 @@ class ModelEntry:
 
     Attributes:
         name: What :class:`fixnorm_core.spec.ModelSpec` calls it.
-        family: Networks that share a stem and options; ``"small_resnet"`` is ours, the others are torchvision's.
+        family: Networks that share a stem and options; ``"small_resnet"`` and ``"mobilenet_v2_scaled"`` are ours, the
+            others are torchvision's.
         options: Names that ``ModelSpec.options`` may hold.
         small_stem: Whether its early down-sampling can be taken out for small images (``stem: small``).
     """
@@ -38,8 +39,8 @@ def check_model(spec: ModelSpec) -> None:
     """Refuses a model that cannot exist, whatever the data.
 
     Raises:
-        ModelError: for an unknown name, an option that the model does not have, an option of ``small_resnet`` with a
-            value out of range, or ``stem: small`` where the family has none.
+        ModelError: for an unknown name, an option that the model does not have, an option of one of our own models with
+            a value out of range, or ``stem: small`` where the family has none.
     """
     entry = MODELS.get(spec.name)
     if entry is None:
@@ -57,6 +58,8 @@ def check_model(spec: ModelSpec) -> None:
         )
     if entry.family == "small_resnet":
         _check_small_resnet(spec)
+    if entry.family == "mobilenet_v2_scaled":
+        _check_scaled(spec)
 
 
 def _nearest(word: str, known: Mapping[str, object] | tuple[str, ...], what: str) -> str:
@@ -79,6 +82,17 @@ def _check_small_resnet(spec: ModelSpec) -> None:
         raise ModelError(f"norm of small_resnet is {norm!r}; it is batch or group", "Write norm: batch or norm: group")
 
 
+def _check_scaled(spec: ModelSpec) -> None:
+    for option, value in spec.options.items():
+        is_share = option != "width_mult"
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not (0 <= float(value) < 1 if is_share else 0.1 <= float(value) <= 8):
+            rule = "a share, from 0 to below 1" if is_share else "a factor from 0.1 to 8"
+            raise ModelError(
+                f"{option} of {spec.name} is {value!r}; it is {rule}", f"Give {option} a number in that range"
+            )
+
+
 _DEPTH = "stochastic_depth_prob"
 # family: (names, options, has a small stem)
 _FAMILIES: dict[str, tuple[str, tuple[str, ...], bool]] = {
@@ -97,6 +111,7 @@ _FAMILIES: dict[str, tuple[str, tuple[str, ...], bool]] = {
     "maxvit": ("maxvit_t", ("mlp_dropout", "attention_dropout"), False),
     "mnasnet": ("mnasnet0_5 mnasnet0_75 mnasnet1_0 mnasnet1_3", ("dropout",), True),
     "mobilenet_v2": ("mobilenet_v2", ("width_mult", "round_nearest", "dropout"), True),
+    "mobilenet_v2_scaled": ("mobilenet_v2_scaled", ("width_mult", "dropout", _DEPTH), True),
     "mobilenet_v3": ("mobilenet_v3_small mobilenet_v3_large", ("dropout",), True),
     "regnet": (
         "regnet_x_400mf regnet_x_800mf regnet_x_1_6gf regnet_x_3_2gf regnet_x_8gf regnet_x_16gf regnet_x_32gf "

@@ -20,6 +20,7 @@ ONE_OF_EACH_FAMILY = {
     "inception_v3": 96,
     "mnasnet0_5": 32,
     "mobilenet_v2": 32,
+    "mobilenet_v2_scaled": 32,
     "mobilenet_v3_small": 32,
     "regnet_x_400mf": 32,
     "resnet18": 32,

@@ -14,7 +14,7 @@ from fixnorm_core.vision import torchvision
 def test_it_names_exactly_torchvisions_classifiers_and_ours() -> None:
     torchvisions = set(torchvision.models.list_models(module=torchvision.models))
 
-    assert set(MODELS) == torchvisions | {"small_resnet"}
+    assert set(MODELS) == torchvisions | {"small_resnet", "mobilenet_v2_scaled"}
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
@@ -34,6 +34,10 @@ def test_every_known_model_passes_the_check(name: str) -> None:
         (ModelSpec(options={"width": True}), ["width", "True", "whole number"]),
         (ModelSpec(options={"blocks": 1.5}), ["blocks", "1.5", "whole number"]),
         (ModelSpec(options={"norm": "layer"}), ["'layer'", "batch or group"]),
+        (ModelSpec(name="mobilenet_v2_scaled", options={"width_mult": 0}), ["width_mult", "0", "from 0.1 to 8"]),
+        (ModelSpec(name="mobilenet_v2_scaled", options={"dropout": 1.0}), ["dropout", "1.0", "below 1"]),
+        (ModelSpec(name="mobilenet_v2_scaled", options={"stochastic_depth_prob": True}), ["True", "a share"]),
+        (ModelSpec(name="mobilenet_v2_scaled", options={"width_mult": "wide"}), ["'wide'", "a factor"]),
     ],
 )
 def test_a_model_that_cannot_exist_is_refused_with_the_value_and_the_way_out(spec: ModelSpec, words: list[str]) -> None:

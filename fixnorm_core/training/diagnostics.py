@@ -23,8 +23,8 @@ from fixnorm_core.training.features import linear_head, watched_inputs
 __all__ = ["Diagnostics", "angles_between"]
 
 _MEASURED_STEPS = 4
-# Measuring costs a small network up to 7 % of a step (benchmarks/diagnostics_overhead.md), so one in eight at most
-_STEPS_PER_MEASURED = 8
+# Measuring costs a small network up to 12 % of a step (benchmarks/diagnostics_overhead.md), so one in sixteen at most
+_STEPS_PER_MEASURED = 16
 _ROLES: tuple[Literal["scale_invariant", "head", "free"], ...] = ("scale_invariant", "head", "free")
 
 

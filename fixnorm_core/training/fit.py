@@ -21,7 +21,7 @@ from fixnorm_core.training.calibrate import set_running_statistics
 from fixnorm_core.training.device import place, reproducible
 from fixnorm_core.training.diagnostics import Diagnostics
 from fixnorm_core.training.evaluate import evaluate
-from fixnorm_core.training.optimization import build_optimizer
+from fixnorm_core.training.optimization import OptimizerFactory, build_optimizer
 from fixnorm_core.training.risk import cross_boundary_risk
 from fixnorm_core.training.schedule import learning_rate_factor
 from fixnorm_core.training.stepping import Stepper
@@ -59,8 +59,21 @@ class Fit:
         roles: Of its parameters at initialisation.
     """
 
-    def __init__(self, trial: TrialSpec, data: TrainingData, *, device: torch.device) -> None:
+    def __init__(
+        self,
+        trial: TrialSpec,
+        data: TrainingData,
+        *,
+        device: torch.device,
+        optimizer: OptimizerFactory = build_optimizer,
+    ) -> None:
         """Builds model and optimizer from the trial's seed, the same on every device.
+
+        Args:
+            trial: What to train.
+            data: The images.
+            device: Where.
+            optimizer: Makes the optimizer; a group's rate is the schedule's times its ``lr_factor``, 1 where it has none.
 
         Raises:
             ModelError: If the model cannot be built for these images.
@@ -82,7 +95,7 @@ class Fit:
             self.model = place(model, device, precision=trial.training.precision)
             examples = self._spread(min(_EXAMPLES, len(data.train)))
             self.roles: Roles = find_roles(self.model, examples, must_hold=trial.method is Method.FIXNORM)
-            self._optimizer = build_optimizer(trial, self.model, roles=self.roles)
+            self._optimizer = optimizer(trial, self.model, roles=self.roles)
             set_running_statistics(self.model, self._spread(min(_STATISTICS_EXAMPLES, len(data.train))))
         self._stepper = Stepper(self.model, self._optimizer, training=trial.training, device=device)
         self._diagnostics = Diagnostics(self.model, self.roles, evaluated=self.evaluated)
@@ -183,7 +196,7 @@ class Fit:
             schedule=training.schedule,
         )
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_factor", 1.0)
         return rate
 
     def _step(self, images: Tensor, labels: Tensor, *, step: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import nn
 
@@ -9,7 +11,15 @@ from fixnorm_core.method.roles import Roles
 from fixnorm_core.method.step import FixNorm
 from fixnorm_core.spec import Method, OptimizerSpec, TrialSpec
 
-__all__ = ["build_optimizer"]
+__all__ = ["OptimizerFactory", "build_optimizer"]
+
+
+class OptimizerFactory(Protocol):
+    """Makes the optimizer of a trial; :func:`build_optimizer` is the one that trials use."""
+
+    def __call__(self, trial: TrialSpec, model: nn.Module, *, roles: Roles) -> torch.optim.Optimizer:
+        """Of the model's trainable parameters, whose roles are measured already."""
+
 
 _ADAM_BETA2 = 0.999
 

@@ -199,13 +199,18 @@ def test_a_sparkline_spans_its_scale_and_keeps_the_last_value() -> None:
 def test_an_interrupt_leaves_the_job_running_and_says_how_to_watch_again(server: StandIn) -> None:
     server.on("GET", "/api/v1/jobs/j1", job())
     server.on("GET", "/api/v1/jobs/j1/trials", [])
-    command = [sys.executable, "-c", "from service.cli.main import main; main()", "show", "j1", "--watch"]
+    # A shell starts its background jobs deaf to interrupts, and its children inherit that; a terminal's are not
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    command = [sys.executable, "-c", heard + "from service.cli.main import main; main()", "show", "j1", "--watch"]
     environment = {**os.environ, "FIXNORM_SERVER": server.url}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as run:
-        assert run.stdout
-        assert run.stdout.readline() == "job j1 is RUNNING: searching\n"
-        run.send_signal(signal.SIGINT)
-        _, errors = run.communicate(timeout=20)
+        try:
+            assert run.stdout
+            assert run.stdout.readline() == "job j1 is RUNNING: searching\n"
+            run.send_signal(signal.SIGINT)
+            _, errors = run.communicate(timeout=20)
+        finally:
+            run.kill()
     assert run.returncode == 130
     assert errors == "\njob j1 keeps running; watch it again: fixnorm-tune show j1 --watch\n"
     assert server.sent("POST", "/api/v1/jobs/j1/cancel") == []

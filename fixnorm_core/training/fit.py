@@ -73,7 +73,7 @@ class Fit:
             trial: What to train.
             data: The images.
             device: Where.
-            optimizer: Makes the optimizer; a group's rate is the schedule's times its ``lr_factor``, 1 where it has none.
+            optimizer: Makes the optimizer. A group's rate is the schedule's times its ``lr_factor``, if it has one.
 
         Raises:
             ModelError: If the model cannot be built for these images.

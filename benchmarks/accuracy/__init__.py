@@ -1,0 +1,1 @@
+"""What the accuracy studies share: tasks, ways to train, runs that are kept, tables and plots."""

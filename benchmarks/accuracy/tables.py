@@ -1,0 +1,281 @@
+"""From outcomes to tables: which point of each group was best, and what it gives with seeds that did not choose it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from accuracy.runs import Outcome, Run, by_point
+from accuracy.studies import CHOOSING_SEEDS, groups
+from accuracy.tasks import TASKS
+from accuracy.ways import Way
+
+__all__ = ["TABLES", "Best", "best_points", "by_rate", "peak"]
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best point of a group.
+
+    Attributes:
+        way: Its knobs.
+        chosen_by: Mean validation accuracy over the seeds that choose.
+        test: Test accuracy of each seed that does not choose; empty where none was run.
+        train: Mean training accuracy of the same runs.
+    """
+
+    way: Way
+    chosen_by: float
+    test: tuple[float, ...]
+    train: float
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean test accuracy."""
+        return stdev(self.test) / math.sqrt(len(self.test)) if len(self.test) > 1 else math.nan
+
+
+def best_points(study: str, outcomes: Iterable[Outcome]) -> dict[tuple[str, ...], Best]:
+    """The point with the highest mean validation accuracy over the choosing seeds, by group.
+
+    Points that were run with more of the choosing seeds go before those with fewer, so that a single lucky run does not
+    win over what was repeated.
+    """
+    found: dict[tuple[str, ...], list[Best]] = {}
+    counts: dict[tuple[str, ...], int] = {}
+    for (_, way), same in by_point(outcomes):
+        choosing = [one for one in same if one.run.seed in CHOOSING_SEEDS]
+        others = [one for one in same if one.run.seed not in CHOOSING_SEEDS]
+        if not choosing:
+            continue
+        group = groups(study, same[0].run)
+        best = Best(
+            way=way,
+            chosen_by=mean(one.validation for one in choosing),
+            test=tuple(one.test for one in sorted(others, key=lambda one: one.run.seed)),
+            train=mean(one.train for one in (others or choosing)),
+        )
+        if len(choosing) > counts.get(group, 0):
+            counts[group], found[group] = len(choosing), []
+        if len(choosing) == counts[group]:
+            found[group].append(best)
+    return {group: max(points, key=lambda best: best.chosen_by) for group, points in found.items()}
+
+
+def peak(points: Mapping[float, float]) -> float:
+    """Where accuracy peaks between the rates of a grid: the vertex of the parabola through the best and its neighbours.
+
+    Args:
+        points: Accuracy by learning rate, the rates evenly spaced in their logarithm.
+
+    Returns:
+        A learning rate; the best of the grid where that lies at its border.
+    """
+    rates = sorted(points)
+    place = max(range(len(rates)), key=lambda index: points[rates[index]])
+    if place in (0, len(rates) - 1):
+        return rates[place]
+    below, top, above = (points[rates[place + step]] for step in (-1, 0, 1))
+    shift = 0.5 * (below - above) / (below - 2 * top + above) if below - 2 * top + above else 0.0
+    return rates[place] * (rates[place + 1] / rates[place]) ** shift
+
+
+def methods(outcomes: Sequence[Outcome]) -> str:
+    """What each way to train reaches at its own best point."""
+    best = best_points("methods", outcomes)
+    rows = []
+    for task in dict.fromkeys(group[0] for group in best):
+        of_task = {group[1]: point for group, point in best.items() if group[0] == task}
+        reference = of_task.get("weight decay on all")
+        for name, point in sorted(of_task.items(), key=lambda item: -mean(item[1].test or (item[1].chosen_by,))):
+            gain = ""
+            if reference is not None and point is not reference and point.test and reference.test:
+                difference = mean(point.test) - mean(reference.test)
+                gain = f"{100 * difference:+.1f} ± {100 * math.hypot(point.error, reference.error):.1f}"
+            rows.append(
+                (TASKS[task].about, name, _knobs(point.way), _accuracy(point), f"{100 * point.train:.1f}", gain)
+            )
+    return _table(("task", "way", "best knobs", "test accuracy, %", "training, %", "against weight decay on all"), rows)
+
+
+def surface(task: str, *, fixed: bool) -> Callable[[Sequence[Outcome]], str]:
+    """Validation accuracy over both knobs, of the first seed."""
+
+    def draw(outcomes: Sequence[Outcome]) -> str:
+        chosen = [
+            one
+            for one in outcomes
+            if one.run.task == task
+            and one.run.seed == 0
+            and (one.run.way.hold != "no") == fixed
+            and one.run.way.decayed == "all"
+        ]
+        second = (lambda way: way.fc_norm) if fixed else (lambda way: way.weight_decay)
+        columns = sorted({second(one.run.way) for one in chosen}, key=lambda value: (value is None, value))
+        cells = {(one.run.way.lr, second(one.run.way)): one for one in chosen}
+        rows = [
+            (f"{lr:g}", *(_cell(cells.get((lr, column))) for column in columns))
+            for lr in sorted({one.run.way.lr for one in chosen})
+        ]
+        name = "fc_norm" if fixed else "weight decay"
+        return _table((f"lr \\ {name}", *("none" if one is None else f"{one:g}" for one in columns)), rows)
+
+    return draw
+
+
+def norms(outcomes: Sequence[Outcome]) -> str:
+    """By task and held norm: where accuracy peaks, and what it is there and one step of two to either side."""
+    rows = []
+    for task in dict.fromkeys(one.run.task for one in outcomes):
+        for hold in ("one", "init", "filters"):
+            points = by_rate([one for one in outcomes if one.run.task == task and one.run.way.hold == hold])
+            if not points:
+                continue
+            rates = sorted(points)
+            place = max(range(len(rates)), key=lambda index: points[rates[index]])
+            sides = [
+                f"{100 * points[rates[i]]:.1f}" if 0 <= i < len(rates) else "-" for i in range(place - 1, place + 2)
+            ]
+            rows.append((TASKS[task].about, hold, f"{peak(points):.3g}", " / ".join(sides)))
+    return _table(("task", "held at", "peak of lr", "below / best / above, %"), rows)
+
+
+def transfer(outcomes: Sequence[Outcome]) -> str:
+    """By held norm: how far the best rate lies from that of the base task, in factors."""
+    tasks = list(dict.fromkeys(one.run.task for one in outcomes))
+    rows = []
+    for hold in ("one", "init", "filters"):
+        peaks = {
+            task: peak(points)
+            for task in tasks
+            if (points := by_rate([one for one in outcomes if one.run.task == task and one.run.way.hold == hold]))
+        }
+        if "base" not in peaks:
+            continue
+        factors = {task: peaks[task] / peaks["base"] for task in peaks if task != "base"}
+        spread = stdev(math.log2(factor) for factor in (1.0, *factors.values()))
+        rows.append(
+            (hold, *(f"x {factors[task]:.2f}" if task in factors else "" for task in tasks[1:]), f"{spread:.2f}")
+        )
+    return _table(("held at", *tasks[1:], "spread, octaves"), rows)
+
+
+def head(outcomes: Sequence[Outcome]) -> str:
+    """By learning rate of the head and bound: accuracy, and the norm that the head reaches."""
+    bounds = sorted({one.run.way.fc_norm for one in outcomes}, key=lambda value: (value is None, value))
+    rows = []
+    for lr in sorted({one.run.way.lr for one in outcomes}):
+        for factor in sorted({one.run.way.head_lr for one in outcomes}):
+            cells = []
+            for bound in bounds:
+                same = [
+                    o for o in outcomes if (o.run.way.lr, o.run.way.head_lr, o.run.way.fc_norm) == (lr, factor, bound)
+                ]
+                norm = mean(one.trace[-1]["head_norm"] for one in same if one.trace)
+                cells.append(f"{100 * mean(one.test for one in same):.1f} ({norm:.1f})")
+            rows.append((f"{lr:g}", f"x {factor:g}", *cells))
+    return _table(("lr", "head's lr", *("none" if bound is None else f"{bound:g}" for bound in bounds)), rows)
+
+
+def choices(outcomes: Sequence[Outcome]) -> str:
+    """By choice: test accuracy against the default at the same knobs and seeds."""
+    reference = {
+        (one.run.task, one.run.way.lr, one.run.way.fc_norm, one.run.seed): one.test
+        for one in outcomes
+        if one.run.way == Way(one.run.way.lr, fc_norm=one.run.way.fc_norm)
+    }
+    gains: dict[tuple[str, str], list[float]] = {}
+    for one in outcomes:
+        name = _choice(one.run)
+        same = reference.get((one.run.task, one.run.way.lr, one.run.way.fc_norm, one.run.seed))
+        if name and same is not None:
+            gains.setdefault((one.run.task, name), []).append(one.test - same)
+    rows = [
+        (TASKS[task].about, name, f"{100 * mean(values):+.2f} ± {100 * stdev(values) / math.sqrt(len(values)):.2f}")
+        for (task, name), values in gains.items()
+    ]
+    return _table(("task", "choice", "test accuracy against the default, points"), rows)
+
+
+def large(outcomes: Sequence[Outcome]) -> str:
+    """What each way reaches on the larger task."""
+    best = best_points("large", outcomes)
+    rows = [
+        (group[1], _knobs(point.way), _accuracy(point), f"{100 * point.train:.1f}")
+        for group, point in sorted(best.items(), key=lambda item: -mean(item[1].test or (item[1].chosen_by,)))
+    ]
+    return _table(("way", "best knobs", "test accuracy, %", "training, %"), rows)
+
+
+def runs_table(study: str) -> Callable[[Sequence[Outcome]], str]:
+    """How many runs stand behind a study."""
+
+    def count(outcomes: Sequence[Outcome]) -> str:
+        diverged = sum(one.diverged for one in outcomes)
+        return f"{len(outcomes)} runs ({diverged} diverged) in `benchmarks/accuracy/results/{study}.jsonl`."
+
+    return count
+
+
+TABLES: dict[str, tuple[str, Callable[[Sequence[Outcome]], str]]] = {
+    "methods": ("methods", methods),
+    "methods runs": ("methods", runs_table("methods")),
+    "surface over fixnorm": ("methods", surface("over", fixed=True)),
+    "surface over decay": ("methods", surface("over", fixed=False)),
+    "surface under fixnorm": ("methods", surface("under", fixed=True)),
+    "surface under decay": ("methods", surface("under", fixed=False)),
+    "norms": ("norms", norms),
+    "norms runs": ("norms", runs_table("norms")),
+    "transfer": ("norms", transfer),
+    "head": ("head", head),
+    "head runs": ("head", runs_table("head")),
+    "choices": ("choices", choices),
+    "choices runs": ("choices", runs_table("choices")),
+    "large": ("large", large),
+    "large runs": ("large", runs_table("large")),
+}
+"""Tables by name: the study they are of, and what draws them from its outcomes."""
+
+
+def by_rate(outcomes: Sequence[Outcome]) -> dict[float, float]:
+    """Mean test accuracy by learning rate."""
+    found: dict[float, list[float]] = {}
+    for one in outcomes:
+        found.setdefault(one.run.way.lr, []).append(one.test)
+    return {lr: mean(values) for lr, values in found.items()}
+
+
+def _choice(run: Run) -> str:
+    way = run.way
+    if way.granularity == "filter":
+        return "norm held by filter"
+    if way.momentum_radial == "remove":
+        return "radial momentum removed"
+    return "last gains bounded too" if way.bound_gain else ""
+
+
+def _knobs(way: Way) -> str:
+    if way.hold != "no":
+        return f"lr {way.lr:g}, fc_norm {'none' if way.fc_norm is None else f'{way.fc_norm:g}'}"
+    return f"lr {way.lr:g}" + (f", decay {way.weight_decay:g}" if way.weight_decay else "")
+
+
+def _accuracy(point: Best) -> str:
+    if not point.test:
+        return f"({100 * point.chosen_by:.1f}, validation, chosen by it)"
+    error = "" if math.isnan(point.error) else f" ± {100 * point.error:.1f}"
+    return f"{100 * mean(point.test):.1f}{error} ({len(point.test)} seeds)"
+
+
+def _cell(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return ""
+    return "diverged" if outcome.diverged else f"{100 * outcome.validation:.1f}"
+
+
+def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join(lines)

@@ -7,16 +7,19 @@ normalization next to zero: eps breaks scale invariance by about eps / variance,
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import random
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from fixnorm_core.errors import RolesError
 
-__all__ = ["logits_of", "probe_copy", "probe_inputs", "refuse_without_values", "seeded"]
+__all__ = ["logits_of", "probe_copy", "probe_inputs", "refuse_unmeasurable", "seeded"]
 
 _EPS = 1e-30
 _MIN_BATCH = 8  # fewer values per channel leave a BatchNorm on 1 x 1 features with nearly no gradient
@@ -51,8 +54,8 @@ def probe_copy(model: nn.Module) -> nn.Module:
     return clone
 
 
-def refuse_without_values(model: nn.Module) -> None:
-    """Refuses a model with parameters that have no values yet: lazy ones, and those on the meta device.
+def refuse_unmeasurable(model: nn.Module) -> None:
+    """Refuses parameters without values yet (lazy ones, those on the meta device), and those shared out over processes.
 
     Raises:
         RolesError: naming the first of them.
@@ -62,6 +65,11 @@ def refuse_without_values(model: nn.Module) -> None:
             raise RolesError(
                 f"the parameter {name} has no values yet, so neither its role nor its norm is known",
                 "Run one batch through a model with lazy modules first; load the weights of a model on the meta device",
+            )
+        if hasattr(parameter, "full_tensor"):  # a DTensor; importing its class takes longer than all of this
+            raise RolesError(
+                f"the parameter {name} is a {type(parameter).__name__}, of which this process has a part at most",
+                "Train with DistributedDataParallel, which leaves every process the whole weight, in place of FSDP",
             )
 
 
@@ -75,6 +83,11 @@ def probe_inputs(example_input: Tensor, *, generator: torch.Generator, like: Ten
     Raises:
         RolesError: if the example is not a batch of numbers, or of integers in fewer than two rows.
     """
+    if not isinstance(example_input, Tensor):
+        raise RolesError(
+            f"example_input is {type(example_input).__name__}; it is one tensor, a batch as the model takes it",
+            "Give the images alone; wrap a model that takes more than one input in a module that takes one",
+        )
     if example_input.is_complex() or example_input.dim() < 2 or example_input.numel() == 0:
         raise RolesError(
             f"example_input is {example_input.dtype} of shape {tuple(example_input.shape)}; it is one batch of images, "
@@ -97,8 +110,11 @@ def probe_inputs(example_input: Tensor, *, generator: torch.Generator, like: Ten
     return noise.to(like.device)
 
 
-def logits_of(model: nn.Module, inputs: Tensor) -> Tensor:
-    """The model's logits, shape (N, classes); of an output with several parts, the one named ``logits``.
+def logits_of(model: nn.Module, inputs: Tensor) -> list[Tensor]:
+    """The model's logits, each of shape (N, classes): one tensor, or one for every head.
+
+    Of an output with several parts (tuple, list, mapping, named tuple or object) these are all its floating-point
+    tensors of two dimensions; where parts are named and some have "logits" in their name, those alone.
 
     Raises:
         RolesError: if the forward pass fails or gives no such tensor.
@@ -111,20 +127,47 @@ def logits_of(model: nn.Module, inputs: Tensor) -> Tensor:
             "Give an example_input that the model accepts, floating-point for images; a model that casts to a fixed "
             "dtype needs its Roles by hand",
         ) from error
-    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
+    parts = _parts(output)
+    logits = [part for part in parts if isinstance(part, Tensor) and part.is_floating_point() and part.dim() == 2]
+    if not logits:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise RolesError(
-            f"the model's output is {shape}; a classifier's is one tensor of logits, (N, classes)",
+            f"the model's output is {shape}; a classifier's is one tensor of logits, (N, classes), or several of them",
             "Wrap the model in a module that returns its logits alone",
         )
     return logits
 
 
+def _parts(output: Any) -> list[Any]:
+    if isinstance(output, Tensor):
+        return [output]
+    named: Iterable[tuple[str, Any]]
+    if isinstance(output, Mapping):
+        named = output.items()
+    elif hasattr(output, "_fields"):
+        named = zip(output._fields, output, strict=True)
+    elif isinstance(output, (tuple, list)):
+        return list(output)
+    else:
+        named = vars(output).items() if hasattr(output, "__dict__") else ()
+    parts = dict(named)
+    return [part for name, part in parts.items() if "logits" in str(name)] or list(parts.values())
+
+
 @contextmanager
 def seeded(model: nn.Module, seed: int) -> Iterator[torch.Generator]:
-    """Seeds every random state that the model's forward pass may draw from, and restores all of it afterwards."""
+    """Seeds every random state that the model's forward pass may draw from, and restores all of it afterwards.
+
+    That is torch's on the CPU and on the model's GPUs, Python's and NumPy's.
+    """
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield torch.Generator().manual_seed(seed)
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            yield torch.Generator().manual_seed(seed)
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

@@ -129,8 +129,8 @@ def _move_statistics(
 
 
 def _check_same_function(model: nn.Module, rescaled: nn.Module, inputs: Tensor) -> None:
-    expected, got = logits_of(model, inputs), logits_of(rescaled, inputs)
-    error = float((expected - got).abs().max() / expected.std().clamp_min(1e-30))
+    pairs = zip(logits_of(model, inputs), logits_of(rescaled, inputs), strict=True)
+    error = max(float((expected - got).abs().max() / expected.std().clamp_min(1e-30)) for expected, got in pairs)
     if not error < _TOLERANCE:
         raise RolesError(
             f"rescaling the weights changes the trained model's evaluation by {error:.1e} of its logits' spread, which "

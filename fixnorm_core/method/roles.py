@@ -10,7 +10,7 @@ relative.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from fixnorm_core.errors import RolesError
 from fixnorm_core.method.head import weights_at_output
 from fixnorm_core.method.overrides import RoleName, overridden
-from fixnorm_core.method.probe import logits_of, probe_copy, probe_inputs, refuse_without_values, seeded
+from fixnorm_core.method.probe import logits_of, probe_copy, probe_inputs, refuse_unmeasurable, seeded
 from fixnorm_core.reports import RoleNames
 
 __all__ = ["Roles", "find_roles"]
@@ -93,7 +93,8 @@ def find_roles(
     its buffers and mode, and all random states are left as they were.
 
     Args:
-        model: Returns logits of shape (N, classes).
+        model: Returns logits of shape (N, classes), or several of them, one for each head
+            (:func:`fixnorm_core.method.probe.logits_of`); the loss is then the sum of their cross-entropies.
         example_input: One batch as in training, shape (N, ...). Of images and vectors only the shape, mean and spread
             are used; roles seldom depend on the image size, so small images will do. Of integers (token ids) the values
             are used, see :func:`fixnorm_core.method.probe.probe_inputs`.
@@ -111,7 +112,7 @@ def find_roles(
     """
     if batches < 1:
         raise RolesError(f"batches is {batches}; roles are measured on at least one batch", "Give batches=3")
-    refuse_without_values(model)
+    refuse_unmeasurable(model)
     probe = probe_copy(model)
     parameters = dict(probe.named_parameters())
     shares: dict[str, float] = {}
@@ -121,7 +122,7 @@ def find_roles(
         for _ in range(batches):
             inputs = probe_inputs(example_input, generator=generator, like=next(iter(parameters.values())))
             logits = logits_of(probe, inputs.requires_grad_(inputs.is_floating_point()))
-            head |= {id(weight) for weight in weights_at_output(logits, inputs=inputs)}
+            head |= {id(weight) for part in logits for weight in weights_at_output(part, inputs=inputs)}
             for name, share in _radial_shares(parameters, logits, generator=generator).items():
                 shares[name] = max(share, shares.get(name, 0.0))
     outputs = [name for name, parameter in parameters.items() if id(parameter) in head]
@@ -159,13 +160,13 @@ def _perturb_zeros(parameters: Iterable[nn.Parameter], *, generator: torch.Gener
 
 
 def _radial_shares(
-    parameters: Mapping[str, nn.Parameter], logits: Tensor, *, generator: torch.Generator
+    parameters: Mapping[str, nn.Parameter], logits: Sequence[Tensor], *, generator: torch.Generator
 ) -> dict[str, float]:
     """Radial share per parameter, of the cross-entropy with random labels; none where the gradient is exactly zero."""
-    labels = torch.randint(logits.shape[1], (logits.shape[0],), generator=generator).to(logits.device)
-    loss = F.cross_entropy(logits, labels)
-    gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-    found = {n: (p, g) for (n, p), g in zip(parameters.items(), gradients, strict=True) if g is not None}
+    loss = torch.stack([_loss(part, generator=generator) for part in logits]).sum()
+    real = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
+    gradients = torch.autograd.grad(loss, list(real.values()), allow_unused=True)
+    found = {n: (p, g) for (n, p), g in zip(real.items(), gradients, strict=True) if g is not None}
     sizes = {name: float(p.detach().norm() * g.norm()) for name, (p, g) in found.items()}
     floor = _ZERO_GRADIENT * max(sizes.values(), default=0.0)
     if not all(size < float("inf") for size in sizes.values()):
@@ -175,6 +176,11 @@ def _radial_shares(
         )
     radial = {name: float((p.detach() * g).sum().abs()) for name, (p, g) in found.items()}
     return {name: radial[name] / size if size > floor else 0.0 for name, size in sizes.items() if size > 0}
+
+
+def _loss(logits: Tensor, *, generator: torch.Generator) -> Tensor:
+    labels = torch.randint(logits.shape[1], (logits.shape[0],), generator=generator)
+    return F.cross_entropy(logits, labels.to(logits.device))
 
 
 def _refuse_the_impossible(roles: Roles, *, outputs: list[str]) -> None:

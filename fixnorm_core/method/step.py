@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from fixnorm_core.errors import WeightsError
 from fixnorm_core.method import checks
 from fixnorm_core.method.checks import OptimizerError
-from fixnorm_core.method.probe import refuse_without_values
+from fixnorm_core.method.probe import refuse_unmeasurable
 from fixnorm_core.method.projection import by_device_and_dtype, filter_norms, limits_by_name, tensor_norm
 from fixnorm_core.method.rescale import rescale_weights
 from fixnorm_core.method.roles import Roles, find_roles
@@ -93,7 +93,7 @@ class FixNorm(Optimizer):
         checks.check_no_decay(optimizer.param_groups, of="the base optimizer")
         if momentum_radial == "remove":
             checks.check_momentum(optimizer)
-        refuse_without_values(model)
+        refuse_unmeasurable(model)
         if roles is None:
             if example_input is None:
                 raise OptimizerError(

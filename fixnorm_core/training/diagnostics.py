@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fixnorm_core.method.projection import tensor_norm
 from fixnorm_core.method.roles import Roles
 from fixnorm_core.reports import EpochDiagnostics, RoleDiagnostics
 from fixnorm_core.training.features import linear_head, watched_inputs
@@ -118,7 +117,8 @@ def _effective_rate(weights: Sequence[Tensor], *, rate: float) -> float | None:
     """Median of ``lr / ‖W‖²`` over the weights that are not zero."""
     if not weights:
         return None
-    rates = rate / torch.stack([tensor_norm(weight) for weight in weights]).double().square()
+    norms = torch.stack(torch._foreach_norm([weight.detach() for weight in weights]))
+    rates = rate / norms.double().square()
     return _number(rates[rates.isfinite()].quantile(0.5)) if rates.isfinite().any() else None
 
 

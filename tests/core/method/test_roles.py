@@ -238,7 +238,7 @@ class _Tuple(nn.Module):
         self.body = nn.Sequential(_features(), nn.Linear(8, 3))
 
     def forward(self, images: Tensor) -> tuple[Tensor, int]:
-        return self.body(images), 0
+        return self.body(images)[0], 0
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
-"""Records a surface: trains a job's model over a grid of its knobs with several seeds, and keeps the learning curves.
+r"""Records a surface: trains a job's model over a grid of its knobs with several seeds, and keeps the learning curves.
 
-    python benchmarks/record_surface.py examples/digits.yaml --points 7 --seeds 2 --out worker/recordings/digits.json
+    python benchmarks/record_surface.py fixnorm_core/recipes/digits.yaml --points 7 --seeds 2 \
+        --out worker/recordings/digits.json
     python benchmarks/record_surface.py JOB --grid lr=1e-4,1e-3,1e-2,1e-1 --grid fc_norm=0.5,2,8,32 --out OUT
 
 The recording is what the simulator backend replays and what samplers are compared on. Runs are spread over processes;

@@ -2,12 +2,11 @@
 # Starts a server, tunes a classifier on it with the command line, and stops the server.
 #   BIN   folder of the fixnorm-tune command (default .venv/bin)
 #   KEEP  1 leaves the server running for the dashboard
-#   JOB   job file (default examples/digits.yaml)
+#   JOB   job file (default: the recipe 'digits')
 # The exit status is that of 'fixnorm-tune submit --watch': 0 only if the job succeeded.
 set -u
 
 BIN=${BIN:-.venv/bin}
-JOB=${JOB:-examples/digits.yaml}
 START_SECONDS=120
 server=
 
@@ -49,7 +48,11 @@ done
 url=$(cat "$url_file")
 echo "the server answers at $url"
 
-"$BIN/fixnorm-tune" submit "$JOB" --watch --server "$url"
+if [ -n "${JOB:-}" ]; then
+    "$BIN/fixnorm-tune" submit "$JOB" --watch --server "$url"
+else
+    "$BIN/fixnorm-tune" submit --recipe digits --watch --server "$url"
+fi
 status=$?
 
 if [ "${KEEP:-}" = 1 ]; then

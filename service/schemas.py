@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
 from fixnorm_core.reports import Evaluation
 from fixnorm_core.spec import JobSpec
+
+if TYPE_CHECKING:
+    from fixnorm_core.recipes import Recipe
 
 __all__ = [
     "TERMINAL_STATES",
@@ -26,6 +29,7 @@ __all__ = [
     "ModelView",
     "Problem",
     "Progress",
+    "RecipeView",
     "TrialState",
     "TrialView",
 ]
@@ -166,6 +170,40 @@ class DatasetView(_View):
 
     name: str
     about: str
+
+
+class RecipeView(_View):
+    """A named job that is ready to run.
+
+    Attributes:
+        about: What it trains, and on what.
+        images: Where they come from.
+        hardware: What it expects of the machine.
+        aims_at: The published figure, and whose it is.
+        text: Its job file, YAML with comments.
+        job: The job itself, to submit as it is or changed.
+    """
+
+    name: str
+    about: str
+    images: str
+    hardware: str
+    aims_at: str
+    text: str
+    job: JobSpec
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        """The view of a recipe that is shipped with this software."""
+        return cls(
+            name=recipe.name,
+            about=recipe.about,
+            images=recipe.images,
+            hardware=recipe.hardware,
+            aims_at=recipe.aims_at,
+            text=recipe.text,
+            job=recipe.job(),
+        )
 
 
 class Health(_View):

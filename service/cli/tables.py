@@ -10,9 +10,18 @@ from rich.table import Table
 from rich.text import Text
 
 from service.cli.words import knobs, local_time, number, percent, sparkline
-from service.schemas import BestView, DatasetView, JobState, JobView, ModelView, TrialState, TrialView
+from service.schemas import BestView, DatasetView, JobState, JobView, ModelView, RecipeView, TrialState, TrialView
 
-__all__ = ["best_block", "datasets_table", "failure_lines", "job_block", "jobs_table", "models_table", "trials_table"]
+__all__ = [
+    "best_block",
+    "datasets_table",
+    "failure_lines",
+    "job_block",
+    "jobs_table",
+    "models_table",
+    "recipes_table",
+    "trials_table",
+]
 
 _STYLES = {
     TrialState.COMPLETE: "green",
@@ -87,6 +96,14 @@ def datasets_table(datasets: Sequence[DatasetView]) -> Table:
     return table
 
 
+def recipes_table(recipes: Sequence[RecipeView]) -> Table:
+    """One row for each recipe."""
+    table = _table("name", "about", "hardware")
+    for recipe in recipes:
+        table.add_row(recipe.name, recipe.about, recipe.hardware)
+    return table
+
+
 def job_block(job: JobView, *, server: str) -> Text:
     """What a job is and where it stands."""
     spec = job.spec
@@ -135,7 +152,7 @@ def best_block(job: JobView, best: BestView, *, server: str) -> Text:
 def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
-        table.add_column(column, no_wrap=column not in {"reason", "options", "about"})
+        table.add_column(column, no_wrap=column not in {"reason", "options", "about", "hardware"})
     return table
 
 

@@ -26,6 +26,7 @@ from service.schemas import (
     JobView,
     ModelView,
     Problem,
+    RecipeView,
     TrialView,
 )
 
@@ -128,6 +129,10 @@ class Client:
     def datasets(self) -> list[DatasetView]:
         """The data sets a job can name."""
         return self._call(list[DatasetView], "GET", "/api/v1/datasets")
+
+    def recipes(self) -> list[RecipeView]:
+        """The named jobs that the server ships; ``submit(recipe.job)`` runs one."""
+        return self._call(list[RecipeView], "GET", "/api/v1/recipes")
 
     def wait(self, job_id: str, *, poll: timedelta = timedelta(seconds=0.5)) -> JobView:
         """Blocks until a job has ended, however it ended."""

@@ -8,8 +8,6 @@ from fixnorm_core.errors import SpecError
 from fixnorm_core.jobfile import load_job_file
 from fixnorm_core.spec import JobSpec
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-
 
 def write(folder: Path, text: str) -> Path:
     file = folder / "job.yaml"
@@ -44,11 +42,6 @@ def test_every_way_to_write_a_number_is_a_number(tmp_path: Path, written: str) -
 def test_text_that_looks_a_little_like_a_number_stays_text(tmp_path: Path, written: str) -> None:
     file = write(tmp_path, f"model:\n  options: {{drop: {written}}}\n")
     assert load_job_file(file).model.options == {"drop": written.strip("'")}
-
-
-@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=lambda file: file.stem)
-def test_the_examples_are_job_files(file: Path) -> None:
-    assert load_job_file(file).name == file.stem
 
 
 def test_every_broken_rule_is_listed_with_its_line(tmp_path: Path) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import optuna
 import pytest
 import yaml
 
+from fixnorm_core.changes import Change
 from fixnorm_core.jobfile import load_job_file
+from fixnorm_core.recipes import find_recipe, list_recipes
 from fixnorm_core.spec import JobSpec
 
 ROOT = Path(__file__).parents[2]
@@ -41,9 +45,20 @@ def test_the_readmes_job_file_is_a_job(tmp_path: Path) -> None:
     assert load_job_file(path).data.path == str(tmp_path / "flowers")
 
 
-@pytest.mark.parametrize("example", sorted(path.name for path in (ROOT / "examples").glob("*.yaml")))
-def test_every_example_is_a_job(example: str) -> None:
-    assert load_job_file(ROOT / "examples" / example).name
+def test_the_recipes_page_shows_every_recipe_with_the_figure_it_aims_at() -> None:
+    rows = dict(re.findall(r"^\| `([a-z0-9-]+)` \| (.*)$", (ROOT / "docs/recipes.md").read_text("utf-8"), flags=re.M))
+    assert list(rows) == [recipe.name for recipe in list_recipes()]
+    for recipe in list_recipes():
+        (figure,) = re.findall(r"\d\d\.\d+ %", recipe.aims_at)[:1]
+        assert figure in rows[recipe.name]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_submission_of_a_recipe_that_is_shown_is_a_job(page: Path) -> None:
+    for line in re.findall(r"^fixnorm-tune (submit --recipe .*?)(?: +#.*)?$", page.read_text("utf-8"), flags=re.M):
+        words = shlex.split(line)
+        changes = [Change.parse(after) for word, after in pairwise(words) if word == "--set"]
+        find_recipe(words[2]).job(changes=changes)
 
 
 def test_the_quickstarts_sampler_loop_runs_and_stops_by_itself(capsys: pytest.CaptureFixture[str]) -> None:

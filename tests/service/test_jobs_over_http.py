@@ -10,6 +10,7 @@ import httpx
 import pytest
 from waiting import wait_for
 
+from fixnorm_core.recipes import list_recipes
 from fixnorm_core.spec import JobSpec
 from service.schemas import JobState, TrialState
 
@@ -162,6 +163,15 @@ def test_an_unknown_job_is_a_problem_with_a_way_out(http: httpx.Client) -> None:
     assert answer.status_code == 404
     assert answer.json()["code"] == "not_found"
     assert "job-nope" in answer.json()["detail"]
+
+
+def test_a_recipe_that_the_server_lists_is_a_job_that_it_takes(http: httpx.Client) -> None:
+    recipes = {recipe["name"]: recipe for recipe in http.get("/api/v1/recipes").json()}
+    assert list(recipes) == [recipe.name for recipe in list_recipes()]
+    assert "arXiv 2103.15345" in recipes["imagenet-efficientnet-b0"]["aims_at"]
+    assert recipes["digits"]["text"].startswith("# For: ")
+    answer = http.post(JOBS, json=recipes["digits"]["job"])
+    assert (answer.status_code, answer.json()["name"]) == (201, "digits")
 
 
 def test_models_data_sets_health_and_docs_answer(http: httpx.Client) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from standin import Answer, Drop, StandIn, best, job, problem, trial
 
+from fixnorm_core.recipes import find_recipe, list_recipes
 from fixnorm_core.spec import JobSpec
 from service.client import (
     BadServerAddressError,
@@ -16,7 +17,7 @@ from service.client import (
     ServerUnreachableError,
     UnexpectedAnswerError,
 )
-from service.schemas import DatasetView, JobPage, JobState, ModelView
+from service.schemas import DatasetView, JobPage, JobState, ModelView, RecipeView
 
 
 @pytest.fixture
@@ -158,6 +159,13 @@ def test_models_and_datasets_are_named(server: StandIn, client: Client) -> None:
     server.on("GET", "/api/v1/datasets", [{"name": "digits", "about": "handwritten"}])
     assert client.models() == [ModelView(name="small_resnet", options=("width",))]
     assert client.datasets() == [DatasetView(name="digits", about="handwritten")]
+
+
+def test_recipes_come_with_their_jobs(server: StandIn, client: Client) -> None:
+    shipped = [RecipeView.of(recipe) for recipe in list_recipes()]
+    server.on("GET", "/api/v1/recipes", shipped)
+    assert client.recipes() == shipped
+    assert client.recipes()[0].job == find_recipe("digits").job()
 
 
 def test_a_job_id_cannot_leave_its_place_in_the_address(server: StandIn, client: Client) -> None:

@@ -233,12 +233,23 @@ class _NoScalars(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_the_step_never_waits_for_a_tensors_value() -> None:
+@pytest.mark.parametrize("foreach", [True, False])
+@pytest.mark.parametrize("granularity", ["tensor", "filter"])
+def test_the_step_never_waits_for_a_tensors_value(granularity: Any, foreach: bool) -> None:
     model = _model()
-    optimizer = FixNorm(_sgd(model), model, example_input=IMAGES, fc_norm=1.1)
+    optimizer = FixNorm(
+        _sgd(model),
+        model,
+        example_input=IMAGES,
+        fc_norm=1.1,
+        granularity=granularity,
+        momentum_radial="remove",
+        foreach=foreach,
+    )
     F.cross_entropy(model(IMAGES), LABELS).backward()
 
     with _NoScalars():
+        optimizer.step()
         optimizer.step()
         optimizer.head_norm()
         with pytest.raises(AssertionError):

@@ -35,12 +35,13 @@ class FixNorm(Optimizer):
     """Wraps a torch optimizer so that its steps keep the norms that the method fixes.
 
     It is a ``torch.optim.Optimizer`` that shares ``param_groups`` and ``state`` with its base, so learning-rate
-    schedulers, ``GradScaler``, closures and hooks work on it as on any other. One step adds a norm and a
-    multiplication per held weight, multi-tensor, without waiting for the device. Make it when the model is on its
-    device and before ``torch.compile`` or ``DistributedDataParallel`` wraps it. ``torch.compile(optimizer.step)`` works
-    too: the projection is one graph, and the whole step is two or three, since torch's own optimizers put a graph break
-    into their steps. Weights that are sharded over processes (FSDP) are refused: their norms would take communication. Copy or pickle it together with its
-    model, ``copy.deepcopy((model, optimizer))``, or the copy trains weights of its own; hooks are not copied.
+    schedulers, ``GradScaler``, closures and hooks work on it as on any other. One step adds a norm and a multiplication
+    per held weight, multi-tensor, without waiting for the device. Make it when the model is on its device and before
+    ``torch.compile`` or ``DistributedDataParallel`` wraps it. ``torch.compile(optimizer.step)`` works too: the
+    projection is one graph, and the whole step is two or three, since torch's own optimizers put a graph break into
+    their steps. Weights that are sharded over processes (FSDP) are refused: their norms would take communication. Copy
+    or pickle it together with its model, ``copy.deepcopy((model, optimizer))``, or the copy trains weights of its own;
+    hooks are not copied.
 
     Rescaling the weights to ``weight_norm`` happens once, here; evaluation mode keeps its function too
     (:func:`fixnorm_core.method.rescale.rescale_weights`). Parameters added later by :meth:`add_param_group` are free.

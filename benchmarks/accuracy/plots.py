@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +74,3 @@ def _title(outcome: Outcome) -> str:
         _NAMES[way.hold] if way.hold != "no" else f"weight decay {way.weight_decay:g}" if way.weight_decay else "none"
     )
     return f"{name}, lr {way.lr:g}\n{100 * outcome.test:.1f} %"
-
-
-def spread_of_rates(outcome: Outcome) -> Sequence[float]:
-    """By look: the largest effective learning rate over the smallest, in octaves."""
-    return [2 * math.log2(max(row["norms"].values()) / min(row["norms"].values())) for row in outcome.trace]

@@ -41,7 +41,8 @@ def methods() -> list[Run]:
             ("scale_invariant", "head"), (0.06, 0.125, 0.25, 0.5), (3e-3, 1e-2, 3e-2, 1e-1)
         )
     ]
-    return [Run(task, way, seed=0) for task in ("over", "under") for way in (*fixed, *decayed, *parts)]
+    regimes = [Run(task, way, seed=0) for task in ("over", "under") for way in (*fixed, *decayed, *parts)]
+    return regimes + [Run("middle", way, seed=0) for way in (*fixed, *decayed)]
 
 
 def norms() -> list[Run]:

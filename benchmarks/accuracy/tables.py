@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 
 from accuracy.runs import Outcome, Run, by_point
 from accuracy.studies import CHOOSING_SEEDS, groups
 from accuracy.tasks import TASKS
 from accuracy.ways import Way
+from fixnorm_core.method.equilibrium import START_FC_NORM, equivalent_start
 
 __all__ = ["TABLES", "Best", "best_points", "by_rate", "peak"]
+
+_MOMENTUM = 0.9
+"""Of every run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +142,9 @@ def norms(outcomes: Sequence[Outcome]) -> str:
             sides = [
                 f"{100 * points[rates[i]]:.1f}" if 0 <= i < len(rates) else "-" for i in range(place - 1, place + 2)
             ]
-            rows.append((TASKS[task].about, hold, f"{peak(points):.3g}", " / ".join(sides)))
-    return _table(("task", "held at", "peak of lr", "below / best / above, %"), rows)
+            turn = f"{_early_rotation(outcomes, task=task, hold=hold, lr=rates[place]):.3f}"
+            rows.append((TASKS[task].about, hold, f"{peak(points):.3g}", " / ".join(sides), turn))
+    return _table(("task", "held at", "peak of lr", "below / best / above, %", "rotation, rad a step"), rows)
 
 
 def transfer(outcomes: Sequence[Outcome]) -> str:
@@ -209,6 +214,56 @@ def large(outcomes: Sequence[Outcome]) -> str:
     return _table(("way", "best knobs", "test accuracy, %", "training, %"), rows)
 
 
+def equivalent(outcomes: Sequence[Outcome]) -> str:
+    """By task: the start that tuned weight decay leads to, against FixNorm's own learning rates."""
+    best = best_points("methods", outcomes)
+    rows = []
+    for task in dict.fromkeys(group[0] for group in best):
+        decay = best.get((task, "weight decay on all"))
+        if decay is None:
+            continue
+        way = decay.way
+        fixed = [one for one in outcomes if one.run.task == task and one.run.way.hold == "one"]
+        fixed = [one for one in fixed if one.run.way.fc_norm == START_FC_NORM and one.run.seed == 0]
+        gradient = median(_gradient_norm(one) for one in fixed)
+        guess = equivalent_start(lr=way.lr, weight_decay=way.weight_decay, momentum=_MOMENTUM)["lr"]
+        told = equivalent_start(lr=way.lr, weight_decay=way.weight_decay, momentum=_MOMENTUM, gradient_norm=gradient)[
+            "lr"
+        ]
+        accuracies = {one.run.way.lr: one.validation for one in fixed}
+        peak_rate = max(accuracies, key=lambda rate: accuracies[rate])
+        lost = [100 * (accuracies[peak_rate] - _between(accuracies, rate)) for rate in (guess, told)]
+        rows.append(
+            (
+                TASKS[task].about,
+                _knobs(way),
+                f"{guess:.3g} (-{lost[0]:.1f})",
+                f"{gradient:.2g}",
+                f"{told:.3g} (-{lost[1]:.1f})",
+                f"{peak_rate:g}",
+            )
+        )
+    titles = ("task", "tuned weight decay", "start at G = 1 (points lost)", "measured G", "start at that G", "best lr")
+    return _table(titles, rows)
+
+
+def _gradient_norm(outcome: Outcome) -> float:
+    """``G``, from the rotation per step a fifth into the run; the mean over the held weights."""
+    look = outcome.trace[0]
+    return float(look["rotation"]["scale_invariant"]) * math.sqrt(1 - _MOMENTUM**2) / float(look["lr"])
+
+
+def _between(accuracies: Mapping[float, float], rate: float) -> float:
+    """Interpolated in the logarithm of the rate; beyond the grid its border."""
+    rates = sorted(accuracies)
+    if rate <= rates[0] or rate >= rates[-1]:
+        return accuracies[rates[0] if rate <= rates[0] else rates[-1]]
+    above = next(index for index, one in enumerate(rates) if one >= rate)
+    low, high = rates[above - 1], rates[above]
+    share = math.log(rate / low) / math.log(high / low)
+    return accuracies[low] * (1 - share) + accuracies[high] * share
+
+
 def runs_table(study: str) -> Callable[[Sequence[Outcome]], str]:
     """How many runs stand behind a study."""
 
@@ -224,8 +279,11 @@ TABLES: dict[str, tuple[str, Callable[[Sequence[Outcome]], str]]] = {
     "methods runs": ("methods", runs_table("methods")),
     "surface over fixnorm": ("methods", surface("over", fixed=True)),
     "surface over decay": ("methods", surface("over", fixed=False)),
+    "surface middle fixnorm": ("methods", surface("middle", fixed=True)),
+    "surface middle decay": ("methods", surface("middle", fixed=False)),
     "surface under fixnorm": ("methods", surface("under", fixed=True)),
     "surface under decay": ("methods", surface("under", fixed=False)),
+    "equivalent": ("methods", equivalent),
     "norms": ("norms", norms),
     "norms runs": ("norms", runs_table("norms")),
     "transfer": ("norms", transfer),
@@ -245,6 +303,12 @@ def by_rate(outcomes: Sequence[Outcome]) -> dict[float, float]:
     for one in outcomes:
         found.setdefault(one.run.way.lr, []).append(one.test)
     return {lr: mean(values) for lr, values in found.items()}
+
+
+def _early_rotation(outcomes: Sequence[Outcome], *, task: str, hold: str, lr: float) -> float:
+    """Mean rotation per step of the held weights at the first look, a fifth into the run."""
+    same = [one for one in outcomes if (one.run.task, one.run.way.hold, one.run.way.lr) == (task, hold, lr)]
+    return mean(one.trace[0]["rotation"]["scale_invariant"] for one in same if one.trace)
 
 
 def _choice(run: Run) -> str:

@@ -57,8 +57,13 @@ _FEW = _cifar(1000)
 _MANY = _cifar(10000)
 
 TASKS: dict[str, Task] = {
-    "over": Task("CIFAR-10, 1,000 images of 16x16, 40 epochs: over-fits", _FEW, epochs=40),
-    "under": Task("CIFAR-10, 10,000 images of 16x16, 4 epochs: under-fits", _MANY, epochs=4),
+    "over": Task(
+        "over-fitting: CIFAR-10, 1,000 images of 16x16, flips alone, width 16, 30 epochs",
+        _FEW.model_copy(update={"shift": 0}),
+        ModelSpec(options={"width": 16}),
+    ),
+    "middle": Task("between: CIFAR-10, 1,000 images of 16x16, width 8, 40 epochs", _FEW, epochs=40),
+    "under": Task("under-fitting: CIFAR-10, 10,000 images of 16x16, width 8, 4 epochs", _MANY, epochs=4),
     "base": Task("CIFAR-10, 1,000 images of 16x16, width 8, 8 layers, batch 64", _FEW),
     "width": Task("width 16", _FEW, ModelSpec(options={"width": 16})),
     "depth": Task("14 layers", _FEW, ModelSpec(options={"width": 8, "blocks": 2})),

@@ -50,6 +50,7 @@ class Way:
             lr=self.lr,
             momentum=trial.training.optimizer.momentum,
             nesterov=trial.training.optimizer.nesterov,
+            fused=True,
         )
         if self.weight_decay or self.hold == "no":
             return base

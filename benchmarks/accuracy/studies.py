@@ -56,13 +56,14 @@ def norms() -> list[Run]:
 
 
 def head() -> list[Run]:
-    """The head's own learning rate against the bound on its norm."""
+    """The learning rate of the head, or of all that is not held, against the bound on the head."""
+    factors = ((1.0, 1.0), (8.0, 1.0), (8.0, 8.0), (32.0, 1.0), (32.0, 32.0))
     return [
-        Run("over", Way(lr, fc_norm=bound, head_lr=factor), seed=seed)
-        for seed in (0, 1)
-        for lr in (0.008, 0.016)
-        for factor in (1.0, 8.0, 64.0)
-        for bound in (0.5, 1.0, 2.0, 4.0, None)
+        Run(task, Way(lr, fc_norm=bound, head_lr=head_lr, free_lr=free_lr), seed=0)
+        for task in ("under", "middle", "over")
+        for lr in (0.016, 0.032)
+        for head_lr, free_lr in factors
+        for bound in (1.0, 2.0, 4.0, None)
     ]
 
 
@@ -114,7 +115,7 @@ def groups(study: str, run: Run) -> tuple[str, ...]:
     """What a study compares: runs of one group differ in their knobs alone, and the group's best is what counts."""
     way = run.way
     if study == "head":
-        return run.task, f"head {way.head_lr:g}x", f"bound {way.fc_norm}"
+        return run.task, f"head {way.head_lr:g}x", f"free {way.free_lr:g}x"
     if study == "choices":
         extras = [way.granularity, way.momentum_radial, "gain bounded" if way.bound_gain else ""]
         return run.task, *extras

@@ -168,20 +168,25 @@ def transfer(outcomes: Sequence[Outcome]) -> str:
 
 
 def head(outcomes: Sequence[Outcome]) -> str:
-    """By learning rate of the head and bound: accuracy, and the norm that the head reaches."""
+    """By task, rate and factors: validation accuracy over the bounds, and the norm that a free head reaches."""
     bounds = sorted({one.run.way.fc_norm for one in outcomes}, key=lambda value: (value is None, value))
     rows = []
-    for lr in sorted({one.run.way.lr for one in outcomes}):
-        for factor in sorted({one.run.way.head_lr for one in outcomes}):
-            cells = []
-            for bound in bounds:
-                same = [
-                    o for o in outcomes if (o.run.way.lr, o.run.way.head_lr, o.run.way.fc_norm) == (lr, factor, bound)
-                ]
-                norm = mean(one.trace[-1]["head_norm"] for one in same if one.trace)
-                cells.append(f"{100 * mean(one.test for one in same):.1f} ({norm:.1f})")
-            rows.append((f"{lr:g}", f"x {factor:g}", *cells))
-    return _table(("lr", "head's lr", *("none" if bound is None else f"{bound:g}" for bound in bounds)), rows)
+    for task, lr, head_lr, free_lr in dict.fromkeys(_factors(one.run) for one in outcomes):
+        cells = []
+        for bound in bounds:
+            same = [
+                o for o in outcomes if _factors(o.run) == (task, lr, head_lr, free_lr) and o.run.way.fc_norm == bound
+            ]
+            cells.append(f"{100 * mean(one.validation for one in same):.1f}" if same else "")
+        free = [o for o in outcomes if _factors(o.run) == (task, lr, head_lr, free_lr) and o.run.way.fc_norm is None]
+        norm = f"{mean(one.trace[-1]['head_norm'] for one in free):.1f}" if free else ""
+        rows.append((task, f"{lr:g}", f"x {head_lr:g}", f"x {free_lr:g}", *cells, norm))
+    names = ("none" if bound is None else f"{bound:g}" for bound in bounds)
+    return _table(("task", "lr", "head's lr", "lr of the free", *names, "norm without a bound"), rows)
+
+
+def _factors(run: Run) -> tuple[str, float, float, float]:
+    return run.task, run.way.lr, run.way.head_lr, run.way.free_lr
 
 
 def choices(outcomes: Sequence[Outcome]) -> str:

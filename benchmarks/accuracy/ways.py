@@ -30,6 +30,7 @@ class Way:
         granularity: Of FixNorm.
         momentum_radial: Of FixNorm.
         head_lr: Factor on the head's learning rate.
+        free_lr: Factor on that of the free parameters: gains, biases.
         bound_gain: Bound the gains of the last normalization too, by the same ``fc_norm``.
     """
 
@@ -41,6 +42,7 @@ class Way:
     granularity: Literal["tensor", "filter"] = "tensor"
     momentum_radial: Literal["keep", "remove"] = "keep"
     head_lr: float = 1.0
+    free_lr: float = 1.0
     bound_gain: bool = False
 
     def __call__(self, trial: TrialSpec, model: nn.Module, *, roles: Roles) -> torch.optim.Optimizer:
@@ -75,11 +77,12 @@ class Way:
             "head": [named[name] for name in roles.head],
             "free": [named[name] for name in roles.free],
         }
+        factors = {"scale_invariant": 1.0, "head": self.head_lr, "free": self.free_lr}
         return [
             {
                 "params": parameters,
                 "weight_decay": self.weight_decay if kind != "free" and self.decayed in (kind, "all") else 0.0,
-                "lr_factor": self.head_lr if kind == "head" else 1.0,
+                "lr_factor": factors[kind],
             }
             for kind, parameters in kinds.items()
             if parameters

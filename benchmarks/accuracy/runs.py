@@ -13,7 +13,7 @@ from typing import Any
 
 from accuracy.tasks import TASKS, load_task
 from accuracy.ways import Way
-from fixnorm_core.spec import Method, TrialSpec
+from fixnorm_core.spec import Method, ScheduleSpec, TrialSpec
 
 __all__ = ["RESULTS", "Outcome", "Run", "read_outcomes", "train_missing"]
 
@@ -114,7 +114,7 @@ def _train(run: Run, root: Path) -> dict[str, Any]:
     trial = TrialSpec(
         model=task.model,
         data=task.data,
-        training=task.training,
+        training=task.training.model_copy(update={"schedule": ScheduleSpec(power=run.way.power)}),
         method=Method.FIXNORM,  # its params are not read, because the way makes the optimizer
         params={"lr": run.way.lr, "fc_norm": run.way.fc_norm or 1.0},
         seed=run.seed,

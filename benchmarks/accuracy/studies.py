@@ -67,6 +67,18 @@ def head() -> list[Run]:
     ]
 
 
+def schedule() -> list[Run]:
+    """Whether what is held should turn as cosine lets it, or as under weight decay; and the rate of the rest again."""
+    return [
+        Run(task, Way(lr, fc_norm=2.0, head_lr=factor, free_lr=factor, power=power), seed=seed)
+        for seed in range(4)
+        for task in ("under", "middle")
+        for lr in (0.008, 0.016, 0.032)
+        for factor in (1.0, 8.0)
+        for power in (1.0, 0.5)
+    ]
+
+
 def choices() -> list[Run]:
     """Norms by filter, momentum without its radial part, and gains bounded too."""
     ways = [
@@ -105,6 +117,7 @@ STUDIES: dict[str, Callable[[], list[Run]]] = {
     "methods": methods,
     "norms": norms,
     "head": head,
+    "schedule": schedule,
     "choices": choices,
     "large": large,
     "traces": traces,
@@ -116,6 +129,8 @@ def groups(study: str, run: Run) -> tuple[str, ...]:
     way = run.way
     if study == "head":
         return run.task, f"head {way.head_lr:g}x", f"free {way.free_lr:g}x"
+    if study == "schedule":
+        return run.task, f"rest x {way.head_lr:g}", f"power {way.power:g}"
     if study == "choices":
         extras = [way.granularity, way.momentum_radial, "gain bounded" if way.bound_gain else ""]
         return run.task, *extras

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean, median, stdev
+from statistics import mean, median, stdev, variance
 
 from accuracy.runs import Outcome, Run, by_point
 from accuracy.studies import CHOOSING_SEEDS, groups
@@ -189,6 +189,20 @@ def _factors(run: Run) -> tuple[str, float, float, float]:
     return run.task, run.way.lr, run.way.head_lr, run.way.free_lr
 
 
+def schedule(outcomes: Sequence[Outcome]) -> str:
+    """By task, power and factor: mean test accuracy at each rate."""
+    rates = sorted({one.run.way.lr for one in outcomes})
+    rows = []
+    for task in dict.fromkeys(one.run.task for one in outcomes):
+        for factor, power in dict.fromkeys((one.run.way.head_lr, one.run.way.power) for one in outcomes):
+            same = [o for o in outcomes if (o.run.task, o.run.way.head_lr, o.run.way.power) == (task, factor, power)]
+            cells = [[one.test for one in same if one.run.way.lr == rate] for rate in rates]
+            error = math.sqrt(mean(variance(cell) / len(cell) for cell in cells if len(cell) > 1) / len(cells))
+            total = f"{100 * mean(mean(cell) for cell in cells):.2f} ± {100 * error:.2f}"
+            rows.append((task, f"x {factor:g}", f"{power:g}", *(f"{100 * mean(cell):.1f}" for cell in cells), total))
+    return _table(("task", "lr of the rest", "power", *(f"lr {rate:g}" for rate in rates), "mean over rates"), rows)
+
+
 def choices(outcomes: Sequence[Outcome]) -> str:
     """By choice: test accuracy against the default at the same knobs and seeds."""
     reference = {
@@ -294,6 +308,8 @@ TABLES: dict[str, tuple[str, Callable[[Sequence[Outcome]], str]]] = {
     "transfer": ("norms", transfer),
     "head": ("head", head),
     "head runs": ("head", runs_table("head")),
+    "schedule": ("schedule", schedule),
+    "schedule runs": ("schedule", runs_table("schedule")),
     "choices": ("choices", choices),
     "choices runs": ("choices", runs_table("choices")),
     "large": ("large", large),

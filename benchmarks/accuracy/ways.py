@@ -31,6 +31,7 @@ class Way:
         momentum_radial: Of FixNorm.
         head_lr: Factor on the head's learning rate.
         free_lr: Factor on that of the free parameters: gains, biases.
+        power: Of the schedule (``ScheduleSpec.power``).
         bound_gain: Bound the gains of the last normalization too, by the same ``fc_norm``.
     """
 
@@ -44,6 +45,7 @@ class Way:
     head_lr: float = 1.0
     free_lr: float = 1.0
     bound_gain: bool = False
+    power: float = 1.0
 
     def __call__(self, trial: TrialSpec, model: nn.Module, *, roles: Roles) -> torch.optim.Optimizer:
         """The optimizer: SGD of the trial, decayed or held as this way says."""

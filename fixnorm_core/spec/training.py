@@ -33,11 +33,15 @@ class ScheduleSpec(Spec):
         name: ``"cosine"`` or ``"linear"``, both to zero, or ``"step"``.
         milestones: For ``"step"``: where in the run, as a share of all its steps, the rate falls; rising.
         factor: For ``"step"``: what the rate is multiplied by at each milestone.
+        power: What the share of the highest rate is raised to, warm-up included. A weight held at its norm turns in
+            proportion to the rate, one under weight decay to its square root, once it is in equilibrium: 0.5 makes the
+            first turn like the second.
     """
 
     name: Literal["cosine", "linear", "step"] = "cosine"
     milestones: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = (0.5, 0.75)
     factor: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+    power: Annotated[float, Field(gt=0.0, le=4.0)] = 1.0
 
     @model_validator(mode="before")
     @classmethod

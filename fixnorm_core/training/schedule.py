@@ -23,6 +23,7 @@ def learning_rate_factor(step: int, *, steps: int, warmup_fraction: float, sched
     Returns:
         In (0, 1]: ``(step + 1) / warmup`` at first. Cosine and line are 1 at their first step and would reach 0 one
         step after the last. Milestones are shares of all ``steps``; one that lies in the warm-up is in force after it.
+        All of it raised to ``schedule.power``.
 
     Raises:
         ValueError: If ``step`` is not in [0, steps).
@@ -30,6 +31,10 @@ def learning_rate_factor(step: int, *, steps: int, warmup_fraction: float, sched
     if not 0 <= step < steps:
         raise ValueError(f"step is {step} of {steps}; it must be in [0, {steps})")
     warmup = min(round(warmup_fraction * steps), steps - 1)
+    return _share(step, steps=steps, warmup=warmup, schedule=schedule) ** schedule.power
+
+
+def _share(step: int, *, steps: int, warmup: int, schedule: ScheduleSpec) -> float:
     if step < warmup:
         return (step + 1) / warmup
     if schedule.name == "step":

@@ -61,3 +61,13 @@ def test_schedule_is_written_by_its_name_and_milestones_must_rise() -> None:
     assert ScheduleSpec.model_validate("linear").name == "linear"
     with pytest.raises(ValueError, match="do not rise"):
         ScheduleSpec(name="step", milestones=(0.5, 0.5))
+
+
+def test_a_power_bends_the_whole_curve_and_keeps_its_peak() -> None:
+    whole = [learning_rate_factor(step, steps=50, warmup_fraction=0.2) for step in range(50)]
+    bent = [
+        learning_rate_factor(step, steps=50, warmup_fraction=0.2, schedule=ScheduleSpec(power=0.5))
+        for step in range(50)
+    ]
+    assert bent == pytest.approx([math.sqrt(share) for share in whole])
+    assert max(bent) == 1.0

@@ -31,7 +31,8 @@ def learning_rate_factor(step: int, *, steps: int, warmup_fraction: float, sched
     if not 0 <= step < steps:
         raise ValueError(f"step is {step} of {steps}; it must be in [0, {steps})")
     warmup = min(round(warmup_fraction * steps), steps - 1)
-    return _share(step, steps=steps, warmup=warmup, schedule=schedule) ** schedule.power
+    share = _share(step, steps=steps, warmup=warmup, schedule=schedule)
+    return math.pow(share, schedule.power)
 
 
 def _share(step: int, *, steps: int, warmup: int, schedule: ScheduleSpec) -> float:

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format clean
+.PHONY: demo test gpu check format clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fixnorm-tune needs Python 3.11 or newer; run make PYTHON=/path/to/python3.11")'
@@ -19,6 +19,11 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
+
+# Where .venv cannot be made, because no package index answers, this goes on with what $(PYTHON) has
+gpu:
+	@test -e $(STAMP) || ! test -e /dev/nvidiactl || PIP_RETRIES=0 PIP_DEFAULT_TIMEOUT=15 $(MAKE) $(STAMP) || echo "no $(VENV)"
+	@$(PYTHON) benchmarks/gpu.py
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -26,8 +26,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fixnorm_core import FixNorm
-from fixnorm_core.models.build import build_model
-from fixnorm_core.spec import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +33,7 @@ class Case:
     """A network, its batch and where it trains."""
 
     name: str
-    model: ModelSpec
+    model: Callable[[], nn.Module]
     classes: int
     image_size: int
     batch: int
@@ -48,10 +46,13 @@ def main() -> None:
     """Parses the command line, measures every case that this machine can run, prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--blocks", type=int, default=40, help="pairs of blocks")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="only the cases of this device")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print("| case | variant | step ratio | spread | FixNorm alone, share of a step |\n|---|---|---|---|---|")
     for case in _cases():
+        if arguments.device not in (None, case.device.type):
+            continue
         for variant, options in _VARIANTS.items():
             ratio, spread, share = measure(case, options=options, blocks=arguments.blocks)
             print(f"| {case.name} | {variant} | {ratio:.4f} | ± {spread:.4f} | {share:.2%} |", flush=True)
@@ -68,23 +69,37 @@ _VARIANTS: dict[str, dict[str, object]] = {
 
 def _cases() -> list[Case]:
     cpu = torch.device("cpu")
-    small = ModelSpec(options={"width": 16, "blocks": 1})
-    deep = ModelSpec(options={"width": 16, "blocks": 3})
+    small, deep = (partial(_small_resnet, blocks=blocks) for blocks in (1, 3))
     cases = [
         Case("small_resnet, width 16, 8 layers, batch 128, fp32, CPU", small, 10, 32, 128, cpu, 1),
         Case("small_resnet, width 16, 20 layers, batch 128, fp32, CPU", deep, 10, 32, 128, cpu, 1),
     ]
     if torch.cuda.is_available():
         where, name = torch.device("cuda"), torch.cuda.get_device_name()
-        resnet50 = ModelSpec(name="resnet50")
-        cases.append(Case(f"resnet50, batch 256, bf16, {name}", resnet50, 1000, 224, 256, where, 10, bf16=True))
+        cases.append(Case(f"resnet50, batch 256, bf16, {name}", _resnet50, 1000, 224, 256, where, 10, bf16=True))
     return cases
+
+
+def _small_resnet(*, blocks: int) -> nn.Module:
+    # Here and below imported where it is needed: a GPU machine may have torch, torchvision and NumPy and no more
+    from fixnorm_core.models.build import build_model
+    from fixnorm_core.spec import ModelSpec
+
+    spec = ModelSpec(options={"width": 16, "blocks": blocks})
+    return build_model(spec, classes=10, channels=3, image_size=32)
+
+
+def _resnet50() -> nn.Module:
+    from fixnorm_core.vision import torchvision
+
+    model: nn.Module = torchvision.models.resnet50(num_classes=1000)
+    return model.to(memory_format=torch.channels_last)
 
 
 def measure(case: Case, *, options: dict[str, object], blocks: int) -> tuple[float, float, float]:
     """The median ratio of step times, its bootstrap standard deviation, and the projection's share of a plain step."""
     torch.manual_seed(0)
-    model = build_model(case.model, classes=case.classes, channels=3, image_size=case.image_size).to(case.device)
+    model = case.model().to(case.device)
     images = torch.randn(case.batch, 3, case.image_size, case.image_size, device=case.device)
     labels = torch.randint(case.classes, (case.batch,), device=case.device)
     twin = copy.deepcopy(model)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,9 @@ from fixnorm_core.errors import RolesError
 from fixnorm_core.method.head import weights_at_output
 from fixnorm_core.method.overrides import RoleName, overridden
 from fixnorm_core.method.probe import logits_of, probe_copy, probe_inputs, refuse_unmeasurable, seeded
-from fixnorm_core.reports import RoleNames
+
+if TYPE_CHECKING:  # so that the optimizer alone needs torch and NumPy and nothing else
+    from fixnorm_core.reports import RoleNames
 
 __all__ = ["Roles", "find_roles"]
 
@@ -60,6 +62,8 @@ class Roles:
 
     def names(self) -> RoleNames:
         """The roles as plain data, for reports."""
+        from fixnorm_core.reports import RoleNames
+
         return RoleNames(scale_invariant=self.scale_invariant, head=self.head, free=self.free)
 
     def __str__(self) -> str:

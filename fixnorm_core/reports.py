@@ -129,6 +129,8 @@ class TrialResult(_Report):
         cross_boundary_risk: Share of training images that an augmentation may carry over a decision boundary
             (docs/method.md, "Diagnostics"); None when the run diverged, for a model without a single linear head, for
             training without augmentation, and from a release that did not measure it.
+        skipped_images: Damaged files left out of training and validation, where ``data.skip_corrupt`` asks for it.
+        skipped_examples: The first few of them.
     """
 
     outcome: TrialOutcome
@@ -143,6 +145,8 @@ class TrialResult(_Report):
     device: str
     versions: dict[str, str]
     cross_boundary_risk: float | None = None
+    skipped_images: int = 0
+    skipped_examples: tuple[str, ...] = ()
 
 
 class FinishedRun(BaseModel):

@@ -23,7 +23,10 @@ LOG_NAME = "train.log"
 
 
 class DataCache:
-    """The decoded images of the data set that was used last, so that trials of one job read them once per process."""
+    """The images of the data set that was used last, so that trials of one job read them once per process.
+
+    Those that are streamed are not kept, but what was found out about them is: sizes, statistics, damaged files.
+    """
 
     def __init__(self) -> None:
         self._spec: DataSpec | None = None
@@ -89,10 +92,13 @@ def _evaluate(task: EvaluateTask) -> Evaluated:
 
 
 def _kind_of(error: Exception) -> FailureKind:
-    """Out of GPU memory may be another process's doing."""
+    """Out of GPU memory, or the death of a process that reads images, may be another process's doing."""
     import torch
 
-    return FailureKind.RETRYABLE if isinstance(error, torch.OutOfMemoryError) else FailureKind.CRASHED
+    from fixnorm_core.data.pool import ReaderLost
+
+    elsewhere = isinstance(error, (torch.OutOfMemoryError, ReaderLost))
+    return FailureKind.RETRYABLE if elsewhere else FailureKind.CRASHED
 
 
 @contextmanager

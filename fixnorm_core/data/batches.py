@@ -1,38 +1,21 @@
-"""Training batches from images in memory: order and augmentation are functions of (seed, epoch) alone.
+"""Training batches: order and augmentation are functions of (seed, epoch) alone, wherever the images are kept.
 
-All draws come from one CPU generator, so a GPU sees the same batches as a CPU; the pixels never leave their device.
+All draws come from one CPU generator, so a GPU sees the same batches as a CPU. Pixels that are in memory never leave
+their device; those in files are read and changed by other processes (:mod:`fixnorm_core.data.streaming`).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from fixnorm_core.data.mixing import RandAugment
-from fixnorm_core.data.seeds import derive_seed
-from fixnorm_core.data.shifts import shifted
-from fixnorm_core.data.types import Split
+from fixnorm_core.data.augment import Augmentation, draw_epoch
+from fixnorm_core.data.types import Batches, Images
 
 __all__ = ["Augmentation", "Normalization", "steps_per_epoch", "training_batches"]
-
-
-@dataclass(frozen=True, slots=True)
-class Augmentation:
-    """What is changed at random in training images.
-
-    Attributes:
-        flip: Mirror every second image, on average.
-        shift: Move by up to this many pixels in each direction, the border filled by reflection.
-        randaugment: Random operations after that.
-    """
-
-    flip: bool
-    shift: int
-    randaugment: RandAugment | None = None
 
 
 class Normalization:
@@ -60,9 +43,7 @@ def steps_per_epoch(images: int, *, batch_size: int) -> int:
     return -(-images // batch_size)
 
 
-def training_batches(
-    split: Split, *, batch_size: int, augmentation: Augmentation, seed: int, epoch: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+def training_batches(split: Images, *, batch_size: int, augmentation: Augmentation, seed: int, epoch: int) -> Batches:
     """Yields every image of one epoch once, in random order, augmented.
 
     The images are shared out evenly: batch sizes differ by one at most, so that no small last batch (whose batch
@@ -75,21 +56,9 @@ def training_batches(
         seed: With ``epoch``, decides everything.
         epoch: Counted from 1.
 
-    Yields:
+    Returns:
         uint8 images (b, channels, side, side) and int64 labels (b,), on the split's device.
     """
-    count, device = len(split), split.labels.device
-    random = torch.Generator().manual_seed(derive_seed(seed, "batches", epoch))
-    order = torch.randperm(count, generator=random).to(device)
-    flips = torch.randint(2, (count,), generator=random).to(device)
-    shifts = torch.randint(-augmentation.shift, augmentation.shift + 1, (count, 2), generator=random).to(device)
-    steps = steps_per_epoch(count, batch_size=batch_size)
-    draws = zip(*(draw.tensor_split(steps) for draw in (order, flips, shifts)), strict=True)
-    for step, (index, flip, shift) in enumerate(draws):
-        images = split.images.index_select(0, index)  # an indexing in brackets copies byte by byte, ten times as slow
-        if augmentation.flip or augmentation.shift:
-            flip = flip if augmentation.flip else torch.zeros_like(flip)
-            images = shifted(images, shift=shift, flip=flip, at_most=augmentation.shift)
-        if augmentation.randaugment is not None:
-            images = augmentation.randaugment(images, seed=derive_seed(seed, f"randaugment {epoch}", step))
-        yield images, split.labels[index]
+    steps = steps_per_epoch(len(split), batch_size=batch_size)
+    draws = draw_epoch(len(split), steps=steps, shift=augmentation.shift, seed=seed, epoch=epoch)
+    return split.augmented(draws, augmentation)

@@ -91,10 +91,16 @@ def check_data(spec: DataSpec, *, root: Path | None = None) -> DataSpec:
         ``spec`` with an absolute ``path`` (None where the set needs none).
 
     Raises:
-        DataError: For an unknown name, a path that is missing, superfluous or does not exist, or a folder that is not
-            laid out as an image folder of two classes or more.
+        DataError: For an unknown name, a path that is missing, superfluous or does not exist, a folder that is not
+            laid out as an image folder of two classes or more, or streaming of what is not in files.
     """
     origin = facts_of(spec.name).origin
+    if origin is not Origin.FOLDER and (spec.storage == "stream" or spec.crop == "random_resized"):
+        field, value = ("storage", spec.storage) if spec.storage == "stream" else ("crop", spec.crop)
+        raise DataError(
+            f"data.{field} is {value}, which reads image files, and data set {spec.name!r} comes as one array",
+            f"Leave data.{field} out (data.shift moves such images at random), or unpack them for data set imagefolder",
+        )
     if origin is Origin.BUNDLED:
         if spec.path is not None:
             raise DataError(

@@ -1,4 +1,4 @@
-"""From image files and arrays to one uint8 tensor, in threads (Pillow releases the interpreter lock while it decodes).
+"""From image files and arrays to uint8 pixels, many of them in threads (Pillow releases the interpreter lock).
 
 Whatever a file holds (grey, palette, alpha, 16 bits) becomes 8-bit RGB; alpha is dropped. EXIF orientation is not
 applied, as in torchvision.
@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,9 +19,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from fixnorm_core.data.mixing import transforms
+from fixnorm_core.data.seeds import seeded
 from fixnorm_core.errors import DataError
 
-__all__ = ["array_images", "check_files", "decode_files", "shared_side"]
+__all__ = [
+    "array_images",
+    "check_files",
+    "corrupt_files",
+    "decode_centre",
+    "decode_crop",
+    "decode_files",
+    "shared_side",
+]
 
 MAX_NATIVE_SIDE = 256
 """Images that all have one square size are kept at it up to this; larger ones would not fit in memory by accident."""
@@ -56,11 +67,54 @@ def decode_files(paths: Sequence[Path], *, side: int) -> Tensor:
     out = np.empty((len(paths), 3, side, side), dtype=np.uint8)
 
     def decode(index: int) -> None:
-        out[index] = _read(paths[index], lambda image: _fit(_to_rgb(image), side)).transpose(2, 0, 1)
+        out[index] = decode_centre(paths[index], side=side).transpose(2, 0, 1)
 
     for _ in _in_threads(decode, range(len(paths))):
         pass
     return torch.from_numpy(out)
+
+
+def decode_centre(path: Path, *, side: int) -> NDArray[np.uint8]:
+    """One image as it is evaluated: the shorter side resized, the centre cropped; uint8 (side, side, 3).
+
+    Raises:
+        DataError: If the file cannot be read as an image; the message names it.
+    """
+    return _read(path, lambda image: _fit(_to_rgb(image), side))
+
+
+def decode_crop(path: Path, *, side: int, min_area: float, seed: int) -> NDArray[np.uint8]:
+    """One image as it is trained on with random resized crops (arXiv 1409.4842, section 6).
+
+    Which rectangle is torchvision's ``RandomResizedCrop``'s choice. A JPEG is decoded at a half, a quarter or an eighth
+    of its size where the rectangle stays as large as the result, since decoding is most of the work.
+
+    Args:
+        path: The file.
+        side: Pixels a side.
+        min_area: Share of the picture that the rectangle keeps at least.
+        seed: Decides which rectangle.
+
+    Returns:
+        uint8 (side, side, 3).
+
+    Raises:
+        DataError: If the file cannot be read as an image; the message names it.
+    """
+
+    def crop(image: Image.Image) -> NDArray[np.uint8]:
+        with seeded(seed):
+            cut = _random_crop(side, min_area).make_params([image])
+        box = (cut["left"], cut["top"], cut["left"] + cut["width"], cut["top"] + cut["height"])
+        shrink = min(cut["height"], cut["width"]) / side
+        width, height = image.size
+        if shrink >= 2 and (drafted := image.draft(None, (int(width / shrink), int(height / shrink)))):
+            _, (_, _, drafted_width, _) = drafted
+            box = tuple(edge * drafted_width / width for edge in box)
+        image = _to_rgb(image).resize((side, side), Image.Resampling.BILINEAR, box=box)
+        return np.asarray(image, dtype=np.uint8)
+
+    return _read(path, crop)
 
 
 def check_files(paths: Sequence[Path]) -> None:
@@ -69,8 +123,28 @@ def check_files(paths: Sequence[Path]) -> None:
     Raises:
         DataError: If a file cannot be read as an image; the message names it.
     """
-    for _ in _in_threads(lambda path: _read(path, lambda image: image.load() and None), paths):
+    for _ in _in_threads(_check, paths):
         pass
+
+
+def corrupt_files(paths: Sequence[Path]) -> list[int]:
+    """Decodes image files and tells which of them, by place, hold no image or a damaged one.
+
+    Raises:
+        DataError: If the system does not deliver a file at all (no permission, a disk or network error): that says
+            nothing about the image, and on another day would leave out others.
+    """
+
+    def is_corrupt(path: Path) -> bool:
+        try:
+            _check(path)
+        except DataError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno is not None:
+                raise
+            return True
+        return False
+
+    return [place for place, corrupt in enumerate(_in_threads(is_corrupt, paths)) if corrupt]
 
 
 def array_images(images: NDArray[np.uint8], *, side: int) -> Tensor:
@@ -86,14 +160,27 @@ def _read(path: Path, use: Callable[[Image.Image], _Value]) -> _Value:
     try:
         with Image.open(path) as image:
             return use(image)
-    # Pillow's decoders raise whatever a broken file drives them into
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever a broken file drives them into
         raise DataError(
-            f"{path} cannot be read as an image ({error})", "Replace or remove the file, then submit again"
+            f"{path} cannot be read as an image ({error})",
+            "Replace or remove the file, or set data.skip_corrupt to true, then submit again",
         ) from error
 
 
+def _check(path: Path) -> None:
+    _read(path, lambda image: image.load() and None)
+
+
+@lru_cache(maxsize=4)
+def _random_crop(side: int, min_area: float) -> Any:
+    return transforms().RandomResizedCrop(side, scale=(min_area, 1.0))
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
     if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion would clip at 255
         wide = np.asarray(image).astype(np.int64).clip(0, 65535)
         image = Image.fromarray((wide >> 8).astype(np.uint8))

@@ -1,31 +1,50 @@
-"""Reads the images of a data set into memory: for training, and, apart from that, one split for an evaluation."""
+"""Opens the images of a data set: for training, and, apart from that, one split for an evaluation.
+
+Small sets are decoded into memory, large ones stay in their files and are read batch by batch; what comes out is the
+same.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fixnorm_core.data.catalog import facts_of
 from fixnorm_core.data.sources import Source, open_source
 from fixnorm_core.data.splits import Part, Place, choose
-from fixnorm_core.data.types import Split, TrainingData
+from fixnorm_core.data.streaming import StreamedSplit
+from fixnorm_core.data.types import Images, Split, TrainingData
 from fixnorm_core.errors import DataError
 from fixnorm_core.spec import DataSpec
 
-__all__ = ["MEMORY_LIMIT", "check_test_split", "load_test_split", "load_training_data", "load_validation_split"]
+__all__ = [
+    "MEMORY_LIMIT",
+    "STATISTICS_IMAGES",
+    "check_test_split",
+    "load_test_split",
+    "load_training_data",
+    "load_validation_split",
+    "log_skipped",
+]
 
 MEMORY_LIMIT = 8 * 2**30
 """Bytes that the images of a trial may take in memory, one byte per pixel and channel."""
 
+STATISTICS_IMAGES = 2048
+"""So many images of a streamed set give its mean and standard deviation: evenly spread, and so over all classes."""
+
 _STATISTICS_CHUNK = 4096
+_NAMED = 5
 
 _log = logging.getLogger(__name__)
 
 
 def load_training_data(spec: DataSpec) -> TrainingData:
-    """Reads the training and the validation images, and nothing of the test images.
+    """Reads or opens the training and the validation images, and nothing of the test images.
 
     Args:
         spec: With an absolute path, as :func:`fixnorm_core.data.catalog.check_data` returns it.
@@ -34,16 +53,18 @@ def load_training_data(spec: DataSpec) -> TrainingData:
         DataError: If the data set cannot be had, read, split or held in memory, or ``shift`` is not below its side.
     """
     source = open_source(spec)
-    places = [choose(source, part, spec=spec) for part in (Part.TRAIN, Part.VALIDATION)]
+    chosen = [_chosen(source, part, spec=spec) for part in (Part.TRAIN, Part.VALIDATION)]
+    places = [place for place, _ in chosen]
     side = spec.image_size or source.side(places)
-    _require_memory(sum(len(indices) for _, indices in places), source.channels, side)
-    train, validation = (_read(source, place, side=side) for place in places)
-    mean, std = _statistics(train.images)
+    streamed = _is_streamed(spec, source, places, side=side)
+    train, validation = (_opened(source, place, side=side, streamed=streamed) for place in places)
+    mean, std = _statistics(_sample(source, places[0], side=side) if isinstance(train, StreamedSplit) else train.images)
     facts = facts_of(spec.name)
     shift = facts.shift if spec.shift is None else spec.shift
     if shift >= side:
         raise DataError(f"shift is {shift} pixels on images of {side} pixels a side", f"Set it to {side - 1} or less")
-    _log.info("data set %s: %d training and %d validation images", spec.name, len(train), len(validation))
+    how = "streamed from files" if streamed else "in memory"
+    _log.info("data set %s: %d training and %d validation images, %s", spec.name, len(train), len(validation), how)
     return TrainingData(
         classes=source.classes,
         channels=source.channels,
@@ -54,11 +75,13 @@ def load_training_data(spec: DataSpec) -> TrainingData:
         std=std,
         flip=facts.flip if spec.flip is None else spec.flip,
         shift=shift,
+        crop_min_area=spec.crop_min_area if spec.crop == "random_resized" else None,
+        skipped=tuple(name for _, names in chosen for name in names),
     )
 
 
-def load_validation_split(spec: DataSpec, *, image_size: int) -> tuple[tuple[str, ...], Split]:
-    """Reads the validation images alone: those of :func:`load_training_data`, bit for bit.
+def load_validation_split(spec: DataSpec, *, image_size: int) -> tuple[tuple[str, ...], Images]:
+    """Reads or opens the validation images alone: those of :func:`load_training_data`, bit for bit.
 
     Args:
         spec: As there.
@@ -73,8 +96,8 @@ def load_validation_split(spec: DataSpec, *, image_size: int) -> tuple[tuple[str
     return _load(spec, Part.VALIDATION, side=image_size)
 
 
-def load_test_split(spec: DataSpec, *, image_size: int) -> tuple[tuple[str, ...], Split]:
-    """Reads the test images alone, which :func:`load_training_data` never opens.
+def load_test_split(spec: DataSpec, *, image_size: int) -> tuple[tuple[str, ...], Images]:
+    """Reads or opens the test images alone, which :func:`load_training_data` never touches.
 
     Args:
         spec: As there.
@@ -92,7 +115,7 @@ def load_test_split(spec: DataSpec, *, image_size: int) -> tuple[tuple[str, ...]
 def check_test_split(spec: DataSpec) -> None:
     """Makes sure that the test images can be read, so that a night's training does not end at a broken one.
 
-    Nothing of them is kept, looked at or returned.
+    Nothing of them is kept, looked at or returned. Damaged ones that are to be skipped are logged.
 
     Args:
         spec: As for :func:`load_training_data`.
@@ -101,34 +124,95 @@ def check_test_split(spec: DataSpec) -> None:
         DataError: If one cannot be read, or they cannot be held in memory.
     """
     source = open_source(spec)
-    place = choose(source, Part.TEST, spec=spec)
-    _require_memory(len(place[1]), source.channels, spec.image_size or source.side([place]))
-    source.check(place)
+    place, skipped = _chosen(source, Part.TEST, spec=spec)
+    _is_streamed(spec, source, [place], side=spec.image_size or source.side([place]))
+    if spec.skip_corrupt:
+        log_skipped(skipped, what="test images")
+    else:
+        source.check(place)
 
 
-def _load(spec: DataSpec, part: Part, *, side: int) -> tuple[tuple[str, ...], Split]:
+def log_skipped(names: Sequence[str], *, what: str) -> None:
+    """Logs how many files were left out as damaged, and the first few of them; nothing where there are none."""
+    if names:
+        more = ", ..." if len(names) > _NAMED else ""
+        _log.warning("%d damaged %s are skipped: %s%s", len(names), what, ", ".join(names[:_NAMED]), more)
+
+
+def _load(spec: DataSpec, part: Part, *, side: int) -> tuple[tuple[str, ...], Images]:
     source = open_source(spec)
+    place, _ = _chosen(source, part, spec=spec)
+    streamed = _is_streamed(spec, source, [place], side=side)
+    return source.classes, _opened(source, place, side=side, streamed=streamed)
+
+
+def _chosen(source: Source, part: Part, *, spec: DataSpec) -> tuple[Place, tuple[str, ...]]:
+    """The images of a part, and the files left out of it as damaged.
+
+    They are left out of what was chosen, after limits and splits, so that no other image moves because of them.
+    """
     place = choose(source, part, spec=spec)
-    _require_memory(len(place[1]), source.channels, side)
-    return source.classes, _read(source, place, side=side)
+    if not spec.skip_corrupt or not (corrupt := source.corrupt(place)):
+        return place, ()
+    shipped, indices = place
+    files = source.files(place)
+    kept = np.delete(indices, corrupt)
+    _require_classes(source, (shipped, kept), before=place, part=part)
+    return (shipped, kept), tuple(str(files[index]) for index in corrupt)
 
 
-def _read(source: Source, place: Place, *, side: int) -> Split:
+def _require_classes(source: Source, place: Place, *, before: Place, part: Part) -> None:
+    """Every class that training had must still be there; of the other splits, anything must."""
+    left, had = (set(_labels(source, where).tolist()) for where in (place, before))
+    lost = sorted(had - left) if part is Part.TRAIN or not left else []
+    if lost:
+        raise DataError(
+            f"all {part.name.lower()} images of class {source.classes[lost[0]]!r} are damaged",
+            "Replace them; data.skip_corrupt leaves out images, not classes",
+        )
+
+
+def _opened(source: Source, place: Place, *, side: int, streamed: bool) -> Split | StreamedSplit:
+    labels = torch.from_numpy(_labels(source, place))
+    if streamed:
+        return StreamedSplit(source.files(place), labels, side)
+    return Split(source.read(place, side=side), labels)
+
+
+def _labels(source: Source, place: Place) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     part, indices = place
     labels = source.labels(part)
     if labels is None:
         raise ValueError(f"no labels of {part.name}")
-    return Split(source.read(place, side=side), torch.from_numpy(labels[indices]))
+    return labels[indices]
 
 
-def _require_memory(images: int, channels: int, side: int) -> None:
-    needed = images * channels * side * side
-    if needed > MEMORY_LIMIT:
-        raise DataError(
-            f"{images:,} images of {side}x{side} pixels need {needed / 2**30:.1f} GiB of memory, above the limit of "
-            f"{MEMORY_LIMIT / 2**30:.0f} GiB",
-            "Lower data.image_size, or set data.train_limit, data.validation_limit and data.test_limit",
-        )
+def _is_streamed(spec: DataSpec, source: Source, places: Sequence[Place], *, side: int) -> bool:
+    """Whether these images stay in their files.
+
+    Raises:
+        DataError: If they cannot, and do not fit in memory.
+    """
+    if spec.storage == "stream" or spec.crop == "random_resized":
+        return True
+    images = sum(len(indices) for _, indices in places)
+    needed = images * source.channels * side * side
+    if needed <= MEMORY_LIMIT:
+        return False
+    if spec.storage == "auto" and source.files(places[0]):
+        return True
+    raise DataError(
+        f"{images:,} images of {side}x{side} pixels need {needed / 2**30:.1f} GiB of memory, above the limit of "
+        f"{MEMORY_LIMIT / 2**30:.0f} GiB",
+        "Lower data.image_size, or set data.train_limit, data.validation_limit and data.test_limit"
+        + (", or data.storage to auto" if source.files(places[0]) else ""),
+    )
+
+
+def _sample(source: Source, place: Place, *, side: int) -> Tensor:
+    part, indices = place
+    count = min(len(indices), STATISTICS_IMAGES)
+    return source.read((part, indices[np.arange(count) * len(indices) // count]), side=side)
 
 
 def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

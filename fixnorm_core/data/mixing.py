@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fixnorm_core.data.seeds import derive_seed
+from fixnorm_core.data.seeds import derive_seed, seeded
 from fixnorm_core.spec import RandAugmentSpec, TrainingSpec
 
-__all__ = ["Mixing", "RandAugment"]
+__all__ = ["Mixing", "RandAugment", "transforms"]
 
 _GROUPS = 32
 
@@ -27,12 +25,17 @@ class RandAugment:
 
     def __init__(self, spec: RandAugmentSpec) -> None:
         """Takes the number of operations and their strength."""
+        self._spec = spec
         self._operations = spec.num_ops
-        self._change: Any = _transforms().RandAugment(num_ops=1, magnitude=spec.magnitude)
+        self._change: Any = transforms().RandAugment(num_ops=1, magnitude=spec.magnitude)
+
+    def __reduce__(self) -> tuple[type[RandAugment], tuple[RandAugmentSpec]]:
+        """Travels to other processes as its spec: torchvision's object is a hundred times as large."""
+        return RandAugment, (self._spec,)
 
     def __call__(self, images: Tensor, *, seed: int) -> Tensor:
         """Changes uint8 images (n, channels, side, side), on any device; ``seed`` decides how."""
-        with _seeded(seed):
+        with seeded(seed):
             for _ in range(self._operations):
                 changed = torch.empty_like(images)
                 order = torch.randperm(len(images)).to(images.device)
@@ -49,9 +52,9 @@ class Mixing:
         """Takes the alphas of ``training``; ``seed`` is the trial's."""
         alphas = {"MixUp": training.mixup_alpha, "CutMix": training.cutmix_alpha}
         chosen = [
-            getattr(_transforms(), name)(alpha=alpha, num_classes=classes) for name, alpha in alphas.items() if alpha
+            getattr(transforms(), name)(alpha=alpha, num_classes=classes) for name, alpha in alphas.items() if alpha
         ]
-        self._change: Any = _transforms().RandomChoice(chosen) if chosen else None
+        self._change: Any = transforms().RandomChoice(chosen) if chosen else None
         self._seed = seed
 
     def __call__(self, images: Tensor, labels: Tensor, *, step: int) -> tuple[Tensor, Tensor]:
@@ -67,23 +70,13 @@ class Mixing:
         """
         if self._change is None:
             return images, labels
-        with _seeded(derive_seed(self._seed, "mixing", step)):
+        with seeded(derive_seed(self._seed, "mixing", step)):
             mixed, shares = self._change(images, labels)
         return mixed, shares
 
 
-def _transforms() -> Any:
+def transforms() -> Any:
+    """``torchvision.transforms.v2``."""
     from fixnorm_core.vision import torchvision
 
     return import_module(f"{torchvision.__name__}.transforms.v2")  # not loaded by torchvision itself
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seeds torch's generator on the CPU, which torchvision draws from, and puts it back."""
-    before = torch.random.get_rng_state()
-    try:
-        torch.default_generator.manual_seed(seed)
-        yield
-    finally:
-        torch.random.set_rng_state(before)

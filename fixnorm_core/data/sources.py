@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fixnorm_core.data.catalog import Origin, check_data, facts_of
-from fixnorm_core.data.decode import array_images, check_files, decode_files, shared_side
+from fixnorm_core.data.decode import array_images, check_files, corrupt_files, decode_files, shared_side
 from fixnorm_core.data.folder import inspect_folder, list_images
 from fixnorm_core.data.splits import Indices, Part, Place, Shipped
 from fixnorm_core.errors import DataError
@@ -39,11 +39,21 @@ class Source(Shipped, Protocol):
             DataError: If one cannot be read.
         """
 
+    def files(self, place: Place) -> list[Path]:
+        """The images' files, in the order of the indices; none where they are in memory anyway."""
+
     def check(self, place: Place) -> None:
         """Makes sure that these images can be read, and forgets them.
 
         Raises:
             DataError: If one cannot be read.
+        """
+
+    def corrupt(self, place: Place) -> list[int]:
+        """Which of the indices, by their place among them, are of damaged images; reads them all.
+
+        Raises:
+            DataError: If a file is not delivered at all.
         """
 
 
@@ -83,8 +93,16 @@ class _Arrays:
         part, indices = place
         return array_images(self.parts[part][0][indices], side=side)
 
+    def files(self, place: Place) -> list[Path]:  # noqa: ARG002
+        """They are in memory."""
+        return []
+
     def check(self, place: Place) -> None:
         """They are in memory."""
+
+    def corrupt(self, place: Place) -> list[int]:  # noqa: ARG002
+        """They are in memory."""
+        return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,18 +120,21 @@ class _Files:
         return self.parts[part][1] if part in self.parts else None
 
     def side(self, places: Sequence[Place]) -> int:
-        return shared_side([path for place in places for path in self._paths(place)])
+        return shared_side([path for place in places for path in self.files(place)])
 
     def read(self, place: Place, *, side: int) -> Tensor:
-        return decode_files(self._paths(place), side=side)
+        return decode_files(self.files(place), side=side)
 
-    def check(self, place: Place) -> None:
-        check_files(self._paths(place))
-
-    def _paths(self, place: Place) -> list[Path]:
+    def files(self, place: Place) -> list[Path]:
         part, indices = place
         paths = self.parts[part][0]
         return [paths[index] for index in indices]
+
+    def check(self, place: Place) -> None:
+        check_files(self.files(place))
+
+    def corrupt(self, place: Place) -> list[int]:
+        return corrupt_files(self.files(place))
 
 
 def _digits() -> _Arrays:

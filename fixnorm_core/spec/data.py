@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fixnorm_core.spec.base import Spec
 
@@ -47,6 +47,16 @@ class DataSpec(Spec):
         train_limit: At most this many training images (stratified); None takes all.
         validation_limit: Likewise for the validation split.
         test_limit: Likewise for the test split.
+        storage: ``"memory"`` decodes all images once and keeps them; ``"stream"`` reads them from their files in every
+            epoch, in processes beside the training (image folders only); ``"auto"`` streams an image folder that would
+            take more than 8 GiB in memory, or that is cropped at random. The images are the same either way.
+        loader_workers: Processes that read streamed images; 0 reads in the training process; None takes one for each
+            CPU of the trial. The result does not depend on it.
+        crop: ``"random_resized"`` trains on a random rectangle of each picture, brought to ``image_size`` (arXiv
+            1409.4842, section 6), which is cut out of the file and so needs streaming; ``"none"`` on its centre.
+        crop_min_area: Share of the picture that such a rectangle covers at least.
+        skip_corrupt: Leave out images whose files are damaged, say how many and which, and go on; by default the
+            first one is an error. To know them beforehand, every image is decoded once more at the start.
         split_seed: Seeds the splits and the subsets.
     """
 
@@ -60,4 +70,18 @@ class DataSpec(Spec):
     train_limit: int | None = Field(default=None, ge=2)
     validation_limit: int | None = Field(default=None, ge=2)
     test_limit: int | None = Field(default=None, ge=2)
+    storage: Literal["auto", "memory", "stream"] = "auto"
+    loader_workers: int | None = Field(default=None, ge=0, le=256)
+    crop: Literal["none", "random_resized"] = "none"
+    crop_min_area: Annotated[float, Field(gt=0.0, le=1.0)] = 0.08
+    skip_corrupt: bool = False
     split_seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _crops_what_it_reads(self) -> Self:
+        if self.crop == "random_resized" and self.storage == "memory":
+            raise ValueError(
+                "crop is random_resized, which is cut out of the image files in every epoch, but storage is memory: "
+                "set storage to auto or stream, or crop to none (shift moves images that are in memory)"
+            )
+        return self

@@ -53,6 +53,11 @@ class TrialSpec(Spec):
     seed: int
     cpu_threads: int = Field(default=1, ge=1)
 
+    @property
+    def reading_processes(self) -> int:
+        """How many processes read streamed images."""
+        return self.cpu_threads if self.data.loader_workers is None else self.data.loader_workers
+
     @model_validator(mode="after")
     def _has_its_knobs(self) -> Self:
         knobs = DEFAULT_SPACE[self.method].keys()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
@@ -11,16 +12,17 @@ from torch.nn import functional
 
 from fixnorm_core.data.batches import Normalization
 from fixnorm_core.data.load import load_test_split, load_validation_split
-from fixnorm_core.data.types import Split
+from fixnorm_core.data.pool import WorkerPool
+from fixnorm_core.data.types import Images
 from fixnorm_core.errors import WeightsError
 from fixnorm_core.reports import Evaluation
 from fixnorm_core.training.device import pick_device, reproducible
-from fixnorm_core.training.weights import inference_batches, load_classifier
+from fixnorm_core.training.weights import inference_batch_size, load_classifier
 
 __all__ = ["evaluate", "evaluate_weights"]
 
 
-def evaluate(model: nn.Module, split: Split, *, name: str, normalization: Normalization) -> Evaluation:
+def evaluate(model: nn.Module, split: Images, *, name: str, normalization: Normalization) -> Evaluation:
     """Evaluates in evaluation mode, with batches whose size depends on nothing but the images' own.
 
     Args:
@@ -36,9 +38,9 @@ def evaluate(model: nn.Module, split: Split, *, name: str, normalization: Normal
     loss = torch.zeros((), dtype=torch.float64, device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
     model.eval()
-    with torch.inference_mode():
-        for start, images in inference_batches(split.images):
-            labels = split.labels[start : start + len(images)]
+    size = inference_batch_size(split.side)
+    with torch.inference_mode(), closing(split.in_order(batch_size=size)) as batches:
+        for images, labels in batches:
             logits = model(normalization(images))
             loss += functional.cross_entropy(logits, labels, reduction="sum")
             correct += (logits.argmax(dim=1) == labels).sum()
@@ -67,8 +69,9 @@ def evaluate_weights(path: Path, *, split: Literal["validation", "test"]) -> Eva
         )
     device = pick_device(trial.training.device)
     classifier = classifier.to(device)
-    with reproducible(device, seed=trial.seed):
-        return evaluate(classifier.model, images.to(device), name=split, normalization=classifier.normalization)
+    with reproducible(device, seed=trial.seed), WorkerPool(trial.reading_processes, pin=device.type == "cuda") as pool:
+        placed = images.to(device, pool=pool)
+        return evaluate(classifier.model, placed, name=split, normalization=classifier.normalization)
 
 
 def _listed(classes: tuple[str, ...]) -> str:

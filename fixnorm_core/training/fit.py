@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from fixnorm_core.data.batches import Augmentation, Normalization, steps_per_epoch, training_batches
 from fixnorm_core.data.mixing import Mixing, RandAugment
+from fixnorm_core.data.pool import WorkerPool
 from fixnorm_core.data.seeds import derive_seed
 from fixnorm_core.data.types import TrainingData
 from fixnorm_core.method.roles import Roles, find_roles
@@ -80,10 +83,14 @@ class Fit:
             RolesError: If its parameters cannot be given roles.
         """
         self._trial, self._device = trial, device
-        self._train, self._validation = data.train.to(device), data.validation.to(device)
+        self._pool = WorkerPool(trial.reading_processes, pin=device.type == "cuda")
+        self._train, self._validation = (part.to(device, pool=self._pool) for part in (data.train, data.validation))
         operations = trial.training.randaugment
         self._augmentation = Augmentation(
-            flip=data.flip, shift=data.shift, randaugment=RandAugment(operations) if operations else None
+            flip=data.flip,
+            shift=data.shift,
+            randaugment=RandAugment(operations) if operations else None,
+            crop_min_area=data.crop_min_area,
         )
         self._mixing = Mixing(trial.training, classes=len(data.classes), seed=trial.seed)
         self._normalization = Normalization(data.mean, data.std).to(device)
@@ -93,10 +100,10 @@ class Fit:
                 trial.model, classes=len(data.classes), channels=data.channels, image_size=data.image_size
             )
             self.model = place(model, device, precision=trial.training.precision)
-            examples = self._spread(min(_EXAMPLES, len(data.train)))
+            examples = self._examples(_EXAMPLES)
             self.roles: Roles = find_roles(self.model, examples, must_hold=trial.method is Method.FIXNORM)
             self._optimizer = optimizer(trial, self.model, roles=self.roles)
-            set_running_statistics(self.model, self._spread(min(_STATISTICS_EXAMPLES, len(data.train))))
+            set_running_statistics(self.model, self._examples(_STATISTICS_EXAMPLES))
         self._stepper = Stepper(self.model, self._optimizer, training=trial.training, device=device)
         self._diagnostics = Diagnostics(self.model, self.roles, evaluated=self.evaluated)
 
@@ -129,7 +136,7 @@ class Fit:
         )
         self.model.train()
         self._diagnostics.begin(steps=self._steps)
-        with reproducible(self._device, seed=derive_seed(self._trial.seed, "epoch", epoch)):
+        with reproducible(self._device, seed=derive_seed(self._trial.seed, "epoch", epoch)), closing(batches):
             for index, (images, labels) in enumerate(batches):
                 rate = self._set_rate((epoch - 1) * self._steps + index)
                 with self._diagnostics.watching(index):
@@ -146,8 +153,7 @@ class Fit:
         """Evaluates the present weights on the validation split."""
         with reproducible(self._device, seed=self._trial.seed):
             if self.evaluated is not self.model:
-                examples = self._spread(min(_SETTLING_EXAMPLES, len(self._train)))
-                self._stepper.settle(torch.split(examples, _STATISTICS_EXAMPLES))
+                self._stepper.settle(self._spread(_SETTLING_EXAMPLES))
             with self._diagnostics.validating():
                 return evaluate(self.evaluated, self._validation, name="validation", normalization=self._normalization)
 
@@ -182,10 +188,19 @@ class Fit:
         self._optimizer.load_state_dict(optimizer)
         self._stepper.restore(stepper)
 
-    def _spread(self, count: int) -> Tensor:
-        """So many training images, evenly spread over the split, normalized."""
+    def close(self) -> None:
+        """Ends the processes that read images; training may go on, and starts them again."""
+        self._pool.close()
+
+    def _examples(self, count: int) -> Tensor:
+        """So many training images, evenly spread over the split, normalized; all of them where there are fewer."""
+        return torch.cat(list(self._spread(count)))
+
+    def _spread(self, count: int) -> Iterator[Tensor]:
+        """The same in batches."""
+        count = min(count, len(self._train))
         indices = torch.linspace(0, len(self._train) - 1, count, device=self._device).long()
-        return self._normalization(self._train.images[indices])
+        return (self._normalization(self._train.take(part)) for part in torch.split(indices, _STATISTICS_EXAMPLES))
 
     def _set_rate(self, step: int) -> float:
         training = self._trial.training

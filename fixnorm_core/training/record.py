@@ -29,7 +29,8 @@ def package_versions() -> dict[str, str]:
 def fingerprint(trial: TrialSpec, *, device: torch.device) -> str:
     """Tells runs apart that would not end in the same bits: by trial, kind of device and package versions."""
     versions = sorted(package_versions().items())
-    return hashlib.sha256(f"{trial.model_dump_json()} {device.type} {versions}".encode()).hexdigest()
+    decides = trial.model_dump_json(exclude={"data": {"loader_workers"}})
+    return hashlib.sha256(f"{decides} {device.type} {versions}".encode()).hexdigest()
 
 
 def write_finished(folder: Path, finished: FinishedRun) -> None:

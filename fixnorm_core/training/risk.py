@@ -5,13 +5,15 @@ The paper (arXiv 2103.15345) names the term without a definition that could be r
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fixnorm_core.data.batches import Augmentation, Normalization, training_batches
 from fixnorm_core.data.seeds import derive_seed
-from fixnorm_core.data.types import Split
+from fixnorm_core.data.types import Images
 from fixnorm_core.method.roles import Roles
 from fixnorm_core.training.features import linear_head, watched_inputs
 
@@ -25,7 +27,7 @@ def cross_boundary_risk(
     model: nn.Module,
     roles: Roles,
     *,
-    split: Split,
+    split: Images,
     augmentation: Augmentation,
     normalization: Normalization,
     seed: int,
@@ -47,11 +49,10 @@ def cross_boundary_risk(
         In [0, 1]; None for a model without a single linear head, and where nothing is augmented.
     """
     head = linear_head(model, roles)
-    if head is None or not (augmentation.flip or augmentation.shift or augmentation.randaugment):
+    if head is None or not augmentation.changes:
         return None
     chosen = torch.linspace(0, len(split) - 1, min(_IMAGES, len(split)), device=split.labels.device).long()
-    # In place of labels go positions, so that the shuffled batches can be put back in order
-    images = Split(split.images[chosen], torch.arange(len(chosen), device=split.labels.device))
+    images = split.numbered(chosen)  # so that the shuffled batches can be put back in order
     model.eval()
     with torch.inference_mode():
         none = Augmentation(flip=False, shift=0)
@@ -88,7 +89,7 @@ def boundary_distances(features: Tensor, labels: Tensor, *, weight: Tensor, bias
 def _features(
     model: nn.Module,
     head: nn.Linear,
-    images: Split,
+    images: Images,
     *,
     augmentation: Augmentation,
     normalization: Normalization,
@@ -101,7 +102,7 @@ def _features(
     batches = training_batches(
         images, batch_size=_BATCH, augmentation=augmentation, seed=derive_seed(seed, "risk"), epoch=draw
     )
-    with watched_inputs(head, seen.append):
+    with watched_inputs(head, seen.append), closing(batches):
         for batch, places in batches:
             model(normalization(batch))
             positions.append(places)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -68,7 +68,7 @@ class Stepper:
             self._average.update_parameters(self._model)
         return loss, logits
 
-    def settle(self, batches: Sequence[Tensor]) -> None:
+    def settle(self, batches: Iterable[Tensor]) -> None:
         """Gives the averaged weights the BatchNorm statistics of these normalized images; needed before evaluation.
 
         Averaging the statistics instead would be wrong where norms are held: the average of weights that turn is

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fixnorm_core.data.load import load_training_data
+from fixnorm_core.data.load import load_training_data, log_skipped
 from fixnorm_core.data.types import TrainingData
 from fixnorm_core.reports import EpochReport, FinishedRun, TrialOutcome, TrialResult
 from fixnorm_core.spec import TrialSpec
@@ -27,6 +27,8 @@ __all__ = ["BEST_NAME", "WEIGHTS_NAME", "Trainer"]
 WEIGHTS_NAME = "weights.safetensors"
 BEST_NAME = "best.safetensors"
 """The weights of the epoch with the highest validation accuracy, the first of equals, where they are asked for."""
+
+_SKIPPED_EXAMPLES = 5
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +69,7 @@ class Trainer:
             self._reports, self._result = list(finished.reports), finished.result
             return
         self._data = load_training_data(trial.data) if data is None else data
+        log_skipped(self._data.skipped, what="training and validation images")
         self._fit = Fit(trial, self._data, device=self._device)
         self._head_norm = self._fit.head_norm()
         if checkpoint := latest_checkpoint(folder, fingerprint=self._fingerprint):
@@ -77,8 +80,12 @@ class Trainer:
 
     def __iter__(self) -> Iterator[EpochReport]:
         yield from tuple(self._reports)
-        while self._fit is not None:
-            yield self._advance(self._fit)
+        try:
+            while self._fit is not None:
+                yield self._advance(self._fit)
+        finally:  # ended, failed or dropped: nothing of the run stays behind
+            if self._fit is not None:
+                self._fit.close()
 
     def result(self) -> TrialResult:
         """What the run left.
@@ -150,11 +157,14 @@ class Trainer:
             device=str(self._device),
             versions=package_versions(),
             cross_boundary_risk=None if last.diverged else fit.cross_boundary_risk(),
+            skipped_images=len(self._data.skipped),
+            skipped_examples=self._data.skipped[:_SKIPPED_EXAMPLES],
         )
         write_finished(
             self._folder, FinishedRun(fingerprint=self._fingerprint, reports=tuple(self._reports), result=result)
         )
         clear_checkpoints(self._folder)
+        fit.close()
         self._result, self._fit = result, None  # lets go of the model's memory
 
 

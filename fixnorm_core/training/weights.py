@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from fixnorm_core.spec import TrialSpec
 from fixnorm_core.training.device import place
 from fixnorm_core.training.files import replacing
 
-__all__ = ["Classifier", "inference_batches", "load_classifier", "save_weights"]
+__all__ = ["Classifier", "inference_batch_size", "load_classifier", "save_weights"]
 
 _FORMAT = "fixnorm-tune.weights.1"
 _LARGEST_BATCH = 256
@@ -73,7 +72,8 @@ class Classifier:
             )
         with torch.inference_mode():
             out = [torch.empty(0, len(self.classes), device=images.device)]
-            out += [self.model(self.normalization(batch)).softmax(dim=1) for _, batch in inference_batches(images)]
+            batches = torch.split(images, inference_batch_size(self.image_size)) if len(images) else ()
+            out += [self.model(self.normalization(batch)).softmax(dim=1) for batch in batches]
             return torch.cat(out)
 
     def to(self, device: torch.device) -> Classifier:
@@ -85,14 +85,9 @@ class Classifier:
         )
 
 
-def inference_batches(images: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Cuts images (n, channels, h, w) into batches and tells where each starts.
-
-    The size of a batch depends on the images' own size alone, so that a result does not depend on who asks.
-    """
-    size = max(1, min(_LARGEST_BATCH, _PIXELS_PER_BATCH // (images.shape[2] * images.shape[3])))
-    for start in range(0, len(images), size):
-        yield start, images[start : start + size]
+def inference_batch_size(side: int) -> int:
+    """Images in a batch: depends on their own size alone, so that a result does not depend on who asks."""
+    return max(1, min(_LARGEST_BATCH, _PIXELS_PER_BATCH // (side * side)))
 
 
 def save_weights(path: Path, model: nn.Module, *, trial: TrialSpec, data: TrainingData) -> None:

@@ -36,6 +36,9 @@ def test_unknown_fields_are_refused_on_input_and_ignored_when_read_back() -> Non
         ({"budget": {"max_trials": 2, "confirm_runs": 2}}, "leaves no trial to search with"),
         ({"resources": {"gpus_per_trial": 1.5}}, "1.5 GPUs cannot be held"),
         ({"training": {"device": "cuda"}}, "hides every GPU from the trial"),
+        ({"data": {"crop": "random_resized", "storage": "memory"}}, "storage is memory: set storage to auto or stream"),
+        ({"data": {"crop_min_area": 0}}, "greater than 0"),
+        ({"data": {"loader_workers": -1}}, "greater than or equal to 0"),
         ({"search": {"space": {"lr": [0.1, float("inf")]}}}, "finite"),
     ],
 )

@@ -128,6 +128,22 @@ def test_train_may_be_the_name_of_a_class(tmp_path: Path) -> None:
     assert check_data(DataSpec(name="imagefolder", path="photos"), root=tmp_path).path == str(tmp_path / "photos")
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [({"storage": "stream"}, "data.storage is stream"), ({"crop": "random_resized"}, "data.crop is")],
+)
+@pytest.mark.parametrize("name", ["digits", "cifar10"])
+def test_streaming_is_for_image_folders(tmp_path: Path, name: str, fields: dict[str, object], words: str) -> None:
+    message = refusal(tmp_path, name=name, **fields)
+    assert f"{words}" in message
+    assert f"data set '{name}' comes as one array" in message
+
+
+def test_a_folder_may_be_streamed_and_cropped(photos: Path) -> None:
+    spec = DataSpec(name="imagefolder", path="photos", image_size=1024, storage="stream", crop="random_resized")
+    assert check_data(spec, root=photos.parent).storage == "stream"
+
+
 def test_checking_imports_no_torch() -> None:
     code = "import sys, fixnorm_core.data.catalog; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

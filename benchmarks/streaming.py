@@ -28,8 +28,8 @@ from torch.utils.data import DataLoader
 
 from fixnorm_core.data.batches import Augmentation, Normalization, training_batches
 from fixnorm_core.data.mixing import transforms
-from fixnorm_core.data.pool import WorkerPool
-from fixnorm_core.data.streaming import StreamedSplit
+from fixnorm_core.data.pool import PRELOADED, WorkerPool, _Answers
+from fixnorm_core.data.streaming import StreamedSplit, _Centres
 from fixnorm_core.vision import torchvision
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -105,8 +105,34 @@ def main() -> None:
         make_folder(Path(scratch), source=source, count=options.images, size=tuple(options.size))
         bytes_each = statistics.mean(path.stat().st_size for path in Path(scratch).rglob("*.jpg"))
         print(f"{options.images} JPEG files of {options.size[0]}x{options.size[1]}, {bytes_each / 1024:.0f} KiB each")
+        multiprocessing.set_forkserver_preload(PRELOADED)
+        print(_starts(Path(scratch), workers=max(options.workers)), flush=True)
         for workers in options.workers:
             print(_compared(Path(scratch), workers=workers, options=options), flush=True)
+
+
+def _starts(root: Path, *, workers: int) -> str:
+    """Seconds until the first batch of two images, from nothing and then once more."""
+    paths = tuple(str(path) for path in sorted(root.rglob("*.jpg"))[:2])
+    parts = []
+    for method in ("forkserver", "spawn"):
+        took = []
+        for _ in range(2):
+            started = time.perf_counter(), _cpu_seconds()
+            requests = [_Centres(paths, SIDE)] * workers
+            loader = DataLoader(
+                _Answers(),
+                batch_size=None,
+                sampler=requests,
+                num_workers=workers,
+                multiprocessing_context=multiprocessing.get_context(method),
+            )
+            answers = iter(loader)
+            next(answers)
+            took.append((time.perf_counter() - started[0], _cpu_seconds() - started[1]))
+            del answers, loader
+        parts.append(f"{method} " + ", then ".join(f"{wall:.1f} s wall, {cpu:.1f} s CPU" for wall, cpu in took))
+    return f"start of {workers} processes: " + "; ".join(parts)
 
 
 def _compared(root: Path, *, workers: int, options: argparse.Namespace) -> str:

@@ -25,14 +25,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from fixnorm_core.errors import DataError
 
-__all__ = ["ReaderLost", "Request", "WorkerPool"]
+__all__ = ["PRELOADED", "ReaderLost", "Request", "WorkerPool"]
 
 _LOST = (
     "a process that reads images exited unexpectedly: killed, out of memory, or out of shared memory (/dev/shm holds "
     "two batches for each of data.loader_workers)"
 )
 _PREFETCHED = 2
-_PRELOADED = ["fixnorm_core.data.streaming", "fixnorm_core.data.mixing", "fixnorm_core.vision"]
+PRELOADED = ["fixnorm_core.data.streaming", "fixnorm_core.data.mixing", "fixnorm_core.vision"]
+"""What the fork server imports, once, for all readers."""
 
 
 @runtime_checkable
@@ -120,7 +121,7 @@ class WorkerPool:
     def _started(self) -> Iterator[Any]:
         if self._loader is None:
             context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(_PRELOADED)
+            context.set_forkserver_preload(PRELOADED)
             self._loader = DataLoader(
                 _Answers(),
                 batch_size=None,  # a request is a whole batch already

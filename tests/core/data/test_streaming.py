@@ -169,7 +169,7 @@ def test_a_broken_file_is_named_in_the_error_of_this_process(tmp_path: Path, wor
     assert caught.value.way_out
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_gpu_is_given_the_same_batches(folder: Path) -> None:
     with WorkerPool(2, pin=True) as pool:
         on_gpu = epoch_of(streamed(folder).to(torch.device("cuda"), pool=pool), EVERYTHING)

@@ -115,7 +115,11 @@ def _roles(roles: RoleNames) -> str:
 
 
 def _environment(run: TrialResult) -> str:
-    return _table(("what", "version"), [("device", run.device), *sorted(run.versions.items())])
+    table = _table(("what", "version"), [("device", run.device), *sorted(run.versions.items())])
+    if not run.skipped_images:
+        return table
+    named = ", ".join(f"`{name}`" for name in run.skipped_examples)
+    return f"{table}\n\nDamaged images left out of training and validation: {run.skipped_images}, the first {named}."
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

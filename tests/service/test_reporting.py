@@ -96,6 +96,18 @@ def test_the_report_tells_the_diagnostics_in_numbers(run: tuple[tuple[EpochRepor
     assert "Diagnostics" not in render_report(job, SPEC, history=(), **given)
 
 
+def test_the_report_names_the_images_that_were_left_out(run: tuple[tuple[EpochReport, ...], TrialResult]) -> None:
+    _, whole = run
+    fewer = whole.model_copy(update={"skipped_images": 7, "skipped_examples": ("cat/1.jpg", "dog/2.jpg")})
+    job = JobRow(id="j1", name="digits")
+    told, untold = (
+        render_report(job, SPEC, best=best(), trials=TRIALS, run=result, charts="report.html")
+        for result in (fewer, whole)
+    )
+    assert "left out of training and validation: 7, the first `cat/1.jpg`, `dog/2.jpg`." in told
+    assert "left out" not in untold
+
+
 def test_the_epochs_of_a_run_are_read_from_its_folder(
     run_folder: Path, run: tuple[tuple[EpochReport, ...], TrialResult], tmp_path: Path
 ) -> None:

@@ -57,6 +57,7 @@ def test_a_large_recipe_trains_writes_a_checkpoint_and_resumes_bit_for_bit(
     job = small(name, tiny_imagenet)
     trial = job.trial({"lr": 0.008, "fc_norm": 2.0}, seed=job.seed)
     data = load_training_data(job.data)
+    assert (data.crop_min_area is not None) == name.startswith("imagenet")
     trainer = Trainer(trial, folder=tmp_path / "whole", data=data)
     whole = list(trainer)
     list(islice(Trainer(trial, folder=tmp_path / "resumed", data=data), 1))

@@ -87,6 +87,13 @@ def test_the_two_networks_of_the_paper_are_trained_alike() -> None:
         assert {"dropout": 0.2, "stochastic_depth_prob": 0.2}.items() <= job.model.options.items()
 
 
+@pytest.mark.parametrize("recipe", [each for each in RECIPES if "imagenet" in each.name], ids=lambda each: each.name)
+def test_imagenet_is_trained_on_random_resized_crops_and_fills_the_trials_cpus(recipe: Recipe) -> None:
+    job = recipe.job()
+    assert (job.data.crop, job.data.loader_workers) == ("random_resized", None)
+    assert (job.resources.cpus_per_trial, job.resources.gpus_per_trial) == (8, 1)
+
+
 def test_a_recipe_with_changes_is_another_job() -> None:
     changes = [Change.parse("data.path=/data/imagenet"), Change.parse("training.epochs=100")]
     job = find_recipe("imagenet-resnet50").job(changes=changes)

@@ -47,7 +47,7 @@ class Part:
 PARTS = (
     Part(
         "Tests",
-        ("-m", "pytest", "-m", "gpu", "-q", "tests/core/method"),
+        ("-m", "pytest", "-m", "gpu", "-q", "tests/core/method", "tests/core/data"),
         ("pytest", "torchvision", "pydantic", "safetensors"),
     ),
     Part(

@@ -43,7 +43,7 @@ class Nothing(Diagnostics):
         """Of no image."""
         yield
 
-    def summary(self, *, rate: float) -> EpochDiagnostics:  # noqa: ARG002
+    def summary(self, *, optimizer: torch.optim.Optimizer) -> EpochDiagnostics:  # noqa: ARG002
         """Nothing."""
         none = RoleDiagnostics()
         return EpochDiagnostics(scale_invariant=none, head=none, free=none)
@@ -91,7 +91,7 @@ def _alone(run: fit.Fit, *, steps: int) -> float:
                 pass
         with torch.inference_mode(), diagnostics.validating():
             head(features)
-        diagnostics.summary(rate=0.1)
+        diagnostics.summary(optimizer=run._optimizer)
         return time.process_time() - started
 
     return statistics.median(once() for _ in range(200))
@@ -112,9 +112,9 @@ def _run(data: TrainingData, kind: type[Diagnostics]) -> fit.Fit:
 
 def _epoch(run: fit.Fit) -> float:
     started = time.process_time()
-    totals = run.train_epoch(1)
+    run.train_epoch(1)
     run.validate()
-    run.diagnostics(rate=totals.learning_rate)
+    run.diagnostics()
     return time.process_time() - started
 
 

@@ -164,7 +164,7 @@ def _looks(epochs: int) -> Iterable[int]:
 
 
 def _traced(fit: Any, epoch: int, *, rate: float, weights: bool) -> dict[str, Any]:
-    seen = fit.diagnostics(rate=rate)
+    seen = fit.diagnostics()
     row = {
         "epoch": epoch,
         "lr": rate,

@@ -33,15 +33,15 @@ class ScheduleSpec(Spec):
         name: ``"cosine"`` or ``"linear"``, both to zero, or ``"step"``.
         milestones: For ``"step"``: where in the run, as a share of all its steps, the rate falls; rising.
         factor: For ``"step"``: what the rate is multiplied by at each milestone.
-        power: What the share of the highest rate is raised to, warm-up included. A weight held at its norm turns in
-            proportion to the rate, one under weight decay to its square root, once it is in equilibrium: 0.5 makes the
-            first turn like the second.
+        power: What the share of the highest rate is raised to, warm-up included; None takes 0.5 with ``method:
+            fixnorm`` and 1 with ``weight_decay``. A weight held at its norm turns in proportion to the rate, one under
+            weight decay to its square root, once it is in equilibrium: 0.5 makes the first turn like the second.
     """
 
     name: Literal["cosine", "linear", "step"] = "cosine"
     milestones: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = (0.5, 0.75)
     factor: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
-    power: Annotated[float, Field(gt=0.0, le=4.0)] = 1.0
+    power: Annotated[float, Field(gt=0.0, le=4.0)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -92,6 +92,9 @@ class TrainingSpec(Spec):
         label_smoothing: Of the training loss.
         weight_norm: The norm R at which every scale-invariant weight is held; ``"init"`` keeps each at its own norm
             at initialisation. Ignored by ``method: weight_decay``.
+        rest_lr_factor: Factor on the learning rate of all that is not held at a norm: the head, gains, biases. None
+            takes ``8 / R²`` where SGD trains weights held at one norm ``R``, and 1 elsewhere: the rate that suits
+            weights of norm 1 is low for the rest. Ignored by ``method: weight_decay``.
         device: ``"auto"`` takes CUDA where there is a GPU for the trial.
         precision: Of the forward pass in training, by autocast; weights, optimizer and evaluation stay in fp32.
         compile: Compile the model for training (``torch.compile``).
@@ -112,6 +115,7 @@ class TrainingSpec(Spec):
     warmup_fraction: Fraction = 0.1
     label_smoothing: Fraction = 0.0
     weight_norm: Annotated[float, Field(gt=0.0)] | Literal["init"] = 1.0
+    rest_lr_factor: Annotated[float, Field(gt=0.0)] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False

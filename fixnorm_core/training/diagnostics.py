@@ -7,7 +7,7 @@ step as in Kosson et al. (arXiv 2305.17212).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -70,19 +70,20 @@ class Diagnostics:
         with watched_inputs(self._head, lambda features: self._feature_norms.append(features.norm(dim=1))):
             yield
 
-    def summary(self, *, rate: float) -> EpochDiagnostics:
+    def summary(self, *, optimizer: torch.optim.Optimizer) -> EpochDiagnostics:
         """What was seen since the epoch began.
 
         Args:
-            rate: The learning rate of its last step.
+            optimizer: Of the model, with the learning rates of the epoch's last step.
         """
+        rates = {weight: group["lr"] for group in optimizer.param_groups for weight in group["params"]}
         counts = [len(self._weights[role]) for role in _ROLES]
         angles = torch.stack(self._angles).double().cpu() if self._angles else torch.empty(0, sum(counts))
         by_role = torch.split_with_sizes(angles, counts, dim=1)
         scale_invariant, head, free = (
             RoleDiagnostics(
                 rotation=_number(turned.nanmean()),
-                effective_learning_rate=_effective_rate(self._weights[role], rate=rate),
+                effective_learning_rate=_effective_rate(self._weights[role], rates=rates),
             )
             for role, turned in zip(_ROLES, by_role, strict=True)
         )
@@ -113,13 +114,14 @@ def angles_between(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
     return 2 * torch.atan2(*(torch.stack(list(side)) for side in sides))
 
 
-def _effective_rate(weights: Sequence[Tensor], *, rate: float) -> float | None:
+def _effective_rate(weights: Sequence[Tensor], *, rates: Mapping[Tensor, float]) -> float | None:
     """Median of ``lr / ‖W‖²`` over the weights that are not zero."""
     if not weights:
         return None
     norms = torch.stack(torch._foreach_norm([weight.detach() for weight in weights]))
-    rates = rate / norms.double().square()
-    return _number(rates[rates.isfinite()].quantile(0.5)) if rates.isfinite().any() else None
+    own = torch.tensor([rates.get(weight, 0.0) for weight in weights], dtype=torch.float64, device=norms.device)
+    effective = own / norms.double().square()
+    return _number(effective[effective.isfinite()].quantile(0.5)) if effective.isfinite().any() else None
 
 
 def _number(value: Tensor) -> float | None:

@@ -24,7 +24,7 @@ from fixnorm_core.training.calibrate import set_running_statistics
 from fixnorm_core.training.device import place, reproducible
 from fixnorm_core.training.diagnostics import Diagnostics
 from fixnorm_core.training.evaluate import evaluate
-from fixnorm_core.training.optimization import OptimizerFactory, build_optimizer
+from fixnorm_core.training.optimization import OptimizerFactory, build_optimizer, schedule_of
 from fixnorm_core.training.risk import cross_boundary_risk
 from fixnorm_core.training.schedule import learning_rate_factor
 from fixnorm_core.training.stepping import Stepper
@@ -157,9 +157,9 @@ class Fit:
             with self._diagnostics.validating():
                 return evaluate(self.evaluated, self._validation, name="validation", normalization=self._normalization)
 
-    def diagnostics(self, *, rate: float) -> EpochDiagnostics:
-        """Of the epoch last trained and validated, whose last learning rate was ``rate``."""
-        return self._diagnostics.summary(rate=rate)
+    def diagnostics(self) -> EpochDiagnostics:
+        """Of the epoch last trained and validated."""
+        return self._diagnostics.summary(optimizer=self._optimizer)
 
     def cross_boundary_risk(self) -> float | None:
         """Of the weights that are saved (:func:`fixnorm_core.training.risk.cross_boundary_risk`)."""
@@ -208,7 +208,7 @@ class Fit:
             step,
             steps=training.epochs * self._steps,
             warmup_fraction=training.warmup_fraction,
-            schedule=training.schedule,
+            schedule=schedule_of(self._trial),
         )
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group.get("lr_factor", 1.0)

@@ -9,9 +9,13 @@ from torch import nn
 
 from fixnorm_core.method.roles import Roles
 from fixnorm_core.method.step import FixNorm
-from fixnorm_core.spec import Method, OptimizerSpec, TrialSpec
+from fixnorm_core.spec import Method, OptimizerSpec, ScheduleSpec, TrainingSpec, TrialSpec
 
-__all__ = ["OptimizerFactory", "build_optimizer"]
+__all__ = ["OptimizerFactory", "build_optimizer", "rest_lr_factor", "schedule_of"]
+
+# Measured (benchmarks/accuracy.md, "The schedule, and the rate of what is not held")
+_REST_LR_FACTOR = 8.0
+_FIXED_NORM_POWER = 0.5
 
 
 class OptimizerFactory(Protocol):
@@ -27,14 +31,22 @@ _ADAM_BETA2 = 0.999
 def build_optimizer(trial: TrialSpec, model: nn.Module, *, roles: Roles) -> torch.optim.Optimizer:
     """The optimizer that a trial asks for, at its base learning rate.
 
-    ``method: fixnorm`` wraps the base optimizer in :class:`fixnorm_core.FixNorm` and decays nothing. ``method:
+    ``method: fixnorm`` wraps the base optimizer in :class:`fixnorm_core.FixNorm` and decays nothing; what is not held
+    has its own learning rate, by the ``lr_factor`` of its group (:func:`rest_lr_factor`). ``method:
     weight_decay`` is the base optimizer alone; it decays tensors of two or more dimensions, and neither biases nor
     normalization gains, as is common practice (He et al., arXiv 1812.01187, section 3.1, "no bias decay").
     """
     spec, rate = trial.training.optimizer, trial.params["lr"]
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if trial.method is Method.FIXNORM:
-        base = _base(spec, [{"params": parameters, "weight_decay": 0.0}], rate=rate)
+        held = [model.get_parameter(name) for name in roles.scale_invariant]
+        known = {id(weight) for weight in held}
+        rest = [parameter for parameter in parameters if id(parameter) not in known]
+        groups = [
+            {"params": held, "weight_decay": 0.0},
+            {"params": rest, "weight_decay": 0.0, "lr_factor": rest_lr_factor(trial.training)},
+        ]
+        base = _base(spec, groups, rate=rate)
         return FixNorm(
             base, model, roles=roles, fc_norm=trial.params["fc_norm"], weight_norm=trial.training.weight_norm
         )
@@ -44,6 +56,23 @@ def build_optimizer(trial: TrialSpec, model: nn.Module, *, roles: Roles) -> torc
         {"params": [parameter for parameter in parameters if parameter.dim() < 2], "weight_decay": 0.0},
     ]
     return _base(spec, groups, rate=rate)
+
+
+def rest_lr_factor(training: TrainingSpec) -> float:
+    """Factor on the learning rate of what fixed-norm training does not hold (``TrainingSpec.rest_lr_factor``)."""
+    if training.rest_lr_factor is not None:
+        return training.rest_lr_factor
+    norm = training.weight_norm
+    return 1.0 if norm == "init" or training.optimizer.name != "sgd" else _REST_LR_FACTOR / norm**2
+
+
+def schedule_of(trial: TrialSpec) -> ScheduleSpec:
+    """The trial's schedule with its power settled (``ScheduleSpec.power``)."""
+    schedule = trial.training.schedule
+    if schedule.power is not None:
+        return schedule
+    power = _FIXED_NORM_POWER if trial.method is Method.FIXNORM else 1.0
+    return schedule.model_copy(update={"power": power})
 
 
 def _base(spec: OptimizerSpec, groups: list[dict[str, object]], *, rate: float) -> torch.optim.Optimizer:

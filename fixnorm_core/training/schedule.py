@@ -23,7 +23,7 @@ def learning_rate_factor(step: int, *, steps: int, warmup_fraction: float, sched
     Returns:
         In (0, 1]: ``(step + 1) / warmup`` at first. Cosine and line are 1 at their first step and would reach 0 one
         step after the last. Milestones are shares of all ``steps``; one that lies in the warm-up is in force after it.
-        All of it raised to ``schedule.power``.
+        All of it raised to ``schedule.power``, by default 1.
 
     Raises:
         ValueError: If ``step`` is not in [0, steps).
@@ -32,7 +32,7 @@ def learning_rate_factor(step: int, *, steps: int, warmup_fraction: float, sched
         raise ValueError(f"step is {step} of {steps}; it must be in [0, {steps})")
     warmup = min(round(warmup_fraction * steps), steps - 1)
     share = _share(step, steps=steps, warmup=warmup, schedule=schedule)
-    return math.pow(share, schedule.power)
+    return math.pow(share, 1.0 if schedule.power is None else schedule.power)
 
 
 def _share(step: int, *, steps: int, warmup: int, schedule: ScheduleSpec) -> float:

@@ -135,7 +135,7 @@ class Trainer:
             seconds=time.perf_counter() - started,
             images_per_second=totals.images / training_seconds,
             diverged=not alive,
-            diagnostics=fit.diagnostics(rate=totals.learning_rate) if alive else None,
+            diagnostics=fit.diagnostics() if alive else None,
         )
 
     def _finish(self, fit: Fit, last: EpochReport) -> None:

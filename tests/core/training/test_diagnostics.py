@@ -50,7 +50,7 @@ def test_a_step_turns_each_role_by_the_angle_of_its_weights(network: nn.Sequenti
     with watch.watching(0), torch.no_grad():
         for weight in network.parameters():
             weight.add_(torch.randn(weight.shape) * 0.1)
-    seen = watch.summary(rate=0.5)
+    seen = watch.summary(optimizer=torch.optim.SGD(network.parameters(), lr=0.5))
     after = {name: weight.detach() for name, weight in network.named_parameters()}
     turned = {name: float(angle_between(before[name], after[name])) for name in after}
     assert seen.scale_invariant.rotation == pytest.approx(turned["0.weight"])
@@ -68,7 +68,8 @@ def test_a_few_steps_of_an_epoch_are_measured(network: nn.Sequential, steps: int
     for index in range(steps):
         with watch.watching(index), torch.no_grad():
             network[0].weight.neg_()
-    assert watch.summary(rate=1.0).scale_invariant.rotation == pytest.approx(math.pi)
+    seen = watch.summary(optimizer=torch.optim.SGD(network.parameters(), lr=1.0))
+    assert seen.scale_invariant.rotation == pytest.approx(math.pi)
     assert len(watch._angles) == measured
 
 
@@ -82,7 +83,8 @@ def test_the_feature_norm_is_that_of_what_the_head_is_fed(network: nn.Sequential
         with watch.validating():
             network(inputs[:7])
             network(inputs[7:])
-    assert watch.summary(rate=1.0).feature_norm == pytest.approx(expected)
+    seen = watch.summary(optimizer=torch.optim.SGD(network.parameters(), lr=1.0))
+    assert seen.feature_norm == pytest.approx(expected)
 
 
 def test_what_a_model_does_not_have_is_none() -> None:
@@ -91,7 +93,7 @@ def test_what_a_model_does_not_have_is_none() -> None:
     watch.begin(steps=1)
     with watch.watching(0), watch.validating():
         network(torch.randn(2, 3, 4, 4))
-    seen = watch.summary(rate=1.0)
+    seen = watch.summary(optimizer=torch.optim.SGD(network.parameters(), lr=1.0))
     assert (seen.scale_invariant.rotation, seen.scale_invariant.effective_learning_rate) == (None, None)
     assert (seen.feature_norm, seen.last_gain) == (None, None)
     assert seen.head.rotation == 0.0

@@ -216,13 +216,17 @@ def test_model_without_any_normalization_can_be_tuned_by_weight_decay_but_not_by
         Trainer(make_trial(model=squeezenet, data=data), folder=tmp_path / "fixnorm")
 
 
+@pytest.mark.parametrize(
+    ("method", "highest", "power"), [(Method.FIXNORM, 0.008, 0.5), (Method.WEIGHT_DECAY, 0.1, 1.0)]
+)
 def test_rate_of_an_epochs_last_step_is_reported(
-    make_trial: MakeTrial, small_digits: TrainingData, tmp_path: Path
+    make_trial: MakeTrial, small_digits: TrainingData, tmp_path: Path, method: Method, highest: float, power: float
 ) -> None:
-    rates = [report.learning_rate for report in Trainer(make_trial(), folder=tmp_path, data=small_digits)]
+    trainer = Trainer(make_trial(method=method), folder=tmp_path, data=small_digits)
+    rates = [report.learning_rate for report in trainer]
     steps, warmup = 4 * 5, 2
-    expected = [0.004 * (1 + math.cos(math.pi * (5 * epoch - 1 - warmup) / (steps - warmup))) for epoch in (1, 2, 3, 4)]
-    assert rates == pytest.approx(expected)
+    shares = [0.5 * (1 + math.cos(math.pi * (5 * epoch - 1 - warmup) / (steps - warmup))) for epoch in (1, 2, 3, 4)]
+    assert rates == pytest.approx([highest * share**power for share in shares])
 
 
 @pytest.mark.parametrize(

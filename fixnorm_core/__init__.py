@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fixnorm_core.method.equilibrium import equivalent_start
+    from fixnorm_core.method.groups import parameter_groups
     from fixnorm_core.method.roles import Roles, find_roles
     from fixnorm_core.method.step import FixNorm
     from fixnorm_core.spec import JobSpec, TrialSpec
@@ -27,6 +28,7 @@ __all__ = [
     "equivalent_start",
     "find_roles",
     "load_classifier",
+    "parameter_groups",
 ]
 
 _HOME = {
@@ -39,6 +41,7 @@ _HOME = {
     "equivalent_start": "fixnorm_core.method.equilibrium",
     "find_roles": "fixnorm_core.method.roles",
     "load_classifier": "fixnorm_core.training.weights",
+    "parameter_groups": "fixnorm_core.method.groups",
 }
 
 

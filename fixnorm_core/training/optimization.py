@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from fixnorm_core.method.groups import REST_LR_FACTOR, parameter_groups
 from fixnorm_core.method.roles import Roles
 from fixnorm_core.method.step import FixNorm
 from fixnorm_core.spec import Method, OptimizerSpec, ScheduleSpec, TrainingSpec, TrialSpec
@@ -14,7 +15,6 @@ from fixnorm_core.spec import Method, OptimizerSpec, ScheduleSpec, TrainingSpec,
 __all__ = ["OptimizerFactory", "build_optimizer", "rest_lr_factor", "schedule_of"]
 
 # Measured (benchmarks/accuracy.md, "The schedule, and the rate of what is not held")
-_REST_LR_FACTOR = 8.0
 _FIXED_NORM_POWER = 0.5
 
 
@@ -39,13 +39,8 @@ def build_optimizer(trial: TrialSpec, model: nn.Module, *, roles: Roles) -> torc
     spec, rate = trial.training.optimizer, trial.params["lr"]
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if trial.method is Method.FIXNORM:
-        held = [model.get_parameter(name) for name in roles.scale_invariant]
-        known = {id(weight) for weight in held}
-        rest = [parameter for parameter in parameters if id(parameter) not in known]
-        groups = [
-            {"params": held, "weight_decay": 0.0},
-            {"params": rest, "weight_decay": 0.0, "lr_factor": rest_lr_factor(trial.training)},
-        ]
+        factor = rest_lr_factor(trial.training)
+        groups = parameter_groups(model, roles, lr=rate, rest_lr_factor=factor)
         base = _base(spec, groups, rate=rate)
         return FixNorm(
             base, model, roles=roles, fc_norm=trial.params["fc_norm"], weight_norm=trial.training.weight_norm
@@ -63,7 +58,7 @@ def rest_lr_factor(training: TrainingSpec) -> float:
     if training.rest_lr_factor is not None:
         return training.rest_lr_factor
     norm = training.weight_norm
-    return 1.0 if norm == "init" or training.optimizer.name != "sgd" else _REST_LR_FACTOR / norm**2
+    return 1.0 if norm == "init" or training.optimizer.name != "sgd" else REST_LR_FACTOR / norm**2
 
 
 def schedule_of(trial: TrialSpec) -> ScheduleSpec:
@@ -75,7 +70,7 @@ def schedule_of(trial: TrialSpec) -> ScheduleSpec:
     return schedule.model_copy(update={"power": power})
 
 
-def _base(spec: OptimizerSpec, groups: list[dict[str, object]], *, rate: float) -> torch.optim.Optimizer:
+def _base(spec: OptimizerSpec, groups: list[dict[str, Any]], *, rate: float) -> torch.optim.Optimizer:
     # Fused: one pass over a weight in place of one for each operation; measured, a tenth of the time of torch's default
     # on a small network, which is 7 % of a whole step (benchmarks/trainer_speed.md)
     if spec.name == "adamw":

@@ -1,9 +1,14 @@
-"""Checkpoints to resume from: written atomically, read with torch's safe unpickler, the last few kept."""
+"""Checkpoints to resume from: written atomically, read with torch's safe unpickler, the last few kept.
+
+A run that goes on after epoch ``n`` wrote none of a later epoch. So what its folder holds of epoch ``n + 1`` or later is
+damaged, or of another run. It is renamed when it would be in the way and never removed: it may be somebody's work.
+"""
 
 from __future__ import annotations
 
 import logging
 import pickle
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +24,7 @@ __all__ = ["Checkpoint", "clear_checkpoints", "latest_checkpoint", "load_checkpo
 
 _FORMAT = "fixnorm-tune.checkpoint.2"
 _PATTERN = "checkpoint-*.pt"
+_ASIDE = ".unused"
 
 _log = logging.getLogger(__name__)
 
@@ -43,8 +49,9 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
-    """Writes a checkpoint and removes all but the newest ``keep``."""
-    path = folder / f"checkpoint-{len(checkpoint.reports):06d}.pt"
+    """Writes a checkpoint and removes all but the newest ``keep``; sets aside what the folder has of later epochs."""
+    epoch = len(checkpoint.reports)
+    path = folder / _name(epoch)
     content = {
         "format": _FORMAT,
         "fingerprint": checkpoint.fingerprint,
@@ -53,6 +60,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         "stepper": checkpoint.stepper,
         "reports": [report.model_dump_json() for report in checkpoint.reports],
     }
+    _set_aside(folder, since=epoch)
     with replacing(path) as file:
         torch.save(content, file)
     for old in _newest_first(folder)[keep:]:
@@ -92,11 +100,27 @@ def latest_checkpoint(folder: Path, *, fingerprint: str) -> Checkpoint | None:
     return None
 
 
-def clear_checkpoints(folder: Path) -> None:
-    """Removes all checkpoints and what was left half-written."""
+def clear_checkpoints(folder: Path, *, epoch: int) -> None:
+    """Removes what a run that ended with ``epoch`` wrote, and what was left half-written; sets aside what it did not."""
+    _set_aside(folder, since=epoch)
     for path in _newest_first(folder):
         path.unlink(missing_ok=True)
     discard_partial(folder)
+
+
+def _set_aside(folder: Path, *, since: int) -> None:
+    """Renames the checkpoints of this epoch and later ones, which the run that has just come to it did not write."""
+    for path in _newest_first(folder):
+        if path.name >= _name(since):
+            aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{_ASIDE}")
+            path.rename(aside)
+            _log.warning(
+                "%s is not of this run, or damaged: kept as %s; remove it if nobody needs it", path, aside.name
+            )
+
+
+def _name(epoch: int) -> str:
+    return f"checkpoint-{epoch:06d}.pt"
 
 
 def _newest_first(folder: Path) -> list[Path]:

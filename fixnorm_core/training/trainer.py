@@ -163,7 +163,7 @@ class Trainer:
         write_finished(
             self._folder, FinishedRun(fingerprint=self._fingerprint, reports=tuple(self._reports), result=result)
         )
-        clear_checkpoints(self._folder)
+        clear_checkpoints(self._folder, epoch=last.epoch)
         fit.close()
         self._result, self._fit = result, None  # lets go of the model's memory
 

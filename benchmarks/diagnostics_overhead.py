@@ -43,7 +43,7 @@ class Nothing(Diagnostics):
         """Of no image."""
         yield
 
-    def summary(self, *, optimizer: torch.optim.Optimizer) -> EpochDiagnostics:  # noqa: ARG002
+    def summary(self) -> EpochDiagnostics:
         """Nothing."""
         none = RoleDiagnostics()
         return EpochDiagnostics(scale_invariant=none, head=none, free=none)
@@ -91,7 +91,7 @@ def _alone(run: fit.Fit, *, steps: int) -> float:
                 pass
         with torch.inference_mode(), diagnostics.validating():
             head(features)
-        diagnostics.summary(optimizer=run._optimizer)
+        diagnostics.summary()
         return time.process_time() - started
 
     return statistics.median(once() for _ in range(200))

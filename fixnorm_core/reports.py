@@ -42,12 +42,17 @@ class RoleDiagnostics(_Report):
     Attributes:
         rotation: Angle between a weight before and after a step, radians: the mean over the role's weights of two or
             more elements and over a few steps of the epoch. A weight of norm zero is left out.
-        effective_learning_rate: ``lr / ‖W‖²`` (arXiv 1706.05350) at the epoch's last step, the median over the same
-            weights.
+        effective_learning_rate: ``lr / ‖W‖²`` (arXiv 1706.05350), with the weight's own ``lr``: the median over the
+            same weights, the mean over the same steps. ``lr / ‖W‖`` for an optimizer with ``betas`` (Adam and its
+            kin), whose step does not shrink with the gradient.
+        gradient_norm: ``G``, the norm that the gradient would have at ``‖W‖ = 1``, told from how far each weight
+            turned at its own effective learning rate and momentum (:mod:`fixnorm_core.method.equilibrium`): the
+            mean over the same weights and steps. Of scale-invariant weights under torch's SGD; None for all others.
     """
 
     rotation: float | None = None
     effective_learning_rate: float | None = None
+    gradient_norm: float | None = None
 
 
 class EpochDiagnostics(_Report):

@@ -76,8 +76,8 @@ def equivalent_start(
 
     With SGD the result is inversely proportional to ``G``, which no optimizer setting tells: it depends on network,
     data and batch size, and differs between layers. ``gradient_norm=1`` is a guess of its size, so the result is a
-    start and not an equality. ``G`` can be read off a run's diagnostics, as ``rotation · sqrt(1 − α²) /
-    effective_learning_rate`` of its scale-invariant weights.
+    start and not an equality. A run of torch's SGD measures ``G``: it is ``scale_invariant.gradient_norm`` in the
+    diagnostics of its epochs (:class:`fixnorm_core.reports.RoleDiagnostics`).
 
     Args:
         lr: ``η`` of the tuned run, its highest; above zero.

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,39 +28,63 @@ _STEPS_PER_MEASURED = 16
 _ROLES: tuple[Literal["scale_invariant", "head", "free"], ...] = ("scale_invariant", "head", "free")
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One measured step. All weights of all roles, in the order of the roles.
+
+    Attributes:
+        angles: By which they turned, radians.
+        norms: Before the step.
+        rates: Their learning rates divided by this power of the norm are effective ones.
+        powers: 2 where a step follows the gradient, which shrinks as the weight grows; 1 where it does not.
+        growth: Norm of a step over ``lr`` times the gradient's; NaN where a step does not follow the gradient.
+    """
+
+    angles: Tensor
+    norms: Tensor
+    rates: tuple[float, ...]
+    powers: tuple[int, ...]
+    growth: tuple[float, ...]
+
+
 class Diagnostics:
     """Watches one run. Changes nothing of it, draws no random numbers, and forgets an epoch when the next begins."""
 
-    def __init__(self, model: nn.Module, roles: Roles, *, evaluated: nn.Module) -> None:
-        """Takes the model that is trained, and the one that is validated, which may be an average of it."""
+    def __init__(
+        self, model: nn.Module, roles: Roles, *, optimizer: torch.optim.Optimizer, evaluated: nn.Module
+    ) -> None:
+        """Takes the model that is trained, with its optimizer, and the one that is validated, maybe its average."""
         trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self._weights = {
             role: [trained[name] for name in getattr(roles, role) if name in trained and trained[name].numel() > 1]
             for role in _ROLES
         }
+        self._optimizer = optimizer
         self._head = linear_head(evaluated, roles)
         self._gains = _last_gains(evaluated)
         self._measured: frozenset[int] = frozenset()
-        self._angles: list[Tensor] = []
+        self._seen: list[_Step] = []
         self._feature_norms: list[Tensor] = []
 
     def begin(self, *, steps: int) -> None:
         """Starts an epoch of so many steps; a few of them, evenly spread, are measured."""
         count = min(_MEASURED_STEPS, max(1, steps // _STEPS_PER_MEASURED))
         self._measured = frozenset((2 * place + 1) * steps // (2 * count) for place in range(count))
-        self._angles, self._feature_norms = [], []
+        self._seen, self._feature_norms = [], []
 
     @contextmanager
     def watching(self, index: int) -> Iterator[None]:
-        """Around an optimizer step, counted from 0 in its epoch."""
+        """Around an optimizer step, counted from 0 in its epoch, with its learning rates set."""
         if index not in self._measured:
             yield
             return
         weights = [weight.detach() for role in _ROLES for weight in self._weights[role]]
         before = [weight.clone() for weight in weights]
+        rates, powers, growth = self._settings()
         yield
         if weights:
-            self._angles.append(angles_between(before, weights))
+            norms = torch.stack(torch._foreach_norm(before))
+            self._seen.append(_Step(angles_between(before, weights), norms, rates, powers, growth))
 
     @contextmanager
     def validating(self) -> Iterator[None]:
@@ -70,22 +95,17 @@ class Diagnostics:
         with watched_inputs(self._head, lambda features: self._feature_norms.append(features.norm(dim=1))):
             yield
 
-    def summary(self, *, optimizer: torch.optim.Optimizer) -> EpochDiagnostics:
-        """What was seen since the epoch began.
-
-        Args:
-            optimizer: Of the model, with the learning rates of the epoch's last step.
-        """
-        rates = {weight: group["lr"] for group in optimizer.param_groups for weight in group["params"]}
+    def summary(self) -> EpochDiagnostics:
+        """What was seen since the epoch began."""
         counts = [len(self._weights[role]) for role in _ROLES]
-        angles = torch.stack(self._angles).double().cpu() if self._angles else torch.empty(0, sum(counts))
-        by_role = torch.split_with_sizes(angles, counts, dim=1)
+        angles, effective, gradients = (torch.split(table, counts, dim=1) for table in self._tables(sum(counts)))
         scale_invariant, head, free = (
             RoleDiagnostics(
-                rotation=_number(turned.nanmean()),
-                effective_learning_rate=_effective_rate(self._weights[role], rates=rates),
+                rotation=_number(angles[place].nanmean()),
+                effective_learning_rate=_number(effective[place].nanmedian(dim=1).values.nanmean()) if count else None,
+                gradient_norm=_number(gradients[place].nanmean()) if role == "scale_invariant" else None,
             )
-            for role, turned in zip(_ROLES, by_role, strict=True)
+            for place, (role, count) in enumerate(zip(_ROLES, counts, strict=True))
         )
         return EpochDiagnostics(
             scale_invariant=scale_invariant,
@@ -94,6 +114,29 @@ class Diagnostics:
             feature_norm=_number(torch.cat(self._feature_norms).mean()) if self._feature_norms else None,
             last_gain=_number(self._gains.detach().square().mean().sqrt()) if self._gains is not None else None,
         )
+
+    def _settings(self) -> tuple[tuple[float, ...], tuple[int, ...], tuple[float, ...]]:
+        """Of every weight as its group has them now; what the optimizer does not train has the rate 0."""
+        groups = {id(weight): group for group in self._optimizer.param_groups for weight in group["params"]}
+        mine = [groups.get(id(weight), {"lr": 0.0}) for role in _ROLES for weight in self._weights[role]]
+        return (
+            tuple(float(group["lr"]) for group in mine),
+            tuple(1 if "betas" in group else 2 for group in mine),
+            tuple(_growth(group) for group in mine),
+        )
+
+    def _tables(self, weights: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Angles, effective learning rates and gradient norms, (steps, weights) each, NaN where there is none."""
+        if not self._seen:
+            return (torch.empty(0, weights),) * 3
+        angles = torch.stack([step.angles for step in self._seen]).double().cpu()
+        norms = torch.stack([step.norms for step in self._seen]).double().cpu()
+        rates, powers, growth = (
+            torch.tensor([getattr(step, name) for step in self._seen], dtype=torch.float64).reshape(norms.shape)
+            for name in ("rates", "powers", "growth")
+        )
+        effective = _finite(rates / norms**powers)
+        return angles, effective, _finite(angles / (effective * growth))
 
 
 def angles_between(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
@@ -114,14 +157,21 @@ def angles_between(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
     return 2 * torch.atan2(*(torch.stack(list(side)) for side in sides))
 
 
-def _effective_rate(weights: Sequence[Tensor], *, rates: Mapping[Tensor, float]) -> float | None:
-    """Median of ``lr / ‖W‖²`` over the weights that are not zero."""
-    if not weights:
-        return None
-    norms = torch.stack(torch._foreach_norm([weight.detach() for weight in weights]))
-    own = torch.tensor([rates.get(weight, 0.0) for weight in weights], dtype=torch.float64, device=norms.device)
-    effective = own / norms.double().square()
-    return _number(effective[effective.isfinite()].quantile(0.5)) if effective.isfinite().any() else None
+def _growth(group: Mapping[str, Any]) -> float:
+    """How much longer momentum makes the steps of torch's SGD, for gradients that are independent; NaN for others.
+
+    ``m ← αm + g`` has mean square ``‖g‖² / (1 − α²)``; Nesterov steps along ``g + αm``.
+    """
+    if "nesterov" not in group or "betas" in group or group.get("dampening"):
+        return math.nan
+    momentum = float(group["momentum"])
+    if group["nesterov"]:
+        return math.sqrt((1 + momentum) ** 2 + momentum**4 / (1 - momentum**2))
+    return 1 / math.sqrt(1 - momentum**2)
+
+
+def _finite(values: Tensor) -> Tensor:
+    return values.where(values.isfinite(), math.nan)
 
 
 def _number(value: Tensor) -> float | None:

@@ -105,7 +105,7 @@ class Fit:
             self._optimizer = optimizer(trial, self.model, roles=self.roles)
             set_running_statistics(self.model, self._examples(_STATISTICS_EXAMPLES))
         self._stepper = Stepper(self.model, self._optimizer, training=trial.training, device=device)
-        self._diagnostics = Diagnostics(self.model, self.roles, evaluated=self.evaluated)
+        self._diagnostics = Diagnostics(self.model, self.roles, optimizer=self._optimizer, evaluated=self.evaluated)
 
     @property
     def head_bound(self) -> float | None:
@@ -159,7 +159,7 @@ class Fit:
 
     def diagnostics(self) -> EpochDiagnostics:
         """Of the epoch last trained and validated."""
-        return self._diagnostics.summary(optimizer=self._optimizer)
+        return self._diagnostics.summary()
 
     def cross_boundary_risk(self) -> float | None:
         """Of the weights that are saved (:func:`fixnorm_core.training.risk.cross_boundary_risk`)."""

@@ -79,8 +79,9 @@ def _trial_rows(trials: Sequence[TrialView], best: BestView) -> Iterable[tuple[s
 
 _DIAGNOSTICS_NOTE = (
     "Rotation: radians that a weight turns in a step, mean over the role's weights. Effective learning rate: "
-    "lr / ‖W‖², median over them. Cross-boundary risk: share of training images nearer to a decision boundary than "
-    "augmentation moves them, in feature space; this project's own definition."
+    "lr / ‖W‖² (lr / ‖W‖ with AdamW), median over them. Gradient norm: what it would be at ‖W‖ = 1, told by the "
+    "rotation. All over the same few steps of an epoch. Cross-boundary risk: share of training images nearer to a "
+    "decision boundary than augmentation moves them, in feature space; this project's own definition."
 )
 
 
@@ -90,6 +91,7 @@ def _diagnostics(epochs: Sequence[EpochDiagnostics], run: TrialResult) -> str:
         of_role = [getattr(epoch, role) for epoch in epochs]
         measures[f"rotation, {title}"] = [one.rotation for one in of_role]
         measures[f"effective learning rate, {title}"] = [one.effective_learning_rate for one in of_role]
+    measures["gradient norm, scale-invariant"] = [epoch.scale_invariant.gradient_norm for epoch in epochs]
     measures["feature norm"] = [epoch.feature_norm for epoch in epochs]
     measures["gains of the last normalization (rms)"] = [epoch.last_gain for epoch in epochs]
     rows = [

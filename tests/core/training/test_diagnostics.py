@@ -13,10 +13,12 @@ from fixnorm_core.data.batches import Augmentation, Normalization
 from fixnorm_core.data.types import Split, TrainingData
 from fixnorm_core.method.roles import Roles, find_roles
 from fixnorm_core.models.build import build_model
-from fixnorm_core.reports import EpochReport, TrialResult
+from fixnorm_core.reports import EpochDiagnostics, EpochReport, TrialResult
 from fixnorm_core.spec import Method, ModelSpec, TrialSpec
 from fixnorm_core.training.diagnostics import Diagnostics, angles_between
+from fixnorm_core.training.optimization import schedule_of
 from fixnorm_core.training.risk import boundary_distances, cross_boundary_risk
+from fixnorm_core.training.schedule import learning_rate_factor
 from fixnorm_core.training.trainer import Trainer
 from fixnorm_core.training.weights import load_classifier
 
@@ -26,6 +28,11 @@ ROLES = Roles(scale_invariant=("0.weight",), head=("2.weight",), free=("1.weight
 
 def angle_between(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     return angles_between([first], [second])[0]
+
+
+def watcher(network: nn.Module, roles: Roles, optimizer: torch.optim.Optimizer | None = None) -> Diagnostics:
+    optimizer = optimizer or torch.optim.SGD(network.parameters(), lr=0.5)
+    return Diagnostics(network, roles, optimizer=optimizer, evaluated=network)
 
 
 @pytest.fixture
@@ -44,56 +51,106 @@ def test_angles_are_exact_however_small(angle: float) -> None:
 
 
 def test_a_step_turns_each_role_by_the_angle_of_its_weights(network: nn.Sequential) -> None:
-    watch = Diagnostics(network, ROLES, evaluated=network)
+    watch = watcher(network, ROLES)
     watch.begin(steps=1)
     before = {name: weight.detach().clone() for name, weight in network.named_parameters()}
     with watch.watching(0), torch.no_grad():
         for weight in network.parameters():
             weight.add_(torch.randn(weight.shape) * 0.1)
-    seen = watch.summary(optimizer=torch.optim.SGD(network.parameters(), lr=0.5))
+    seen = watch.summary()
     after = {name: weight.detach() for name, weight in network.named_parameters()}
     turned = {name: float(angle_between(before[name], after[name])) for name in after}
     assert seen.scale_invariant.rotation == pytest.approx(turned["0.weight"])
     assert seen.head.rotation == pytest.approx(turned["2.weight"])
     # The bias of the normalization was zero, and has no direction to turn from
     assert seen.free.rotation == pytest.approx((turned["1.weight"] + turned["2.bias"]) / 2)
-    assert seen.scale_invariant.effective_learning_rate == pytest.approx(0.5 / float(after["0.weight"].norm()) ** 2)
+    assert seen.scale_invariant.effective_learning_rate == pytest.approx(0.5 / float(before["0.weight"].norm()) ** 2)
     assert seen.last_gain == pytest.approx(float(after["1.weight"].square().mean().sqrt()))
+
+
+def trained(network: nn.Sequential, optimizer: torch.optim.Optimizer, *, rates: list[float]) -> EpochDiagnostics:
+    """Diagnostics of an epoch of 64 random steps, of which the 8th, 24th, 40th and 56th have these rates."""
+    watch = watcher(network, ROLES, optimizer)
+    watch.begin(steps=64)
+    random = torch.Generator().manual_seed(0)
+    for index in range(64):
+        optimizer.param_groups[0]["lr"] = rates[index // 16]
+        with watch.watching(index):
+            for weight in network.parameters():
+                weight.grad = torch.randn(weight.shape, generator=random)
+            optimizer.step()
+        with torch.no_grad():
+            network[0].weight.mul_(2.0 / network[0].weight.norm())
+    return watch.summary()
+
+
+def test_the_effective_rate_is_of_the_steps_that_the_rotation_is_of(network: nn.Sequential) -> None:
+    seen = trained(network, torch.optim.SGD(network.parameters()), rates=[0.1, 0.01, 0.001, 0.0001])
+    assert seen.scale_invariant.effective_learning_rate == pytest.approx(0.1111 / 4 / 4, rel=1e-4)
+
+
+def test_adams_effective_rate_falls_with_the_norm_and_not_with_its_square(network: nn.Sequential) -> None:
+    seen = trained(network, torch.optim.AdamW(network.parameters(), weight_decay=0.0), rates=[0.01] * 4)
+    assert seen.scale_invariant.effective_learning_rate == pytest.approx(0.01 / 2, rel=1e-4)
+    assert seen.scale_invariant.gradient_norm is None
+
+
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
+def test_the_gradient_norm_is_told_from_the_rotation(momentum: float, nesterov: bool) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(200, 100, bias=False), nn.BatchNorm1d(100), nn.Linear(100, 3))
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=momentum, nesterov=nesterov)
+    seen = trained(network, optimizer, rates=[1e-4, 1e-5, 1e-6, 1e-7])
+    # Of 20,000 standard normal numbers, at ‖W‖ = 2; the momentum is half built up when it is first measured
+    expected = 2 * math.sqrt(20000)
+    assert seen.scale_invariant.gradient_norm == pytest.approx(expected, rel=0.05)
+    assert seen.head.gradient_norm is None
+
+
+def test_the_gradient_norm_of_a_real_run_does_not_follow_the_schedule(
+    make_trial: MakeTrial, small_digits: TrainingData, tmp_path: Path
+) -> None:
+    reports = list(Trainer(make_trial(epochs=8), folder=tmp_path, data=small_digits))
+    norms = [report.diagnostics.scale_invariant.gradient_norm for report in reports if report.diagnostics]
+    known = [norm for norm in norms if norm is not None]
+    assert len(known) == 8
+    assert max(known) < 2.5 * min(known)
+    assert reports[-1].learning_rate < reports[2].learning_rate / 8
 
 
 @pytest.mark.parametrize(("steps", "measured"), [(1, 1), (7, 1), (32, 2), (100, 4)])
 def test_a_few_steps_of_an_epoch_are_measured(network: nn.Sequential, steps: int, measured: int) -> None:
-    watch = Diagnostics(network, ROLES, evaluated=network)
+    watch = watcher(network, ROLES)
     watch.begin(steps=steps)
     for index in range(steps):
         with watch.watching(index), torch.no_grad():
             network[0].weight.neg_()
-    seen = watch.summary(optimizer=torch.optim.SGD(network.parameters(), lr=1.0))
+    seen = watch.summary()
     assert seen.scale_invariant.rotation == pytest.approx(math.pi)
-    assert len(watch._angles) == measured
+    assert len(watch._seen) == measured
 
 
 def test_the_feature_norm_is_that_of_what_the_head_is_fed(network: nn.Sequential) -> None:
     inputs = torch.randn(10, 6)
     network.eval()
-    watch = Diagnostics(network, ROLES, evaluated=network)
+    watch = watcher(network, ROLES)
     watch.begin(steps=1)
     with torch.inference_mode():
         expected = float(network[:2](inputs).norm(dim=1).mean())
         with watch.validating():
             network(inputs[:7])
             network(inputs[7:])
-    seen = watch.summary(optimizer=torch.optim.SGD(network.parameters(), lr=1.0))
+    seen = watch.summary()
     assert seen.feature_norm == pytest.approx(expected)
 
 
 def test_what_a_model_does_not_have_is_none() -> None:
     network = nn.Sequential(nn.Conv2d(3, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    watch = Diagnostics(network, Roles(scale_invariant=(), head=("0.weight",)), evaluated=network)
+    watch = watcher(network, Roles(scale_invariant=(), head=("0.weight",)))
     watch.begin(steps=1)
     with watch.watching(0), watch.validating():
         network(torch.randn(2, 3, 4, 4))
-    seen = watch.summary(optimizer=torch.optim.SGD(network.parameters(), lr=1.0))
+    seen = watch.summary()
     assert (seen.scale_invariant.rotation, seen.scale_invariant.effective_learning_rate) == (None, None)
     assert (seen.feature_norm, seen.last_gain) == (None, None)
     assert seen.head.rotation == 0.0
@@ -111,8 +168,12 @@ def test_every_epoch_of_a_run_is_diagnosed(
         assert seen.scale_invariant.rotation is not None
         assert 1e-5 < seen.scale_invariant.rotation < 1
         assert seen.feature_norm is not None
-        if method is Method.FIXNORM:  # held at norm 1, so the rate is the effective one
-            assert seen.scale_invariant.effective_learning_rate == pytest.approx(report.learning_rate, rel=1e-5)
+        if method is Method.FIXNORM:  # held at norm 1, so the rate of the measured step is the effective one
+            step = 5 * (report.epoch - 1) + 2
+            factor = learning_rate_factor(
+                step, steps=20, warmup_fraction=trial.training.warmup_fraction, schedule=schedule_of(trial)
+            )
+            assert seen.scale_invariant.effective_learning_rate == pytest.approx(0.008 * factor, rel=1e-5)
     risk = trainer.result().cross_boundary_risk
     assert risk is not None
     assert 0 < risk < 1

@@ -133,7 +133,8 @@ class TrialResult(_Report):
         versions: Package versions that the numbers depend on, by package name.
         cross_boundary_risk: Share of training images that an augmentation may carry over a decision boundary
             (docs/method.md, "Diagnostics"); None when the run diverged, for a model without a single linear head, for
-            training without augmentation, and from a release that did not measure it.
+            training without augmentation, where measuring it failed (the log says how), and from a release that did
+            not measure it.
         skipped_images: Damaged files left out of training and validation, where ``data.skip_corrupt`` asks for it.
         skipped_examples: The first few of them.
     """

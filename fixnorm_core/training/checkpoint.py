@@ -1,7 +1,7 @@
 """Checkpoints to resume from: written atomically, read with torch's safe unpickler, the last few kept.
 
-A run that goes on after epoch ``n`` wrote none of a later epoch. So what its folder holds of epoch ``n + 1`` or later is
-damaged, or of another run. It is renamed when it would be in the way and never removed: it may be somebody's work.
+A run that goes on after an epoch has nothing of later ones. So what its folder holds of those is damaged, or of another
+run. It is renamed when it would be in the way and never removed: it may be somebody's work.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def latest_checkpoint(folder: Path, *, fingerprint: str) -> Checkpoint | None:
 
 
 def clear_checkpoints(folder: Path, *, epoch: int) -> None:
-    """Removes what a run that ended with ``epoch`` wrote, and what was left half-written; sets aside what it did not."""
+    """Removes the checkpoints of a run that ended with ``epoch``, and what is half-written; sets aside later ones."""
     _set_aside(folder, since=epoch)
     for path in _newest_first(folder):
         path.unlink(missing_ok=True)

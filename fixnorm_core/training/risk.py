@@ -82,7 +82,8 @@ def boundary_distances(features: Tensor, labels: Tensor, *, weight: Tensor, bias
     weight = weight.double()
     logits = functional.linear(features.double(), weight, None if bias is None else bias.double())
     gaps = logits.gather(1, labels[:, None]) - logits
-    apart = (weight[:, None] - weight[None]).norm(dim=2)[labels]
+    # Not by products of matrices: between classes with nearly the same weights nothing would be left but rounding
+    apart = torch.cdist(weight[labels], weight, compute_mode="donot_use_mm_for_euclid_dist")
     return torch.where(apart > 0, gaps / apart, torch.inf).amin(dim=1)
 
 

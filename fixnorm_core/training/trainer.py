@@ -156,7 +156,7 @@ class Trainer:
             roles=fit.roles.names(),
             device=str(self._device),
             versions=package_versions(),
-            cross_boundary_risk=None if last.diverged else fit.cross_boundary_risk(),
+            cross_boundary_risk=None if last.diverged else _risk(fit),
             skipped_images=len(self._data.skipped),
             skipped_examples=self._data.skipped[:_SKIPPED_EXAMPLES],
         )
@@ -166,6 +166,15 @@ class Trainer:
         clear_checkpoints(self._folder, epoch=last.epoch)
         fit.close()
         self._result, self._fit = result, None  # lets go of the model's memory
+
+
+def _risk(fit: Fit) -> float | None:
+    """A diagnostic of what is already trained and saved, so whatever befalls it must not cost the result."""
+    try:
+        return fit.cross_boundary_risk()
+    except Exception:
+        _log.warning("cross-boundary risk could not be measured; the result goes without it", exc_info=True)
+        return None
 
 
 def _is_best(report: EpochReport, earlier: Sequence[EpochReport]) -> bool:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -232,6 +234,47 @@ def test_a_class_with_the_same_weights_has_no_boundary() -> None:
     weight = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
     found = boundary_distances(torch.tensor([[3.0, 1.0]]), torch.tensor([0]), weight=weight, bias=None)
     assert found.tolist() == [3.0]
+
+
+@contextmanager
+def memory_left(size: int) -> Iterator[None]:
+    """Makes allocations fail once they come to so many bytes more than now."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def test_boundaries_of_a_thousand_classes_need_little_memory() -> None:
+    random = torch.Generator().manual_seed(0)
+    weight, features = torch.randn(1000, 2048, generator=random), torch.randn(20, 2048, generator=random)
+    labels = torch.arange(20) * 50
+    with memory_left(2**28):  # all differences at once are 16 GB
+        found = boundary_distances(features, labels, weight=weight, bias=None)
+    away = weight[labels[3]].double() - weight.double()
+    ways = [float(way @ features[3].double() / way.norm()) for j, way in enumerate(away) if j != labels[3]]
+    assert found[3].item() == pytest.approx(min(ways), rel=1e-12)
+
+
+def test_a_run_whose_risk_cannot_be_measured_keeps_its_result(
+    make_trial: MakeTrial,
+    small_digits: TrainingData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: object, **__: object) -> float:
+        raise torch.OutOfMemoryError("no memory left")
+
+    trainer = Trainer(make_trial(epochs=1), folder=tmp_path, data=small_digits)
+    monkeypatch.setattr("fixnorm_core.training.risk.boundary_distances", fail)
+    list(trainer)
+    assert trainer.result().cross_boundary_risk is None
+    assert "no memory left" in caplog.text
+    assert Trainer(make_trial(epochs=1), folder=tmp_path, data=small_digits).result() == trainer.result()
 
 
 def test_the_risk_grows_with_what_augmentation_does_and_is_none_without(

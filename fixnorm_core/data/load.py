@@ -1,7 +1,7 @@
 """Opens the images of a data set: for training, and, apart from that, one split for an evaluation.
 
-Small sets are decoded into memory, large ones stay in their files and are read batch by batch; what comes out is the
-same.
+Small sets are decoded into memory, large ones stay in their files and are read batch by batch. Either gives the same
+pixels on a CPU; mean and standard deviation of a streamed set come from 2,048 of its images.
 """
 
 from __future__ import annotations

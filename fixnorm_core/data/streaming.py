@@ -1,9 +1,10 @@
 """Images that stay in their files and are read batch by batch, for sets that do not fit in memory.
 
 Which image meets which random change is decided where the training runs, exactly as for images in memory
-(:mod:`fixnorm_core.data.augment`); a request carries the decisions to whichever process reads it. So batches are those
-of images in memory, bit for bit, whatever the number of processes. Random crops take the file, so they exist here
-alone; each is drawn from a seed of its own, of run, epoch and image.
+(:mod:`fixnorm_core.data.augment`); a request carries the decisions to whichever process reads it. So the pixels are
+those of images in memory on a CPU, bit for bit, whatever the number of processes. On a GPU, RandAugment changes images
+in memory on the device and these on the CPU, whose kernels may round otherwise. Random crops take the file, so they
+exist here alone; each is drawn from a seed of its own, of run, epoch and image.
 """
 
 from __future__ import annotations

@@ -97,6 +97,11 @@ class TrainingSpec(Spec):
             weights of norm 1 is low for the rest. Ignored by ``method: weight_decay``.
         device: ``"auto"`` takes CUDA where there is a GPU for the trial.
         precision: Of the forward pass in training, by autocast; weights, optimizer and evaluation stay in fp32.
+        deterministic: Train with deterministic kernels, so that a run repeats bit for bit. False takes the fastest
+            kernels, which on a GPU may add up in another order each time: a run that is repeated or resumed then
+            differs a little. Evaluation is deterministic always.
+        tf32: Multiply matrices and convolve in TF32 (10 bits of mantissa) when training on a GPU that can; evaluation
+            stays in fp32, and a CPU does too.
         compile: Compile the model for training (``torch.compile``).
         accumulate: Parts in which a batch is computed, one after another, to need less memory. A batch's gradient
             stays its mean over ``batch_size`` images; batch statistics are those of a part.
@@ -118,6 +123,8 @@ class TrainingSpec(Spec):
     rest_lr_factor: Annotated[float, Field(gt=0.0)] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    deterministic: bool = True
+    tf32: bool = False
     compile: bool = False
     accumulate: int = Field(default=1, ge=1)
     schedule: ScheduleSpec = ScheduleSpec()

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fixnorm_core.errors import SpecError
+from fixnorm_core.spec import TrainingSpec
 
 __all__ = ["pick_device", "place", "reproducible"]
 
@@ -51,17 +52,21 @@ def place(model: nn.Module, device: torch.device, *, precision: str) -> nn.Modul
 
 
 @contextmanager
-def reproducible(device: torch.device, *, seed: int) -> Iterator[None]:
-    """Seeds torch and turns deterministic kernels on and TF32 off; afterwards all of it is as the caller had it.
+def reproducible(device: torch.device, *, seed: int, training: TrainingSpec | None = None) -> Iterator[None]:
+    """Seeds torch and settles how exactly it computes; afterwards all of it is as the caller had it.
 
     An operator that has no deterministic kernel on ``device`` makes torch warn, and runs.
 
     Args:
         device: Where the block computes; other GPUs keep their random state.
         seed: For everything in the block that draws from torch's global generators (initialisation, dropout).
+        training: Its ``deterministic`` and ``tf32`` hold in the block; None takes the exact modes, as all that is
+            measured and compared does.
     """
+    exact = training is None or training.deterministic
     cuda = device.type == "cuda"
-    if cuda:
+    tf32 = cuda and training is not None and training.tf32  # on a CPU "high" could mean bf16
+    if cuda and exact:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
     before = (
         torch.are_deterministic_algorithms_enabled(),
@@ -70,12 +75,13 @@ def reproducible(device: torch.device, *, seed: int) -> Iterator[None]:
         torch.get_float32_matmul_precision(),
     )
     try:
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.set_float32_matmul_precision("highest")
+        torch.use_deterministic_algorithms(exact, warn_only=True)
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
         _memory.fill_uninitialized_memory = False  # a debugging aid that costs a pass over memory
         with (
             torch.random.fork_rng(devices=[device.index] if cuda else []),
-            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+            # Without determinism the fastest kernel is found by trying
+            torch.backends.cudnn.flags(enabled=True, benchmark=not exact, deterministic=exact, allow_tf32=tf32),
         ):
             torch.manual_seed(seed)
             yield

@@ -23,6 +23,7 @@ from fixnorm_core.spec import Method, TrialSpec
 from fixnorm_core.training.calibrate import set_running_statistics
 from fixnorm_core.training.device import place, reproducible
 from fixnorm_core.training.diagnostics import Diagnostics
+from fixnorm_core.training.divergence import DivergenceCheck
 from fixnorm_core.training.evaluate import evaluate
 from fixnorm_core.training.optimization import OptimizerFactory, build_optimizer, schedule_of
 from fixnorm_core.training.risk import cross_boundary_risk
@@ -126,6 +127,7 @@ class Fit:
         """Trains for one epoch, counted from 1, or until the loss is seen not to be finite."""
         loss_sum = torch.zeros((), dtype=torch.float64, device=self._device)
         correct = torch.zeros((), dtype=torch.int64, device=self._device)
+        diverged = DivergenceCheck(self._device)
         seen, rate = 0, 0.0
         batches = training_batches(
             self._train,
@@ -136,7 +138,8 @@ class Fit:
         )
         self.model.train()
         self._diagnostics.begin(steps=self._steps)
-        with reproducible(self._device, seed=derive_seed(self._trial.seed, "epoch", epoch)), closing(batches):
+        seed = derive_seed(self._trial.seed, "epoch", epoch)
+        with reproducible(self._device, seed=seed, training=self._trial.training), closing(batches):
             for index, (images, labels) in enumerate(batches):
                 rate = self._set_rate((epoch - 1) * self._steps + index)
                 with self._diagnostics.watching(index):
@@ -144,8 +147,7 @@ class Fit:
                 loss_sum += loss * len(labels)
                 correct += (logits.argmax(dim=1) == labels).sum()
                 seen += len(labels)
-                # The sum stays non-finite once it is; looking at it makes the host wait, so seldom
-                if (index + 1) % _STEPS_PER_CHECK == 0 and not torch.isfinite(loss_sum):
+                if (index + 1) % _STEPS_PER_CHECK == 0 and diverged(loss_sum):
                     break
         return EpochTotals(loss_sum.item() / seen, correct.item() / seen, learning_rate=rate, images=seen)
 

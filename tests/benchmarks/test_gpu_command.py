@@ -41,6 +41,19 @@ def test_without_a_gpu_the_command_says_so_fails_and_writes_no_page() -> None:
     assert (page.read_bytes() if page.exists() else None) == before
 
 
+def test_every_test_with_the_gpu_marker_is_run(command: ModuleType) -> None:
+    collect = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "--collect-only", "-p", "no:cacheprovider"]
+
+    found, run = (
+        subprocess.run([*collect, *paths], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+        for paths in (["tests"], command.gpu_tests())
+    )
+
+    tests = [line for line in found if "::" in line]
+    assert tests == [line for line in run if "::" in line]
+    assert {"method", "data", "training"} <= {line.split("/")[2] for line in tests}
+
+
 def test_a_part_whose_packages_are_missing_is_not_run_and_named(command: ModuleType) -> None:
     part = command.Part("A part", ("-c", "print(1)"), ("no_such_package",))
 

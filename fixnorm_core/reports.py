@@ -137,6 +137,9 @@ class TrialResult(_Report):
             not measure it.
         skipped_images: Damaged files left out of training and validation, where ``data.skip_corrupt`` asks for it.
         skipped_examples: The first few of them.
+        best_epoch: With the highest validation accuracy, the first of equals; None where
+            ``training.checkpoints.best`` does not ask for it, and when no epoch ended well.
+        best_weights: Path of that epoch's weights; None likewise.
     """
 
     outcome: TrialOutcome
@@ -153,6 +156,8 @@ class TrialResult(_Report):
     cross_boundary_risk: float | None = None
     skipped_images: int = 0
     skipped_examples: tuple[str, ...] = ()
+    best_epoch: int | None = None
+    best_weights: str | None = None
 
 
 class FinishedRun(BaseModel):

@@ -57,11 +57,15 @@ class Roles:
 
     @classmethod
     def from_names(cls, names: RoleNames) -> Self:
-        """The roles that :meth:`names` gave; what was measured for them is not part of that."""
+        """The roles that :meth:`names` gave.
+
+        Not the ``shares`` measured for them, of which a table of these roles shows "-": names are what later steps
+        need, and every result holds them.
+        """
         return cls(scale_invariant=names.scale_invariant, head=names.head, free=names.free)
 
     def names(self) -> RoleNames:
-        """The roles as plain data, for reports."""
+        """The roles as plain data, for reports, without the ``shares``."""
         from fixnorm_core.reports import RoleNames
 
         return RoleNames(scale_invariant=self.scale_invariant, head=self.head, free=self.free)

@@ -107,7 +107,7 @@ class Trainer:
         self._reports.append(report)
         self._head_norm = report.head_norm
         _log.info("epoch %d of %d: %s", report.epoch, report.epochs, _summary(report))
-        if self._trial.training.checkpoints.best and _is_best(report, self._reports[:-1]):
+        if self._trial.training.checkpoints.best and _best(self._reports) is report:
             save_weights(self._folder / BEST_NAME, fit.evaluated, trial=self._trial, data=self._data)
         if report.diverged or report.epoch == report.epochs:
             self._finish(fit, report)
@@ -144,6 +144,7 @@ class Trainer:
         if not last.diverged:
             weights = self._folder / WEIGHTS_NAME
             save_weights(weights, fit.evaluated, trial=self._trial, data=self._data)
+        best = _best(self._reports) if self._trial.training.checkpoints.best else None
         result = TrialResult(
             outcome=TrialOutcome.DIVERGED if last.diverged else TrialOutcome.COMPLETE,
             validation_accuracy=last.validation_accuracy,
@@ -159,6 +160,8 @@ class Trainer:
             cross_boundary_risk=None if last.diverged else _risk(fit),
             skipped_images=len(self._data.skipped),
             skipped_examples=self._data.skipped[:_SKIPPED_EXAMPLES],
+            best_epoch=best.epoch if best else None,
+            best_weights=str(self._folder / BEST_NAME) if best else None,
         )
         write_finished(
             self._folder, FinishedRun(fingerprint=self._fingerprint, reports=tuple(self._reports), result=result)
@@ -177,8 +180,9 @@ def _risk(fit: Fit) -> float | None:
         return None
 
 
-def _is_best(report: EpochReport, earlier: Sequence[EpochReport]) -> bool:
-    return not report.diverged and all(report.validation_accuracy > one.validation_accuracy for one in earlier)
+def _best(reports: Sequence[EpochReport]) -> EpochReport | None:
+    whole = [report for report in reports if not report.diverged]
+    return max(whole, key=lambda report: report.validation_accuracy, default=None)  # the first of equals
 
 
 def _summary(report: EpochReport) -> str:

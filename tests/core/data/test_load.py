@@ -62,6 +62,17 @@ def test_statistics_are_those_of_the_training_images() -> None:
     assert data.std == pytest.approx([pixels.std(correction=0).item()], rel=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(300, 3, 224, 224), (1000, 1, 28, 28), (1, 3, 7, 7)])
+def test_statistics_are_exact_whatever_the_size(shape: tuple[int, ...]) -> None:
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images[:, 0] //= 3
+    pixels = [channel.double() for channel in images.unbind(dim=1)]  # sums of such integers are exact in float64
+    mean = torch.stack([channel.sum() / channel.numel() for channel in pixels])
+    square = torch.stack([channel.square().sum() / channel.numel() for channel in pixels])
+    found = load._statistics(images)
+    assert found == (tuple((mean / 255).tolist()), tuple(((square - mean**2).sqrt() / 255).tolist()))
+
+
 def test_constant_channel_does_not_divide_by_zero(tmp_path: Path) -> None:
     single(tmp_path, Image.new("RGB", (8, 8)))
     data = load_training_data(DataSpec(name="imagefolder", path=str(tmp_path)))

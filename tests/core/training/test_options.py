@@ -75,10 +75,20 @@ def test_best_epochs_weights_are_kept_over_a_resume(
 ) -> None:
     trial = make_trial(epochs=6, params={"lr": 0.3, "fc_norm": 2.0}, schedule="linear", checkpoints={"best": True})
     list(islice(Trainer(trial, folder=tmp_path, data=small_digits), 3))
-    reports = list(Trainer(trial, folder=tmp_path, data=small_digits))
-    best = max(reports, key=lambda report: report.validation_accuracy)
+    trainer = Trainer(trial, folder=tmp_path, data=small_digits)
+    best = max(trainer, key=lambda report: report.validation_accuracy)
+    result = trainer.result()
+    assert (result.best_epoch, result.best_weights) == (best.epoch, str(tmp_path / BEST_NAME))
     kept = evaluate_weights(tmp_path / BEST_NAME, split="validation")
     assert (kept.accuracy, kept.loss) == (best.validation_accuracy, best.validation_loss)
+
+
+def test_no_best_epoch_is_named_unless_asked_for(
+    make_trial: MakeTrial, small_digits: TrainingData, tmp_path: Path
+) -> None:
+    trainer = Trainer(make_trial(epochs=1), folder=tmp_path, data=small_digits)
+    list(trainer)
+    assert (trainer.result().best_epoch, trainer.result().best_weights) == (None, None)
 
 
 @pytest.mark.parametrize("keep", [1, 3])

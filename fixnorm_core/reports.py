@@ -63,8 +63,8 @@ class EpochDiagnostics(_Report):
         head: The weights that produce the logits.
         free: All others, biases and gains among them.
         feature_norm: Mean norm of what the head is fed, over the validation split; None without a single linear head.
-        last_gain: Root mean square of the gains of the normalization that the model registers last; None without one.
-            Growing, it could undo the bound on the head.
+        last_gain: Root mean square of the gains of the normalizations nearest to the logits, of every branch that is
+            added up behind its own; None without one. Growing, it could undo the bound on the head.
     """
 
     scale_invariant: RoleDiagnostics

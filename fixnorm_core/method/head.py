@@ -1,13 +1,14 @@
-"""Which weights produce the logits, read off the autograd graph of one forward pass."""
+"""Which weights produce the logits, and which gains are nearest to them, read off one forward pass's autograd graph."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import Node
+from torch.nn.modules.batchnorm import _NormBase
 
-__all__ = ["weights_at_output"]
+__all__ = ["gains_at_output", "weights_at_output"]
 
 # How a signal enters that is looked up by integers, which have no gradient of their own
 _LOOKUPS = ("EmbeddingBackward", "EmbeddingBagBackward", "IndexBackward", "IndexSelectBackward", "GatherBackward")
@@ -44,6 +45,41 @@ def weights_at_output(logits: Tensor, *, inputs: Tensor) -> list[Tensor]:
         if not weights:
             waiting.extend(children)
     return list(found.values())
+
+
+def gains_at_output(model: nn.Module, logits: Tensor, *, inputs: Tensor) -> list[str]:
+    """The gains of the normalizations that a signal from ``inputs`` meets last on its ways to ``logits``.
+
+    Where branches are added behind their normalizations (a residual and its shortcut), these are the gains of all of
+    them; through a shortcut without one, the last gains in front of it.
+
+    Args:
+        model: With normalizations as modules of torch (``BatchNorm``, ``InstanceNorm``, ``GroupNorm``, ``LayerNorm``,
+            ``RMSNorm``).
+        logits: As for :func:`weights_at_output`.
+        inputs: Likewise.
+
+    Returns:
+        Names of parameters, in the model's order; empty without a normalization that has gains.
+    """
+    kinds = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+    modules = (module for module in model.modules() if isinstance(module, kinds))
+    gains = {id(module.weight) for module in modules if module.weight is not None}
+    on_path = _depending_on(inputs, _nodes_below(logits))
+    found: set[int] = set()
+    seen: set[Node] = set()
+    waiting = [node for node in [logits.grad_fn] if node is not None]
+    while waiting:
+        node = waiting.pop()
+        if node not in on_path or node in seen:
+            continue
+        seen.add(node)
+        children = _children(node)
+        met = {id(getattr(below, "variable", None)) for c in children if c not in on_path for below in _reachable([c])}
+        found |= met & gains
+        if not met & gains:
+            waiting.extend(children)
+    return [name for name, parameter in model.named_parameters() if id(parameter) in found]
 
 
 def _nodes_below(logits: Tensor) -> list[Node]:

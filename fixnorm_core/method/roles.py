@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fixnorm_core.errors import RolesError
-from fixnorm_core.method.head import weights_at_output
+from fixnorm_core.method.head import gains_at_output, weights_at_output
 from fixnorm_core.method.overrides import RoleName, overridden
 from fixnorm_core.method.probe import logits_of, probe_copy, probe_inputs, refuse_unmeasurable, seeded
 
@@ -48,12 +48,15 @@ class Roles:
         head: Weights that produce the logits and are not scale-invariant.
         free: All others: biases, gains, frozen parameters, squeeze-and-excitation, embeddings.
         shares: The largest radial share measured per parameter that has a gradient, in [0, 1]; empty if made by hand.
+        last_gains: Of the free ones, the gains of the normalizations nearest to the logits
+            (:func:`fixnorm_core.method.head.gains_at_output`); empty if made by hand.
     """
 
     scale_invariant: tuple[str, ...]
     head: tuple[str, ...]
     free: tuple[str, ...] = ()
     shares: Mapping[str, float] = field(default_factory=dict, repr=False, compare=False)
+    last_gains: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     @classmethod
     def from_names(cls, names: RoleNames) -> Self:
@@ -125,12 +128,14 @@ def find_roles(
     parameters = dict(probe.named_parameters())
     shares: dict[str, float] = {}
     head: set[int] = set()
+    last_gains: dict[str, None] = {}
     with seeded(probe, seed) as generator, torch.enable_grad():
         _perturb_zeros(parameters.values(), generator=generator)
         for _ in range(batches):
             inputs = probe_inputs(example_input, generator=generator, like=next(iter(parameters.values())))
             logits = logits_of(probe, inputs.requires_grad_(inputs.is_floating_point()))
             head |= {id(weight) for part in logits for weight in weights_at_output(part, inputs=inputs)}
+            last_gains |= dict.fromkeys(name for part in logits for name in gains_at_output(probe, part, inputs=inputs))
             for name, share in _radial_shares(parameters, logits, generator=generator).items():
                 shares[name] = max(share, shares.get(name, 0.0))
     outputs = [name for name, parameter in parameters.items() if id(parameter) in head]
@@ -146,7 +151,9 @@ def find_roles(
     by_role: dict[RoleName, list[str]] = {"scale_invariant": [], "head": [], "free": []}
     for name, role in decided.items():
         by_role[role].append(name)
-    roles = Roles(**{role: tuple(names) for role, names in by_role.items()}, shares=shares)
+    roles = Roles(
+        **{role: tuple(names) for role, names in by_role.items()}, shares=shares, last_gains=tuple(last_gains)
+    )
     if must_hold:
         _refuse_the_impossible(roles, outputs=outputs)
     _warn_of_the_suspicious(roles, weights=weights)

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from fixnorm_core.method.roles import Roles
 from fixnorm_core.reports import EpochDiagnostics, RoleDiagnostics
@@ -61,7 +60,7 @@ class Diagnostics:
         }
         self._optimizer = optimizer
         self._head = linear_head(evaluated, roles)
-        self._gains = _last_gains(evaluated)
+        self._gains = [evaluated.get_parameter(name) for name in roles.last_gains]
         self._measured: frozenset[int] = frozenset()
         self._seen: list[_Step] = []
         self._feature_norms: list[Tensor] = []
@@ -112,7 +111,7 @@ class Diagnostics:
             head=head,
             free=free,
             feature_norm=_number(torch.cat(self._feature_norms).mean()) if self._feature_norms else None,
-            last_gain=_number(self._gains.detach().square().mean().sqrt()) if self._gains is not None else None,
+            last_gain=_number(_flat(self._gains).square().mean().sqrt()) if self._gains else None,
         )
 
     def _settings(self) -> tuple[tuple[float, ...], tuple[int, ...], tuple[float, ...]]:
@@ -179,7 +178,5 @@ def _number(value: Tensor) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _last_gains(model: nn.Module) -> Tensor | None:
-    kinds = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
-    gains = [module.weight for module in model.modules() if isinstance(module, kinds)]
-    return next((gain for gain in reversed(gains) if gain is not None), None)
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.detach().flatten() for tensor in tensors])

@@ -93,7 +93,7 @@ def _diagnostics(epochs: Sequence[EpochDiagnostics], run: TrialResult) -> str:
         measures[f"effective learning rate, {title}"] = [one.effective_learning_rate for one in of_role]
     measures["gradient norm, scale-invariant"] = [epoch.scale_invariant.gradient_norm for epoch in epochs]
     measures["feature norm"] = [epoch.feature_norm for epoch in epochs]
-    measures["gains of the last normalization (rms)"] = [epoch.last_gain for epoch in epochs]
+    measures["gains of the last normalizations (rms)"] = [epoch.last_gain for epoch in epochs]
     rows = [
         (name, f"{statistics.median(known):.3g}", f"{values[-1]:.3g}" if values[-1] is not None else "")
         for name, values in measures.items()

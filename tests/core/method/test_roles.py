@@ -272,3 +272,18 @@ def test_roles_made_by_hand_have_no_shares() -> None:
 
     assert roles.names().free == ()
     assert [line.split()[-1] for line in str(roles).splitlines()[1:]] == ["-", "-"]
+
+
+@pytest.mark.parametrize(
+    ("name", "gains"),
+    [
+        ("small_resnet", ("stages.2.residual.4.weight", "stages.2.shortcut.1.weight")),
+        ("resnet18", ("layer4.0.bn2.weight", "layer4.0.downsample.1.weight", "layer4.1.bn2.weight")),
+        ("mobilenet_v2", ("features.18.1.weight",)),
+        ("squeezenet1_1", ()),
+    ],
+)
+def test_the_last_gains_are_met_on_the_way_back_from_the_logits(name: str, gains: tuple[str, ...]) -> None:
+    model = build_model(ModelSpec(name=name), classes=3, channels=3, image_size=32)
+    roles = find_roles(model, torch.randn(8, 3, 32, 32), batches=1, must_hold=False)
+    assert roles.last_gains == gains

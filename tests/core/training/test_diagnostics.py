@@ -18,6 +18,7 @@ from fixnorm_core.models.build import build_model
 from fixnorm_core.reports import EpochDiagnostics, EpochReport, TrialResult
 from fixnorm_core.spec import Method, ModelSpec, TrialSpec
 from fixnorm_core.training.diagnostics import Diagnostics, angles_between
+from fixnorm_core.training.fit import Fit
 from fixnorm_core.training.optimization import schedule_of
 from fixnorm_core.training.risk import boundary_distances, cross_boundary_risk
 from fixnorm_core.training.schedule import learning_rate_factor
@@ -25,7 +26,12 @@ from fixnorm_core.training.trainer import Trainer
 from fixnorm_core.training.weights import load_classifier
 
 MakeTrial = Callable[..., TrialSpec]
-ROLES = Roles(scale_invariant=("0.weight",), head=("2.weight",), free=("1.weight", "1.bias", "2.bias"))
+ROLES = Roles(
+    scale_invariant=("0.weight",),
+    head=("2.weight",),
+    free=("1.weight", "1.bias", "2.bias"),
+    last_gains=("1.weight",),
+)
 
 
 def angle_between(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -156,6 +162,18 @@ def test_what_a_model_does_not_have_is_none() -> None:
     assert (seen.scale_invariant.rotation, seen.scale_invariant.effective_learning_rate) == (None, None)
     assert (seen.feature_norm, seen.last_gain) == (None, None)
     assert seen.head.rotation == 0.0
+
+
+def test_the_last_gains_are_those_of_every_branch_of_the_last_sum(
+    make_trial: MakeTrial, small_digits: TrainingData
+) -> None:
+    fit = Fit(make_trial(), small_digits, device=torch.device("cpu"))
+    with torch.no_grad():
+        for gain, value in (("residual.4", 3.0), ("shortcut.1", 1.0), ("residual.1", 9.0)):
+            fit.model.get_parameter(f"stages.2.{gain}.weight").fill_(value)
+    fit.train_epoch(1)
+    gain = fit.diagnostics().last_gain
+    assert gain == pytest.approx(math.sqrt((3**2 + 1**2) / 2), rel=0.1)
 
 
 @pytest.mark.parametrize("method", list(Method))

@@ -6,7 +6,6 @@ applied, as in torchvision.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -202,8 +201,8 @@ def _fit(image: Image.Image, side: int) -> NDArray[np.uint8]:
 
 
 def _in_threads(work: Callable[[_Item], _Value], items: Sequence[_Item]) -> Iterable[_Value]:
-    """``map``, in order, in chunks that outweigh the cost of handing them to a thread."""
+    """``map``, in order, in chunks that outweigh the cost of handing them to a thread; in as many as torch may use."""
     chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
-    with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1), thread_name_prefix="decode") as pool:
+    with ThreadPoolExecutor(max_workers=min(16, torch.get_num_threads()), thread_name_prefix="decode") as pool:
         for results in pool.map(lambda chunk: [work(item) for item in chunk], chunks):
             yield from results

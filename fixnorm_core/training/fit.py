@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from fixnorm_core.training.optimization import OptimizerFactory, build_optimizer
 from fixnorm_core.training.risk import cross_boundary_risk
 from fixnorm_core.training.schedule import learning_rate_factor
 from fixnorm_core.training.stepping import Stepper
+from fixnorm_core.training.weights import inference_batch_size
 
 __all__ = ["EpochTotals", "Fit"]
 
@@ -155,7 +157,7 @@ class Fit:
         """Evaluates the present weights on the validation split."""
         with reproducible(self._device, seed=self._trial.seed):
             if self.evaluated is not self.model:
-                self._stepper.settle(self._spread(_SETTLING_EXAMPLES))
+                self._stepper.settle(self._settling())
             with self._diagnostics.validating():
                 return evaluate(self.evaluated, self._validation, name="validation", normalization=self._normalization)
 
@@ -196,13 +198,20 @@ class Fit:
 
     def _examples(self, count: int) -> Tensor:
         """So many training images, evenly spread over the split, normalized; all of them where there are fewer."""
-        return torch.cat(list(self._spread(count)))
+        return self._normalization(self._train.take(self._spread(count)))
 
-    def _spread(self, count: int) -> Iterator[Tensor]:
-        """The same in batches."""
+    def _settling(self) -> Iterator[Tensor]:
+        """Batches of training images for the averaged weights, read as those of validation are, in small requests."""
+        chosen = self._train.numbered(self._spread(_SETTLING_EXAMPLES))
+        size = 1 << (inference_batch_size(self._train.side).bit_length() - 1)  # a power of two, so it divides a batch
+        with closing(chosen.in_order(batch_size=size)) as parts:
+            while batch := [images for images, _ in islice(parts, _STATISTICS_EXAMPLES // size)]:
+                yield self._normalization(torch.cat(batch))
+
+    def _spread(self, count: int) -> Tensor:
+        """Indices of so many training images, evenly spread; of all of them where there are fewer."""
         count = min(count, len(self._train))
-        indices = torch.linspace(0, len(self._train) - 1, count, device=self._device).long()
-        return (self._normalization(self._train.take(part)) for part in torch.split(indices, _STATISTICS_EXAMPLES))
+        return torch.linspace(0, len(self._train) - 1, count, device=self._device).long()
 
     def _set_rate(self, step: int) -> float:
         training = self._trial.training

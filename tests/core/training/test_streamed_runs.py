@@ -66,6 +66,17 @@ def test_a_streamed_run_is_the_run_in_memory_bit_for_bit(make: MakeTrial, tmp_pa
     assert readers() == []
 
 
+def test_averaged_weights_are_settled_on_images_that_the_processes_read(
+    make: MakeTrial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> torch.Tensor:
+        raise AssertionError("read in the training process")
+
+    trainer = Trainer(make({"storage": "stream", "loader_workers": 1}, epochs=2, ema_decay=0.9), folder=tmp_path)
+    monkeypatch.setattr("fixnorm_core.data.streaming.decode_files", refuse)
+    assert len(list(trainer)) == 2
+
+
 def test_evaluating_the_weights_afterwards_gives_the_recorded_accuracy(make: MakeTrial, tmp_path: Path) -> None:
     trainer = Trainer(make(CROPPED), folder=tmp_path)
     last = list(trainer)[-1]

@@ -16,10 +16,9 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch.nn import functional
+from lean_loop import lean_epoch
 
 from fixnorm_core.data.types import Split, TrainingData
-from fixnorm_core.models.build import build_model
 from fixnorm_core.spec import DataSpec, Method, ModelSpec, TrainingSpec, TrialSpec
 from fixnorm_core.training.fit import Fit
 
@@ -49,8 +48,8 @@ def main() -> None:
     )
     kinds: dict[str, Callable[[], Callable[[], None]]] = {
         "trainer": lambda: _ours(trial, data, device),
-        "lean": lambda: _lean(trial, data, device, fused=None),
-        "lean, fused": lambda: _lean(trial, data, device, fused=True),
+        "lean": lambda: lean_epoch(data, trial, device=device, fused=None),
+        "lean, fused": lambda: lean_epoch(data, trial, device=device, fused=True),
     }
     peaks = {name: _peak_bytes(make, device) for name, make in kinds.items()}
     epochs = {name: make() for name, make in kinds.items()}
@@ -69,31 +68,6 @@ def main() -> None:
 def _ours(trial: TrialSpec, data: TrainingData, device: torch.device) -> Callable[[], None]:
     fit = Fit(trial, data, device=device)
     return lambda: fit.train_epoch(1) and None
-
-
-def _lean(trial: TrialSpec, data: TrainingData, device: torch.device, *, fused: bool | None) -> Callable[[], None]:
-    model = build_model(trial.model, classes=len(data.classes), channels=3, image_size=_SIDE)
-    model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=fused)
-    images, labels = data.train.images.to(device), data.train.labels.to(device)
-    mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (data.mean, data.std))
-
-    def epoch() -> None:
-        model.train()
-        total = torch.zeros((), device=device)
-        for index in torch.randperm(len(images), device=device).split(trial.training.batch_size):
-            y, x = torch.randint(2 * _SHIFT + 1, (2,)).tolist()
-            batch = (images[index].float() / 255 - mean) / std
-            batch = functional.pad(batch, (_SHIFT,) * 4, mode="reflect")[..., y : y + _SIDE, x : x + _SIDE]
-            batch = torch.where(torch.rand(len(batch), 1, 1, 1, device=device) < 0.5, batch.flip(3), batch)
-            with torch.autocast(device.type, dtype=torch.bfloat16):
-                loss = functional.cross_entropy(model(batch), labels[index])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            total += loss.detach()
-
-    return epoch
 
 
 def _seconds(epoch: Callable[[], None], device: torch.device) -> float:

@@ -34,6 +34,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from lean_loop import MOMENTUM, lean_epoch
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
@@ -45,27 +46,7 @@ from fixnorm_core.spec import DataSpec, Method, ModelSpec, TrainingSpec, TrialSp
 from fixnorm_core.training.fit import Fit
 from fixnorm_core.vision import torchvision
 
-BATCH, RATE, MOMENTUM, DECAY = 64, 0.1, 0.9, 5e-4
-
-
-def lean_epoch(data: TrainingData, trial: TrialSpec, *, fused: bool | None = None) -> Callable[[], None]:
-    """An epoch written by hand: images and labels as tensors, flips and shifts a batch at a time."""
-    model = _model(data, trial)
-    optimizer = _sgd(model, fused=fused)
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.mean, data.std))
-
-    def epoch() -> None:
-        model.train()
-        total = torch.zeros(())
-        for index in torch.randperm(len(data.train)).split(BATCH):
-            images = _shifted(data.train.images[index], by=data.shift, flip=data.flip)
-            loss = functional.cross_entropy(model((images.float() / 255 - mean) / std), data.train.labels[index])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            total += loss.detach()
-
-    return epoch
+BATCH, RATE, DECAY = 64, 0.1, 5e-4
 
 
 def crops_epoch(data: TrainingData, trial: TrialSpec) -> Callable[[], None]:
@@ -232,24 +213,13 @@ def _to_normalized(data: TrainingData) -> list[object]:
     ]
 
 
-def _sgd(model: torch.nn.Module, *, fused: bool | None = None) -> torch.optim.SGD:
-    return torch.optim.SGD(
-        model.parameters(), lr=RATE, momentum=MOMENTUM, nesterov=True, weight_decay=DECAY, fused=fused
-    )
+def _sgd(model: torch.nn.Module) -> torch.optim.SGD:
+    return torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM, nesterov=True, weight_decay=DECAY)
 
 
 def _model(data: TrainingData, trial: TrialSpec) -> torch.nn.Module:
     model = build_model(trial.model, classes=len(data.classes), channels=data.channels, image_size=data.image_size)
     return model.to(memory_format=torch.channels_last)
-
-
-def _shifted(images: torch.Tensor, *, by: int, flip: bool) -> torch.Tensor:
-    """One shift for a batch and flips image by image: the cheapest way that is in use."""
-    side = images.shape[-1]
-    y, x = torch.randint(2 * by + 1, (2,)).tolist()
-    padded = functional.pad(images.float(), (by,) * 4, mode="reflect")[..., y : y + side, x : x + side]
-    mirrored = torch.rand(len(images), 1, 1, 1) < 0.5
-    return torch.where(mirrored, padded.flip(3), padded) if flip else padded
 
 
 def _changed(batch: list[tuple[tuple[Callable[[object], torch.Tensor], object], int]]) -> tuple[torch.Tensor, ...]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.nn.parameter import is_lazy
 
 from fixnorm_core.errors import RolesError
@@ -110,11 +111,12 @@ def probe_inputs(example_input: Tensor, *, generator: torch.Generator, like: Ten
     return noise.to(like.device)
 
 
-def logits_of(model: nn.Module, inputs: Tensor) -> list[Tensor]:
-    """The model's logits, each of shape (N, classes): one tensor, or one for every head.
+def logits_of(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+    """The model's logits by name, each of shape (N, classes): one tensor, or one for every head.
 
     Of an output with several parts (tuple, list, mapping, named tuple or object) these are all its floating-point
-    tensors of two dimensions; where parts are named and some have "logits" in their name, those alone.
+    tensors of two dimensions; where parts are named and some have "logits" in their name, those alone, and otherwise,
+    when a graph is recorded, none that another one is computed from, as logits are from features.
 
     Raises:
         RolesError: if the forward pass fails or gives no such tensor.
@@ -128,30 +130,44 @@ def logits_of(model: nn.Module, inputs: Tensor) -> list[Tensor]:
             "dtype needs its Roles by hand",
         ) from error
     parts = _parts(output)
-    logits = [part for part in parts if isinstance(part, Tensor) and part.is_floating_point() and part.dim() == 2]
+    logits = {
+        name: part
+        for name, part in parts.items()
+        if isinstance(part, Tensor) and part.is_floating_point() and part.dim() == 2
+    }
     if not logits:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise RolesError(
             f"the model's output is {shape}; a classifier's is one tensor of logits, (N, classes), or several of them",
             "Wrap the model in a module that returns its logits alone",
         )
-    return logits
+    if all("logits" in name for name in logits):
+        return logits
+    nodes = {name: part.grad_fn for name, part in logits.items()}
+    below: set[Node] = set()
+    waiting = [child for node in set(nodes.values()) if node is not None for child, _ in node.next_functions]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in below:
+            below.add(node)
+            waiting.extend(child for child, _ in node.next_functions)
+    return {name: part for name, part in logits.items() if nodes[name] not in below}
 
 
-def _parts(output: Any) -> list[Any]:
+def _parts(output: Any) -> dict[str, Any]:
     if isinstance(output, Tensor):
-        return [output]
+        return {"output": output}
     named: Iterable[tuple[str, Any]]
     if isinstance(output, Mapping):
         named = output.items()
     elif hasattr(output, "_fields"):
         named = zip(output._fields, output, strict=True)
     elif isinstance(output, (tuple, list)):
-        return list(output)
+        return {f"output[{place}]": part for place, part in enumerate(output)}
     else:
         named = vars(output).items() if hasattr(output, "__dict__") else ()
-    parts = dict(named)
-    return [part for name, part in parts.items() if "logits" in str(name)] or list(parts.values())
+    parts = {str(name): part for name, part in named}
+    return {name: part for name, part in parts.items() if "logits" in name} or parts
 
 
 @contextmanager

@@ -129,7 +129,7 @@ def _move_statistics(
 
 
 def _check_same_function(model: nn.Module, rescaled: nn.Module, inputs: Tensor) -> None:
-    pairs = zip(logits_of(model, inputs), logits_of(rescaled, inputs), strict=True)
+    pairs = zip(logits_of(model, inputs).values(), logits_of(rescaled, inputs).values(), strict=True)
     error = max(float((expected - got).abs().max() / expected.std().clamp_min(1e-30)) for expected, got in pairs)
     if not error < _TOLERANCE:
         raise RolesError(

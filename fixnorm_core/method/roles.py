@@ -131,9 +131,12 @@ def find_roles(
     last_gains: dict[str, None] = {}
     with seeded(probe, seed) as generator, torch.enable_grad():
         _perturb_zeros(parameters.values(), generator=generator)
-        for _ in range(batches):
+        for batch in range(batches):
             inputs = probe_inputs(example_input, generator=generator, like=next(iter(parameters.values())))
-            logits = logits_of(probe, inputs.requires_grad_(inputs.is_floating_point()))
+            outputs_by_name = logits_of(probe, inputs.requires_grad_(inputs.is_floating_point()))
+            if batch == 0:
+                _warn_of_several(outputs_by_name)
+            logits = list(outputs_by_name.values())
             head |= {id(weight) for part in logits for weight in weights_at_output(part, inputs=inputs)}
             last_gains |= dict.fromkeys(name for part in logits for name in gains_at_output(probe, part, inputs=inputs))
             for name, share in _radial_shares(parameters, logits, generator=generator).items():
@@ -212,6 +215,16 @@ def _refuse_the_impossible(roles: Roles, *, outputs: list[str]) -> None:
         raise RolesError(
             f"the model has no head, a trained weight that produces the logits and is not scale-invariant: {last}",
             f"End the model with a linear layer without a normalization behind it, {by_hand}",
+        )
+
+
+def _warn_of_several(logits: Mapping[str, Tensor]) -> None:
+    if len(logits) > 1 and not all("logits" in name for name in logits):
+        _log.warning(
+            "%d outputs count as logits: %s; if one is not, return the logits alone, or a mapping with "
+            "logits in their names",
+            len(logits),
+            ", ".join(f"{name} of shape {tuple(part.shape)}" for name, part in logits.items()),
         )
 
 

@@ -287,3 +287,23 @@ def test_the_last_gains_are_met_on_the_way_back_from_the_logits(name: str, gains
     model = build_model(ModelSpec(name=name), classes=3, channels=3, image_size=32)
     roles = find_roles(model, torch.randn(8, 3, 32, 32), batches=1, must_hold=False)
     assert roles.last_gains == gains
+
+
+class _WithFeatures(nn.Module):
+    def __init__(self, *, scaled: bool) -> None:
+        super().__init__()
+        self.body, self.embed, self.head, self.scaled = _features(), nn.Linear(8, 6), nn.Linear(6, 3), scaled
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.embed(self.body(images))
+        return self.head(features), nn.functional.normalize(features) if self.scaled else features
+
+
+def test_features_beside_the_logits_are_no_logits(caplog: pytest.LogCaptureFixture) -> None:
+    assert find_roles(_WithFeatures(scaled=False), _images()).head == ("head.weight",)
+    assert "count as logits" not in caplog.text
+
+
+def test_several_unnamed_outputs_that_count_as_logits_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    find_roles(_WithFeatures(scaled=True), _images())
+    assert caplog.text.count("2 outputs count as logits: output[0] of shape (8, 3), output[1] of shape (8, 6)") == 1

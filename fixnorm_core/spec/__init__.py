@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from fixnorm_core.spec.data import DataSpec, ModelSpec
 from fixnorm_core.spec.job import JobSpec, ResourceSpec, TrialSpec
-from fixnorm_core.spec.search import BudgetSpec, Method, Range, RecipeSpec, SamplerName, SearchSpec
-from fixnorm_core.spec.start import recipe_start
+from fixnorm_core.spec.search import BudgetSpec, Method, Range, SamplerName, SearchSpec, WeightDecayRun
+from fixnorm_core.spec.start import equivalent_start_of
 from fixnorm_core.spec.training import CheckpointSpec, OptimizerSpec, RandAugmentSpec, ScheduleSpec, TrainingSpec
 
 __all__ = [
@@ -22,12 +22,12 @@ __all__ = [
     "OptimizerSpec",
     "RandAugmentSpec",
     "Range",
-    "RecipeSpec",
     "ResourceSpec",
     "SamplerName",
     "ScheduleSpec",
     "SearchSpec",
     "TrainingSpec",
     "TrialSpec",
-    "recipe_start",
+    "WeightDecayRun",
+    "equivalent_start_of",
 ]

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from fixnorm_core.spec.base import Spec
 from fixnorm_core.spec.data import DataSpec, ModelSpec
 from fixnorm_core.spec.search import DEFAULT_SPACE, BudgetSpec, Method, SearchSpec
-from fixnorm_core.spec.start import recipe_start
+from fixnorm_core.spec.start import equivalent_start_of
 from fixnorm_core.spec.training import TrainingSpec
 
 __all__ = ["JobSpec", "ResourceSpec", "TrialSpec"]
@@ -89,7 +89,7 @@ class JobSpec(Spec):
 
     @model_validator(mode="after")
     def _starts_inside(self) -> Self:
-        recipe_start(self.search, training=self.training)
+        equivalent_start_of(self.search, training=self.training)
         return self
 
     @classmethod

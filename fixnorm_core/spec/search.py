@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from fixnorm_core.spec.base import Fraction, Spec
 
-__all__ = ["DEFAULT_SPACE", "BudgetSpec", "Method", "Range", "RecipeSpec", "SamplerName", "SearchSpec"]
+__all__ = ["DEFAULT_SPACE", "BudgetSpec", "Method", "Range", "SamplerName", "SearchSpec", "WeightDecayRun"]
 
 
 class Method(StrEnum):
@@ -74,7 +74,7 @@ DEFAULT_SPACE: dict[Method, dict[str, Range]] = {
 }
 
 
-class RecipeSpec(Spec):
+class WeightDecayRun(Spec):
     """A tuned weight-decay run to start from (``fixnorm_core.equivalent_start``).
 
     Attributes:
@@ -115,7 +115,7 @@ class SearchSpec(Spec):
     sampler: SamplerName = SamplerName.FIXNORM
     space: dict[str, Range] = Field(default_factory=dict)
     start: dict[str, float] | None = None
-    start_from: RecipeSpec | None = None
+    start_from: WeightDecayRun | None = None
 
     @field_validator("space")
     @classmethod

@@ -11,7 +11,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, Ra
 
 from fixnorm_core.errors import SpecError
 from fixnorm_core.method.equilibrium import START_FC_NORM
-from fixnorm_core.spec import Method, SamplerName, SearchSpec, TrainingSpec, recipe_start
+from fixnorm_core.spec import Method, SamplerName, SearchSpec, TrainingSpec, equivalent_start_of
 from fixnorm_core.tuning.sampler import FixNormSampler
 
 __all__ = ["build_sampler", "default_start", "search_space"]
@@ -43,7 +43,7 @@ def build_sampler(search: SearchSpec, *, training: TrainingSpec | None = None, s
     Raises:
         SpecError: The sampler needs a package that is not installed.
     """
-    given = search.start or (recipe_start(search, training=training) if training else None)
+    given = search.start or (equivalent_start_of(search, training=training) if training else None)
     match search.sampler:
         case SamplerName.FIXNORM:
             start = given or (default_start(search, training=training) if training else None)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from fixnorm_core.errors import SpecError
 from fixnorm_core.jobfile import load_job_file
 from fixnorm_core.method.equilibrium import equivalent_start
-from fixnorm_core.spec import JobSpec, SamplerName, recipe_start
+from fixnorm_core.spec import JobSpec, SamplerName, equivalent_start_of
 from fixnorm_core.tuning.choice import build_sampler, search_space
 
 TUNED = {"lr": 0.1, "weight_decay": 1e-3, "momentum": 0.9}
@@ -40,7 +40,7 @@ def test_cmaes_begins_there_too() -> None:
 )
 def test_it_takes_the_jobs_own_norm_and_momentum(training: dict[str, Any], factor: float) -> None:
     spec = job(**training)
-    start = recipe_start(spec.search, training=spec.training)
+    start = equivalent_start_of(spec.search, training=spec.training)
     assert start is not None
     assert start["lr"] == pytest.approx(factor * equivalent_start(**TUNED)["lr"])
 

@@ -25,7 +25,7 @@ RATES_BY_NORM = {
     "init": tuple(0.032 * 2**power for power in range(6)),
     "filters": tuple(0.016 * 2**power for power in range(6)),
 }
-TRANSFER = ("base", "width", "depth", "batch", "digits", "group", "full-size", "deep")
+TRANSFER = ("base", "width", "depth", "batch", "digits", "full-size")
 
 
 def methods() -> list[Run]:
@@ -41,8 +41,12 @@ def methods() -> list[Run]:
             ("scale_invariant", "head"), (0.06, 0.125, 0.25, 0.5), (3e-3, 1e-2, 3e-2, 1e-1)
         )
     ]
-    regimes = [Run(task, way, seed=0) for task in ("over", "under") for way in (*fixed, *decayed, *parts)]
-    return regimes + [Run("middle", way, seed=0) for way in (*fixed, *decayed)]
+    bent = [
+        Way(lr, fc_norm=bound, head_lr=8.0, free_lr=8.0, power=0.5)
+        for lr, bound in itertools.product((0.004, 0.008, 0.016, 0.032), (1.0, 2.0, 4.0, None))
+    ]
+    regimes = [Run(task, way, seed=0) for task in ("over", "under") for way in (*fixed, *bent, *decayed, *parts)]
+    return regimes + [Run("middle", way, seed=0) for way in (*fixed, *bent, *decayed)]
 
 
 def norms() -> list[Run]:
@@ -51,6 +55,7 @@ def norms() -> list[Run]:
         Run(task, Way(lr, fc_norm=2.0, hold=hold), seed=0)
         for task in TRANSFER
         for hold, rates in RATES_BY_NORM.items()
+        if hold != "filters" or task != "full-size"  # the slowest
         for lr in rates
     ]
 
@@ -71,8 +76,8 @@ def schedule() -> list[Run]:
     """Whether what is held should turn as cosine lets it, or as under weight decay; and the rate of the rest again."""
     return [
         Run(task, Way(lr, fc_norm=2.0, head_lr=factor, free_lr=factor, power=power), seed=seed)
-        for seed in range(4)
-        for task in ("under", "middle")
+        for seed in range(3)
+        for task in ("under", "middle", "over")
         for lr in (0.008, 0.016, 0.032)
         for factor in (1.0, 8.0)
         for power in (1.0, 0.5)
@@ -84,10 +89,21 @@ def choices() -> list[Run]:
     ways = [
         Way(lr, fc_norm=bound, **choice)
         for lr in (0.008, 0.016)
-        for bound in (1.0, 4.0)
+        for bound in (1.0,)
         for choice in ({}, {"granularity": "filter"}, {"momentum_radial": "remove"}, {"bound_gain": True})
     ]
     return [Run(task, way, seed=seed) for seed in (0, 1) for task in ("over", "under") for way in ways]
+
+
+def gates() -> list[Run]:
+    """Squeeze-and-excitation: its weights free, or bounded as the head is."""
+    return [
+        Run("gates", Way(lr, fc_norm=bound, bound_gates=gates), seed=seed)
+        for seed in (0, 1)
+        for lr in (0.008, 0.016)
+        for bound in (1.0, 2.0)
+        for gates in (False, True)
+    ]
 
 
 def large() -> list[Run]:
@@ -119,6 +135,7 @@ STUDIES: dict[str, Callable[[], list[Run]]] = {
     "head": head,
     "schedule": schedule,
     "choices": choices,
+    "gates": gates,
     "large": large,
     "traces": traces,
 }
@@ -135,7 +152,8 @@ def groups(study: str, run: Run) -> tuple[str, ...]:
         extras = [way.granularity, way.momentum_radial, "gain bounded" if way.bound_gain else ""]
         return run.task, *extras
     if way.hold != "no":
-        return run.task, f"FixNorm, {way.hold}" if study != "methods" else "FixNorm"
+        bent = ", rest x 8, power 0.5" if way.power != 1.0 else ""
+        return run.task, f"FixNorm, {way.hold}" if study != "methods" else f"FixNorm{bent}"
     return run.task, f"weight decay on {way.decayed}" if way.weight_decay else "no weight decay"
 
 

@@ -115,6 +115,7 @@ def surface(task: str, *, fixed: bool) -> Callable[[Sequence[Outcome]], str]:
             and one.run.seed == 0
             and (one.run.way.hold != "no") == fixed
             and one.run.way.decayed == "all"
+            and one.run.way.power == 1.0
         ]
         second = (lambda way: way.fc_norm) if fixed else (lambda way: way.weight_decay)
         columns = sorted({second(one.run.way) for one in chosen}, key=lambda value: (value is None, value))
@@ -243,7 +244,9 @@ def equivalent(outcomes: Sequence[Outcome]) -> str:
             continue
         way = decay.way
         fixed = [one for one in outcomes if one.run.task == task and one.run.way.hold == "one"]
-        fixed = [one for one in fixed if one.run.way.fc_norm == START_FC_NORM and one.run.seed == 0]
+        fixed = [
+            one for one in fixed if one.run.way == Way(one.run.way.lr, fc_norm=START_FC_NORM) and one.run.seed == 0
+        ]
         gradient = median(_gradient_norm(one) for one in fixed)
         guess = equivalent_start(lr=way.lr, weight_decay=way.weight_decay, momentum=_MOMENTUM)["lr"]
         told = equivalent_start(lr=way.lr, weight_decay=way.weight_decay, momentum=_MOMENTUM, gradient_norm=gradient)[
@@ -312,6 +315,8 @@ TABLES: dict[str, tuple[str, Callable[[Sequence[Outcome]], str]]] = {
     "schedule runs": ("schedule", runs_table("schedule")),
     "choices": ("choices", choices),
     "choices runs": ("choices", runs_table("choices")),
+    "gates": ("gates", choices),
+    "gates runs": ("gates", runs_table("gates")),
     "large": ("large", large),
     "large runs": ("large", runs_table("large")),
 }
@@ -338,6 +343,8 @@ def _choice(run: Run) -> str:
         return "norm held by filter"
     if way.momentum_radial == "remove":
         return "radial momentum removed"
+    if way.bound_gates:
+        return "gates bounded too"
     return "last gains bounded too" if way.bound_gain else ""
 
 

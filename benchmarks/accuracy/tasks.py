@@ -72,6 +72,12 @@ TASKS: dict[str, Task] = {
     "group": Task("GroupNorm", _FEW, ModelSpec(options={"width": 8, "norm": "group"})),
     "full-size": Task("32x32 images", _cifar(1000, side=32)),
     "digits": Task("handwritten digits, 8x8", DataSpec(train_limit=300), epochs=30),
+    "gates": Task(
+        "a network with squeeze-and-excitation: mobilenet_v2_scaled at a quarter of its width, 2,000 images, 12 epochs",
+        _cifar(2000),
+        ModelSpec(name="mobilenet_v2_scaled", options={"width_mult": 0.25}),
+        epochs=12,
+    ),
     "large": Task(
         "CIFAR-10, 4,000 images of 32x32, width 16, 14 layers, 12 epochs",
         _cifar(4000, side=32),

@@ -31,6 +31,7 @@ class Way:
         momentum_radial: Of FixNorm.
         head_lr: Factor on the head's learning rate.
         free_lr: Factor on that of the free parameters: gains, biases.
+        bound_gates: Bound the free weights of two or more dimensions (squeeze-and-excitation) by ``fc_norm`` too.
         power: Of the schedule (``ScheduleSpec.power``).
         bound_gain: Bound the gains of the last normalization too, by the same ``fc_norm``.
     """
@@ -45,6 +46,7 @@ class Way:
     head_lr: float = 1.0
     free_lr: float = 1.0
     bound_gain: bool = False
+    bound_gates: bool = False
     power: float = 1.0
 
     def __call__(self, trial: TrialSpec, model: nn.Module, *, roles: Roles) -> torch.optim.Optimizer:
@@ -62,6 +64,9 @@ class Way:
             _rescale(model, roles)
         if self.bound_gain:
             roles = replace(roles, head=(*roles.head, _last_gain(model)))
+        if self.bound_gates:
+            gates = tuple(name for name in roles.free if model.get_parameter(name).dim() >= 2)
+            roles = replace(roles, head=(*roles.head, *gates))
         return FixNorm(
             base,
             model,

@@ -7,8 +7,8 @@ from typing import Any
 
 import matplotlib as mpl
 
+from accuracy.best import by_rate
 from accuracy.runs import Outcome, read_outcomes
-from accuracy.tables import by_rate
 
 mpl.use("agg")
 from matplotlib import pyplot as plt

@@ -63,7 +63,7 @@ class Way:
         if self.hold == "filters":
             _rescale(model, roles)
         if self.bound_gain:
-            roles = replace(roles, head=(*roles.head, _last_gain(model)))
+            roles = replace(roles, head=(*roles.head, *_last_gains(model)))
         if self.bound_gates:
             gates = tuple(name for name in roles.free if model.get_parameter(name).dim() >= 2)
             roles = replace(roles, head=(*roles.head, *gates))
@@ -103,6 +103,9 @@ def _rescale(model: nn.Module, roles: Roles) -> None:
         weight.mul_(math.sqrt(len(weight)) / weight.norm())
 
 
-def _last_gain(model: nn.Module) -> str:
+def _last_gains(model: nn.Module) -> tuple[str, ...]:
+    """Of the normalizations of small_resnet whose outputs are added and averaged into what the head is fed."""
     norms = [name for name, module in model.named_modules() if isinstance(module, (nn.BatchNorm2d, nn.GroupNorm))]
-    return f"{norms[-1]}.weight"
+    block = norms[-1].rpartition(".shortcut")[0]
+    last = [name for name in norms if name.startswith(f"{block}.residual")][-1]
+    return f"{last}.weight", f"{norms[-1]}.weight"

@@ -1,4 +1,4 @@
-"""Which point of each group was best, where between the points of a grid accuracy peaks, and what runs tell of ``G``."""
+"""Which point of each group was best, where between grid points accuracy peaks, and what runs tell of ``G``."""
 
 from __future__ import annotations
 

@@ -45,7 +45,16 @@ def methods() -> list[Run]:
         Way(lr, fc_norm=bound, head_lr=8.0, free_lr=8.0, power=0.5)
         for lr, bound in itertools.product((0.004, 0.008, 0.016, 0.032), (1.0, 2.0, 4.0, None))
     ]
-    regimes = [Run(task, way, seed=0) for task in ("over", "under") for way in (*fixed, *bent, *decayed, *parts)]
+    # Of the over-fitting task the best points lay at the border of these grids
+    wider = [
+        *(Way(lr, fc_norm=bound) for lr, bound in itertools.product((0.128, 0.256), (0.5, 1.0, 2.0))),
+        *(
+            Way(lr, fc_norm=bound, head_lr=8.0, free_lr=8.0, power=0.5)
+            for lr, bound in itertools.product((0.016, 0.032, 0.064, 0.128), (0.25, 0.5, 1.0))
+        ),
+    ]
+    regimes = [Run("over", way, seed=0) for way in wider]
+    regimes += [Run(task, way, seed=0) for task in ("over", "under") for way in (*fixed, *bent, *decayed, *parts)]
     return regimes + [Run("middle", way, seed=0) for way in (*fixed, *bent, *decayed)]
 
 

@@ -78,23 +78,32 @@ def norms(outcomes: Sequence[Outcome]) -> str:
 
 
 def transfer(outcomes: Sequence[Outcome]) -> str:
-    """By held norm: how far the best rate lies from that of the base task, in factors."""
-    tasks = list(dict.fromkeys(one.run.task for one in outcomes))
+    """By held norm: what one learning rate for all tasks loses against each task's own best rate."""
     rows = []
     for hold in ("one", "init", "filters"):
-        peaks = {
-            task: peak(points)
-            for task in tasks
-            if (points := by_rate([one for one in outcomes if one.run.task == task and one.run.way.hold == hold]))
+        by_task = {
+            task: points
+            for task in dict.fromkeys(one.run.task for one in outcomes)
+            if (points := by_rate([one for one in outcomes if (one.run.task, one.run.way.hold) == (task, hold)]))
         }
-        if "base" not in peaks:
-            continue
-        factors = {task: peaks[task] / peaks["base"] for task in peaks if task != "base"}
-        spread = stdev(math.log2(factor) for factor in (1.0, *factors.values()))
+        rates = sorted(set.intersection(*(set(points) for points in by_task.values())))
+        losses = {rate: {t: 100 * (max(p.values()) - p[rate]) for t, p in by_task.items()} for rate in rates}
+        common = min(rates, key=lambda rate: mean(losses[rate].values()))
+        spread = stdev(math.log2(peak(points)) for points in by_task.values())
+        best = mean(max(points.values()) for points in by_task.values())
         rows.append(
-            (hold, *(f"x {factors[task]:.2f}" if task in factors else "" for task in tasks[1:]), f"{spread:.2f}")
+            (
+                hold,
+                f"{len(by_task)}",
+                f"{100 * best:.1f}",
+                f"{common:g}",
+                f"{mean(losses[common].values()):.1f}",
+                f"{max(losses[common].values()):.1f} ({max(losses[common], key=lambda task: losses[common][task])})",
+                f"{spread:.1f}",
+            )
         )
-    return _table(("held at", *tasks[1:], "spread, octaves"), rows)
+    titles = ("held at", "tasks", "mean of the bests, %", "best common lr", "it loses, points", "at most")
+    return _table((*titles, "spread of the peaks, octaves"), rows)
 
 
 def head(outcomes: Sequence[Outcome]) -> str:

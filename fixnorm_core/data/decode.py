@@ -57,16 +57,24 @@ def shared_side(paths: Sequence[Path]) -> int:
     return first[0] if all(size == first for size in sizes) else DEFAULT_SIDE
 
 
-def decode_files(paths: Sequence[Path], *, side: int) -> Tensor:
-    """Decodes image files to uint8 of shape (n, 3, side, side).
+def decode_files(paths: Sequence[Path], *, side: int, channels: int = 3) -> Tensor:
+    """Decodes image files to uint8 of shape (n, channels, side, side).
+
+    Args:
+        paths: The files.
+        side: Pixels a side.
+        channels: 3 (red, green, blue) or 1 (grey, by ITU-R 601-2 luma; what is grey already keeps its values).
 
     Raises:
         DataError: If a file cannot be read as an image; the message names it.
     """
-    out = np.empty((len(paths), 3, side, side), dtype=np.uint8)
+    out = np.empty((len(paths), channels, side, side), dtype=np.uint8)
 
     def decode(index: int) -> None:
-        out[index] = decode_centre(paths[index], side=side).transpose(2, 0, 1)
+        if channels == 1:
+            out[index] = _read(paths[index], lambda image: _fit(_to_rgb(image).convert("L"), side))
+        else:
+            out[index] = decode_centre(paths[index], side=side).transpose(2, 0, 1)
 
     for _ in _in_threads(decode, range(len(paths))):
         pass

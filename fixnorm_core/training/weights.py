@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from fixnorm_core.data.batches import Normalization
+from fixnorm_core.data.decode import decode_files
 from fixnorm_core.data.types import TrainingData
 from fixnorm_core.errors import WeightsError
 from fixnorm_core.models.build import build_model
@@ -68,13 +70,39 @@ class Classifier:
         if images.dtype != torch.uint8 or images.shape[1:] != expected:
             raise ValueError(
                 f"images are {images.dtype} of shape {tuple(images.shape)}; this classifier takes uint8 (n, "
-                f"{', '.join(map(str, expected))}): resize the shorter side and crop the centre"
+                f"{', '.join(map(str, expected))}): {self._way_out(images)}"
             )
         with torch.inference_mode():
             out = [torch.empty(0, len(self.classes), device=images.device)]
             batches = torch.split(images, inference_batch_size(self.image_size)) if len(images) else ()
             out += [self.model(self.normalization(batch)).softmax(dim=1) for batch in batches]
             return torch.cat(out)
+
+    def predict_files(self, paths: Iterable[str | Path]) -> Tensor:
+        """Class probabilities, float32 (n, classes), of image files, prepared as the evaluation prepares them.
+
+        The shorter side is resized, the centre cropped; a network for grey images gets them grey. EXIF orientation is
+        not applied, as in training.
+
+        Raises:
+            DataError: If a file cannot be read as an image; the message names it.
+        """
+        files = [Path(path) for path in paths]
+        device, size = next(self.model.parameters()).device, inference_batch_size(self.image_size)
+        out = [torch.empty(0, len(self.classes), device=device)]
+        for start in range(0, len(files), size):
+            images = decode_files(files[start : start + size], side=self.image_size, channels=self.channels)
+            out.append(self.predict(images.to(device)))
+        return torch.cat(out)
+
+    def _way_out(self, images: Tensor) -> str:
+        """How images that do not fit come to fit."""
+        if images.dtype != torch.uint8:
+            return "give pixels of 0 to 255, neither scaled nor normalised"
+        if images.ndim == 4 and images.shape[1] != self.channels:
+            kind = "grey" if self.channels == 1 else "red, green, blue"
+            return f"give {self.channels} channel{'s' if self.channels > 1 else ''} ({kind}), not {images.shape[1]}"
+        return "resize the shorter side and crop the centre, or give the files to predict_files"
 
     def to(self, device: torch.device) -> Classifier:
         """This classifier on ``device``; the model is moved, not copied."""

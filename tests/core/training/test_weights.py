@@ -1,9 +1,12 @@
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -11,7 +14,7 @@ from fixnorm_core import load_classifier
 from fixnorm_core.data.load import load_test_split
 from fixnorm_core.data.types import TrainingData
 from fixnorm_core.errors import WeightsError
-from fixnorm_core.spec import TrialSpec
+from fixnorm_core.spec import DataSpec, TrialSpec
 from fixnorm_core.training import checkpoint
 from fixnorm_core.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fixnorm_core.training.evaluate import evaluate_weights
@@ -52,11 +55,49 @@ def test_no_images_give_no_predictions(weights: Path) -> None:
     assert load_classifier(weights).predict(torch.zeros(0, 1, 8, 8, dtype=torch.uint8)).shape == (0, 10)
 
 
+def test_predictions_of_grey_files_are_those_of_the_images_that_are_evaluated(
+    weights: Path, make_trial: MakeTrial, tmp_path: Path
+) -> None:
+    _, test = load_test_split(make_trial().data, image_size=8)
+    paths = [tmp_path / f"{index}.png" for index in range(len(test))]
+    for path, image in zip(paths, test.images, strict=True):
+        Image.fromarray(image[0].numpy()).save(path)
+    probabilities = load_classifier(weights).predict_files(paths)
+    assert torch.equal(probabilities, load_classifier(weights).predict(test.images))
+    assert (probabilities.argmax(dim=1) == test.labels).double().mean().item() == (
+        evaluate_weights(weights, split="test").accuracy
+    )
+
+
+def test_predictions_of_oblong_colour_files_are_those_that_are_evaluated(make_trial: MakeTrial, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for part, label, index in itertools.product(("train", "test"), ("cat", "dog"), range(20)):
+        path = tmp_path / "pets" / part / label / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, size=(20, 31, 3), dtype=np.uint8)).save(path)
+    data = DataSpec(name="imagefolder", path=str(tmp_path / "pets"), image_size=16)
+    list(Trainer(make_trial(data=data, epochs=1, batch_size=8), folder=tmp_path))
+    classifier = load_classifier(tmp_path / WEIGHTS_NAME)
+    paths = sorted((tmp_path / "pets" / "test").glob("*/*.png"))
+    labels = torch.tensor([classifier.classes.index(path.parent.name) for path in paths])
+    evaluation = evaluate_weights(tmp_path / WEIGHTS_NAME, split="test")
+    probabilities = classifier.predict_files(map(str, paths))
+    assert (probabilities.argmax(dim=1) == labels).double().mean().item() == evaluation.accuracy
+    picked = probabilities[torch.arange(40), labels].double()
+    assert -picked.log().mean().item() == pytest.approx(evaluation.loss, rel=1e-5)
+
+
 @pytest.mark.parametrize(
-    "images", [torch.zeros(2, 1, 8, 8), torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.zeros(8, 8).byte()]
+    ("images", "way_out"),
+    [
+        (torch.zeros(2, 1, 8, 8), "pixels of 0 to 255"),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), r"1 channel \(grey\), not 3"),
+        (torch.zeros(8, 8).byte(), "resize"),
+        (torch.zeros(2, 1, 9, 9).byte(), "resize"),
+    ],
 )
-def test_images_of_another_kind_are_refused(weights: Path, images: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match=r"takes uint8 \(n, 1, 8, 8\)"):
+def test_images_of_another_kind_are_refused(weights: Path, images: torch.Tensor, way_out: str) -> None:
+    with pytest.raises(ValueError, match=rf"takes uint8 \(n, 1, 8, 8\): .*{way_out}"):
         load_classifier(weights).predict(images)
 
 

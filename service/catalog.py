@@ -17,7 +17,7 @@ router = APIRouter(tags=["catalog"])
 @router.get("/models")
 def list_models() -> list[ModelView]:
     """Every model that ``model.name`` can name."""
-    return [ModelView(name=entry.name, options=entry.options) for entry in MODELS.values()]
+    return [ModelView(name=entry.name, options=entry.options, methods=entry.methods) for entry in MODELS.values()]
 
 
 @router.get("/datasets")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict
 
 from fixnorm_core.reports import Evaluation
-from fixnorm_core.spec import JobSpec
+from fixnorm_core.spec import JobSpec, Method
 
 if TYPE_CHECKING:
     from fixnorm_core.recipes import Recipe
@@ -159,10 +159,11 @@ class TrialView(_View):
 
 
 class ModelView(_View):
-    """A model that a job can name, with the options it takes."""
+    """A model that a job can name, with the options it takes and what ``search.method`` can be for it."""
 
     name: str
     options: tuple[str, ...]
+    methods: tuple[Method, ...] = tuple(Method)
 
 
 class DatasetView(_View):

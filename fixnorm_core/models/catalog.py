@@ -12,9 +12,9 @@ from difflib import get_close_matches
 from types import MappingProxyType
 
 from fixnorm_core.errors import ModelError
-from fixnorm_core.spec import ModelSpec
+from fixnorm_core.spec import Method, ModelSpec
 
-__all__ = ["MODELS", "ModelEntry", "check_model"]
+__all__ = ["MODELS", "ModelEntry", "check_method", "check_model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,36 @@ class ModelEntry:
             others are torchvision's.
         options: Names that ``ModelSpec.options`` may hold.
         small_stem: Whether its early down-sampling can be taken out for small images (``stem: small``).
+        scale_invariant: Whether it has a scale-invariant weight. It has none without normalization layers, and none
+            where every layer in front of one has a bias (as in vit, swin and convnext).
     """
 
     name: str
     family: str
     options: tuple[str, ...]
     small_stem: bool
+    scale_invariant: bool
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """What ``search.method`` can be for it."""
+        return tuple(Method) if self.scale_invariant else (Method.WEIGHT_DECAY,)
+
+
+def check_method(spec: ModelSpec, method: Method) -> None:
+    """Refuses a method that a model of the catalog cannot be tuned by, before any trial has to find out.
+
+    Raises:
+        ModelError: for ``fixnorm`` on a network without a scale-invariant weight, which has no norm to hold.
+    """
+    entry = MODELS.get(spec.name)
+    if entry is not None and method not in entry.methods:
+        like = f"{spec.name}_bn" if entry.family == "vgg" else _LIKE.get(entry.family, "vgg11_bn")
+        raise ModelError(
+            f"model {spec.name} cannot be tuned by search.method {method}: no weight of it is scale-invariant, since "
+            "no normalization follows a layer without a bias, so there is no norm to hold",
+            f"Take a model that has such weights, for example {like} or resnet18, or write search.method: weight_decay",
+        )
 
 
 def check_model(spec: ModelSpec) -> None:
@@ -94,6 +118,31 @@ def _check_scaled(spec: ModelSpec) -> None:
 
 
 _DEPTH = "stochastic_depth_prob"
+# As measured by find_roles; maxvit and swin_v2 have some
+_NO_INVARIANCE = frozenset(
+    [
+        "alexnet",
+        "squeezenet1_0",
+        "squeezenet1_1",
+        "vgg11",
+        "vgg13",
+        "vgg16",
+        "vgg19",
+        "swin_t",
+        "swin_s",
+        "swin_b",
+        "convnext_tiny",
+        "convnext_small",
+        "convnext_base",
+        "convnext_large",
+        "vit_b_16",
+        "vit_b_32",
+        "vit_l_16",
+        "vit_l_32",
+        "vit_h_14",
+    ]
+)
+_LIKE = {"swin": "swin_v2_t", "vit": "swin_v2_t", "convnext": "resnet50"}
 # family: (names, options, has a small stem)
 _FAMILIES: dict[str, tuple[str, tuple[str, ...], bool]] = {
     "small_resnet": ("small_resnet", ("width", "blocks", "norm"), True),
@@ -135,7 +184,13 @@ _FAMILIES: dict[str, tuple[str, tuple[str, ...], bool]] = {
 
 MODELS: Mapping[str, ModelEntry] = MappingProxyType(
     {
-        name: ModelEntry(name=name, family=family, options=options, small_stem=small_stem)
+        name: ModelEntry(
+            name=name,
+            family=family,
+            options=options,
+            small_stem=small_stem,
+            scale_invariant=name not in _NO_INVARIANCE,
+        )
         for family, (names, options, small_stem) in _FAMILIES.items()
         for name in names.split()
     }

@@ -82,9 +82,9 @@ def jobs_table(jobs: Sequence[JobView]) -> Table:
 
 def models_table(models: Sequence[ModelView]) -> Table:
     """One row for each model."""
-    table = _table("name", "options")
+    table = _table("name", "search.method", "options")
     for model in models:
-        table.add_row(model.name, ", ".join(model.options) or "-")
+        table.add_row(model.name, " or ".join(model.methods), ", ".join(model.options) or "-")
     return table
 
 

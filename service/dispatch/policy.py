@@ -139,7 +139,8 @@ def _search(facts: JobFacts, *, room: int) -> Action:
     planned = facts.budget.max_trials - facts.budget.confirm_runs
     finished = sum(_is_finished(trial) for trial in facts.trials)
     if finished >= planned:
-        return EndSearch(f"the budget of {planned} search trials is used up")
+        trials = "1 search trial" if planned == 1 else f"{planned} search trials"
+        return EndSearch(f"the budget of {trials} is used up")
     if facts.sampler_stop is not None:
         return EndSearch(facts.sampler_stop)
     if room <= 0 or finished + len(facts.live) >= planned:

@@ -92,7 +92,10 @@ def show_best(job_id: str, running: Running) -> BestView:
     """The best point so far; final once the job has succeeded."""
     view = _view(running, _find(running, job_id))
     if view.best is None:
-        raise NoResultYet(f"{job_id} is {view.state} and no trial of it is complete ({view.reason})", "Ask again later")
+        way_out = "Ask again later"
+        if view.state in TERMINAL_STATES:
+            way_out = "The job has ended, so there will be none: mend what ended it and submit it again"
+        raise NoResultYet(f"{job_id} is {view.state} and no trial of it is complete ({view.reason})", way_out)
     return view.best
 
 

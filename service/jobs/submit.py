@@ -9,7 +9,7 @@ from pathlib import Path
 from sqlalchemy.exc import IntegrityError
 
 from fixnorm_core.data.catalog import check_data
-from fixnorm_core.models.catalog import check_model
+from fixnorm_core.models.catalog import check_method, check_model
 from fixnorm_core.spec import JobSpec
 from service.database.engine import Database
 from service.database.rows import JobRow
@@ -38,12 +38,13 @@ def submit(
         The job, and whether it is new.
 
     Raises:
-        ModelError: For an unknown model or option.
+        ModelError: For an unknown model or option, or a model that the method cannot tune.
         DataError: For an unknown data set, or a folder that is not one.
         ResourcesNeverFree: If a trial could never be placed.
         KeyReused: If the key came with another spec before.
     """
     check_model(spec.model)
+    check_method(spec.model, spec.search.method)
     spec = spec.model_copy(update={"data": check_data(spec.data, root=images)})
     _check_resources(Resources.of(spec.resources), capacity)
     try:

@@ -132,6 +132,7 @@ def test_a_job_is_stored_as_it_was_sent(http: httpx.Client, job: dict[str, Any])
     ("change", "named"),
     [
         ({"model": {"name": "resnet19"}}, "resnet18"),
+        ({"model": {"name": "alexnet"}}, "search.method: weight_decay"),
         ({"data": {"name": "digitz"}}, "digits"),
         ({"data": {"name": "imagefolder", "path": "/no/such/folder"}}, "/no/such/folder"),
         ({"search": {"space": {"lr": [1.0, 0.1]}}}, "search.space.lr: [1, 0.1] is empty"),

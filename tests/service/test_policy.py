@@ -78,6 +78,8 @@ def test_a_failed_trial_is_not_charged() -> None:
 def test_the_search_ends_when_its_part_of_the_budget_is_used_up() -> None:
     trials = [trial(number, 0.5 + number / 10) for number in range(3)]
     assert decision(trials) == EndSearch("the budget of 3 search trials is used up")
+    one = BUDGET.model_copy(update={"max_trials": 1, "confirm_runs": 0})
+    assert decide(JobFacts(one, trials[:1])) == EndSearch("the budget of 1 search trial is used up")
 
 
 def test_the_search_ends_when_the_sampler_wants_it_to() -> None:

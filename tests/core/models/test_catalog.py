@@ -4,10 +4,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from fixnorm_core.errors import ModelError
-from fixnorm_core.models.catalog import MODELS, check_model
-from fixnorm_core.spec import ModelSpec
+from fixnorm_core.method.roles import find_roles
+from fixnorm_core.models.build import build_model
+from fixnorm_core.models.catalog import MODELS, check_method, check_model
+from fixnorm_core.spec import Method, ModelSpec
 from fixnorm_core.vision import torchvision
 
 
@@ -46,6 +49,24 @@ def test_a_model_that_cannot_exist_is_refused_with_the_value_and_the_way_out(spe
 
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "like"),
+    [("alexnet", "vgg11_bn"), ("squeezenet1_1", "resnet18"), ("vgg16", "vgg16_bn"), ("vit_b_16", "swin_v2_t")],
+)
+def test_a_model_with_no_norm_to_hold_is_refused_for_fixnorm_alone(name: str, like: str) -> None:
+    check_method(ModelSpec(name=name), Method.WEIGHT_DECAY)
+    check_method(ModelSpec(name=like), Method.FIXNORM)
+    with pytest.raises(ModelError, match=f"search.method fixnorm.*{like}.*search.method: weight_decay"):
+        check_method(ModelSpec(name=name), Method.FIXNORM)
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1", "swin_t", "resnet18"])
+def test_the_marked_models_are_those_without_a_scale_invariant_weight(name: str) -> None:
+    model = build_model(ModelSpec(name=name), classes=3, channels=3, image_size=32)
+    roles = find_roles(model, torch.randn(2, 3, 32, 32), batches=1, must_hold=False)
+    assert bool(roles.scale_invariant) == MODELS[name].scale_invariant
 
 
 def test_checking_a_model_loads_no_torch() -> None:

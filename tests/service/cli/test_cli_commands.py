@@ -182,7 +182,7 @@ def test_cancel_says_what_the_job_is_now(server: StandIn, cli: CLI) -> None:
 def test_models_and_datasets_are_listed(server: StandIn, cli: CLI) -> None:
     server.on("GET", "/api/v1/models", [{"name": "small_resnet", "options": ["width", "norm"]}])
     server.on("GET", "/api/v1/datasets", [{"name": "digits", "about": "handwritten figures"}])
-    assert words(cli("models").stdout)[2] == ["small_resnet", "width,", "norm"]
+    assert words(cli("models").stdout)[2] == ["small_resnet", "fixnorm", "or", "weight_decay", "width,", "norm"]
     assert words(cli("datasets").stdout)[2] == ["digits", "handwritten", "figures"]
 
 
@@ -200,7 +200,9 @@ def test_json_output_is_the_servers_view(server: StandIn, cli: CLI) -> None:
     assert TrialView.model_validate(shown) == trial(0)
     assert BestView.model_validate_json(cli("best", "j1", "-o", "json").stdout) == best()
     assert json.loads(cli("cancel", "j1", "-o", "json").stdout)["state"] == "CANCELLED"
-    assert json.loads(cli("models", "-o", "json").stdout) == [{"name": "small_resnet", "options": ["width"]}]
+    assert json.loads(cli("models", "-o", "json").stdout) == [
+        {"name": "small_resnet", "options": ["width"], "methods": ["fixnorm", "weight_decay"]}
+    ]
 
 
 @pytest.mark.parametrize(

@@ -76,11 +76,13 @@ class BestView(_View):
 
     Attributes:
         params: The knobs.
-        validation_accuracy: Mean over ``runs`` training runs at this point: the confirming ones once there are two.
+        validation_accuracy: Mean over ``runs`` training runs at this point: the confirming ones, if there is one.
         standard_error: Of that mean: over seeds and validation images when there are two runs or more, else of the one
             run over validation images alone. ``standard_error_source`` says which.
-        runs: Training runs at this point.
+        runs: Training runs that the mean is over.
         trials: Their numbers.
+        confirmed: Whether they are confirming runs; if not, the point was chosen for this mean, which is therefore too
+            high on average. None in results that were stored before this was told.
         weights_trial: The run whose weights are kept.
         weights: Path of those weights on the server.
         weights_url: Where to fetch them; None until the job has ended.
@@ -95,12 +97,21 @@ class BestView(_View):
     standard_error_source: Literal["seeds and images", "images"]
     runs: int
     trials: tuple[int, ...]
+    confirmed: bool | None = None
     weights_trial: int
     weights: str | None = None
     weights_url: str | None = None
     test: Evaluation | None = None
     report: str | None = None
     stop_reason: str | None = None
+
+    @property
+    def basis(self) -> str:
+        """What the accuracy and its standard error come from, in words."""
+        runs = "1 run" if self.runs == 1 else f"{self.runs} runs"
+        if self.confirmed is False:
+            runs += ", unconfirmed: the point was chosen for this number, so it is too high on average"
+        return f"{runs}; standard error over {self.standard_error_source}"
 
 
 class JobView(_View):

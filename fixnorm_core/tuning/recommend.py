@@ -27,8 +27,10 @@ class Recommendation:
             right answers on the images that all runs share. ``"images"``: of the one run, the latter alone;
             NaN when the number of images is not known.
         runs: How many runs the mean is over.
-        trials: Their numbers, ascending: the confirming runs once there are two, for the run that made the point look
-            best is above its mean by selection; all runs of the point before that.
+        trials: Their numbers, ascending: the confirming runs alone as soon as there is one, for the run that made the
+            point look best is above its mean by selection; all runs of the point before that.
+        confirmed: Whether they are confirming runs. If not, the point was chosen for this very mean, which is
+            therefore too high on average.
         best_run: The number of the point's run with the highest accuracy, whose weights are kept.
     """
 
@@ -38,6 +40,7 @@ class Recommendation:
     source: Literal["seeds and images", "images"]
     runs: int
     trials: tuple[int, ...]
+    confirmed: bool
     best_run: int
 
 
@@ -46,8 +49,8 @@ def recommend(trials: Sequence[FrozenTrial], *, validation_examples: int | None)
 
     Once a point has been confirmed, only confirmed points are in question: the highest of many single runs is partly
     luck, and nothing in it tells how much. Before that, the highest accuracy is recommended. Points are compared by
-    their mean less one standard error (see :func:`to_confirm`). A point one of whose runs diverged is never in
-    question.
+    the mean of all their runs less one standard error (see :func:`to_confirm`). A point one of whose runs diverged is
+    never in question.
 
     Args:
         trials: Trials of one study; only complete ones count. Values are accuracies, fractions in [0, 1]. Runs of kind
@@ -115,7 +118,7 @@ def _confirming(group: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 def _summary(group: Sequence[FrozenTrial], validation_examples: int | None) -> Recommendation:
     confirming = _confirming(group)
-    judged = confirming if len(confirming) > 1 else group
+    judged = confirming or group
     mean, several = _mean(judged), len(judged) > 1
     counting = _counting_error(mean, validation_examples) if validation_examples is not None else None
     seeds = _pooled_sd([judged]) / math.sqrt(len(judged))
@@ -127,6 +130,7 @@ def _summary(group: Sequence[FrozenTrial], validation_examples: int | None) -> R
         source="seeds and images" if several else "images",
         runs=len(judged),
         trials=tuple(sorted(trial.number for trial in judged)),
+        confirmed=bool(confirming),
         best_run=max(group, key=_value).number,
     )
 

@@ -130,11 +130,7 @@ def job_block(job: JobView, *, server: str) -> Text:
 def best_block(job: JobView, best: BestView, *, server: str) -> Text:
     """The result: the point, how good it is, what it cost, and where everything lies."""
     rows = {name: number(value) for name, value in best.params.items()}
-    runs = f"{best.runs} run{'s' if best.runs != 1 else ''}"
-    rows["validation accuracy"] = (
-        f"{percent(best.validation_accuracy)} ± {percent(best.standard_error)} "
-        f"({runs}; standard error over {best.standard_error_source})"
-    )
+    rows["validation accuracy"] = f"{percent(best.validation_accuracy)} ± {percent(best.standard_error)} ({best.basis})"
     if best.test:
         rows["test accuracy"] = f"{percent(best.test.accuracy)} ({best.test.examples} images)"
     ended = best.stop_reason or job.reason

@@ -74,6 +74,7 @@ def best_view(best: Recommendation, *, attempts: Sequence[AttemptRow]) -> BestVi
         standard_error_source=best.source,
         runs=best.runs,
         trials=best.trials,
+        confirmed=best.confirmed,
         weights_trial=best.best_run,
         weights=result.weights if result is not None else None,
     )

@@ -55,9 +55,8 @@ def render_report(
 def _result_rows(best: BestView) -> Iterable[tuple[str, str]]:
     for knob, value in best.params.items():
         yield f"best {knob}", f"{value:.4g}"
-    runs = "1 run" if best.runs == 1 else f"{best.runs} runs"
     accuracy = f"{_percent(best.validation_accuracy)} ± {_percent(best.standard_error)}"
-    yield "validation accuracy", f"{accuracy} ({runs}; standard error over {best.standard_error_source})"
+    yield "validation accuracy", f"{accuracy} ({best.basis})"
     if best.test is not None:
         yield "test accuracy", f"{_percent(best.test.accuracy)} ({best.test.examples} images, measured once)"
     yield "stopped because", best.stop_reason or ""

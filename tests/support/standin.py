@@ -123,6 +123,7 @@ def best(**changes: Any) -> BestView:
         standard_error_source="seeds and images",
         runs=3,
         trials=(1, 2, 3),
+        confirmed=True,
         weights_trial=1,
         weights="/data/jobs/j1/weights.safetensors",
         weights_url="/api/v1/jobs/j1/weights",

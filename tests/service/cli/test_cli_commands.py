@@ -157,12 +157,21 @@ def test_best_prints_one_block(server: StandIn, cli: CLI) -> None:
 
 
 def test_best_of_a_running_job_says_that_it_is_not_final(server: StandIn, cli: CLI) -> None:
-    early = best(standard_error_source="images", runs=1, test=None, report=None, stop_reason=None, weights_url=None)
+    early = best(
+        standard_error_source="images",
+        runs=1,
+        confirmed=False,
+        test=None,
+        report=None,
+        stop_reason=None,
+        weights_url=None,
+    )
     server.on("GET", "/api/v1/jobs/j1/best", early)
     server.on("GET", "/api/v1/jobs/j1", job())
     lines = cli("best", "j1").stdout.splitlines()
     assert lines[0] == "Best point so far of job j1 (digits)"
-    assert "(1 run; standard error over images)" in lines[3]
+    assert "(1 run, unconfirmed: the point was chosen for this number, so it is too high on average; " in lines[3]
+    assert lines[3].endswith("standard error over images)")
     assert not any("test accuracy" in line or "report" in line for line in lines)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from fixnorm_core.reports import EpochReport
+from fixnorm_core.reports import EpochReport, TrialResult
 from service.schemas import BestView, TrialState, TrialView
 
 __all__ = ["render_charts"]
@@ -17,17 +19,23 @@ __all__ = ["render_charts"]
 _BEST, _OTHER, _DIVERGED = "#0b62a4", "#b5bac0", "#c23b22"
 _ROLES = (
     ("scale_invariant", "scale-invariant", "#0b62a4"),
-    ("head", "head", "#d98200"),
+    ("head", "head", "#b5367a"),
     ("free", "free", "#7a868f"),
 )
 _STYLE = (
-    "body { font-family: system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 } "
-    "p { color: #555 }"
+    "body { font-family: system-ui, sans-serif; margin: 2rem; color: #222 } "
+    "p { color: #555 } th { text-align: left; white-space: nowrap; font-weight: normal } "
+    "th { color: #555; padding: .15rem 1.5rem .15rem 0 }"
 )
 
 
 def render_charts(
-    title: str, *, best: BestView, trials: Sequence[TrialView], history: Sequence[EpochReport] = ()
+    title: str,
+    *,
+    best: BestView,
+    trials: Sequence[TrialView],
+    run: TrialResult | None = None,
+    history: Sequence[EpochReport] = (),
 ) -> str:
     """One self-contained page; the same input gives the same page.
 
@@ -35,6 +43,7 @@ def render_charts(
         title: Of the page.
         best: What the job found.
         trials: All it tried.
+        run: The training run whose weights are kept.
         history: The epochs of the run whose weights are kept; without diagnostics in them, their chart is left out.
     """
     sections = [
@@ -48,21 +57,55 @@ def render_charts(
         parts.append(("The best run, epoch by epoch", words, _mechanisms(measured)))
     body = "\n".join(
         f"<h2>{heading}</h2><p>{words}</p>"
-        + figure.to_html(full_html=False, include_plotlyjs=number == 0, div_id=f"chart-{number}")
+        + figure.to_html(
+            full_html=False, config={"responsive": True}, include_plotlyjs=number == 0, div_id=f"chart-{number}"
+        )
         for number, (heading, words, figure) in enumerate(parts)
     )
     name = html.escape(title)
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title><style>{_STYLE}</style>'
-        f"</head><body><h1>{name}</h1>{body}</body></html>\n"
+        f"</head><body><h1>{name}</h1>{_result(best, trials, run)}{body}</body></html>\n"
     )
+
+
+def _result(best: BestView, trials: Sequence[TrialView], run: TrialResult | None) -> str:
+    rows = "".join(
+        f"<tr><th>{html.escape(what)}</th><td>{value if what == 'report' else html.escape(value)}</td></tr>"
+        for what, value in _result_rows(best, trials, run)
+    )
+    return f"<table>{rows}</table>"
+
+
+def _result_rows(best: BestView, trials: Sequence[TrialView], run: TrialResult | None) -> Iterable[tuple[str, str]]:
+    for knob, value in best.params.items():
+        yield f"best {knob}", f"{value:.4g}"
+    runs = "1 run" if best.runs == 1 else f"{best.runs} runs"
+    accuracy = f"{100 * best.validation_accuracy:.2f} % ± {100 * best.standard_error:.2f} %"
+    yield "validation accuracy", f"{accuracy} ({runs}; standard error over {best.standard_error_source})"
+    if best.test is not None:
+        yield "test accuracy", f"{100 * best.test.accuracy:.2f} % (measured once)"
+    used = sum(trial.state in {TrialState.COMPLETE, TrialState.DIVERGED} for trial in trials)
+    yield "trials used", f"{used}{f': {best.stop_reason}' if best.stop_reason else ''}"
+    sizes = [f"{run.validation_examples} validation"] if run is not None else []
+    sizes += [f"{best.test.examples} test"] if best.test is not None else []
+    if sizes:
+        yield "images", " and ".join(sizes) + (f", {run.classes} classes" if run is not None else "")
+    yield "weights", f"{best.weights} (of trial {best.weights_trial})" if best.weights else "none were kept"
+    if best.report:
+        name = html.escape(PurePath(best.report).name)
+        yield "report", f'<a href="{name}">{name}</a>'
+
+
+def _is_best(trial: TrialView, best: BestView) -> bool:
+    return trial.number in {*best.trials, best.weights_trial} or trial.params == best.params
 
 
 def _curves(best: BestView, trials: Sequence[TrialView]) -> Any:
     figure = _figure(height=420)
     # The best point's runs last, so that they lie on top
-    for trial in sorted(trials, key=lambda trial: trial.number in best.trials):
-        chosen, diverged = trial.number in best.trials, trial.state is TrialState.DIVERGED
+    for trial in sorted(trials, key=lambda trial: _is_best(trial, best)):
+        chosen, diverged = _is_best(trial, best), trial.state is TrialState.DIVERGED
         figure.add_scatter(
             x=list(range(1, len(trial.curve) + 1)),
             y=[100 * accuracy for accuracy in trial.curve],
@@ -102,8 +145,9 @@ def _surface(best: BestView, trials: Sequence[TrialView]) -> Any:
         hoverinfo="skip",
         marker={"symbol": "star-open", "size": 24, "color": "#111", "line": {"width": 2}},
     )
-    figure.update_xaxes(title=across, type="log")
-    figure.update_yaxes(title=up, type="log")
+    shown = [*finished, *diverged]
+    figure.update_xaxes(title=across, **_log_axis([trial.params[across] for trial in shown]))
+    figure.update_yaxes(title=up, **_log_axis([trial.params[up] for trial in shown]))
     return figure
 
 
@@ -121,10 +165,27 @@ def _add_points(
         )
 
 
+def _log_axis(values: Iterable[float | None]) -> dict[str, Any]:
+    """A log axis whose ticks are 1, 2 and 5 in each decade, or powers of ten where those would be too many."""
+    known = [value for value in values if value is not None and 0 < value < math.inf]
+    if not known:
+        return {"type": "log"}
+    low, high = math.floor(math.log10(min(known))) - 1, math.ceil(math.log10(max(known))) + 1
+    digits = (1, 2, 5) if high - low <= 5 else (1,)
+    ticks = [float(f"{digit}e{power}") for power in range(low, high + 1) for digit in digits]
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+
+
 def _mechanisms(history: Sequence[EpochReport]) -> Any:
-    titles = ("rotation per step, rad", "effective learning rate", "norm of the head", "features and last gains")
-    figure = make_subplots(rows=2, cols=2, subplot_titles=titles, vertical_spacing=0.14)
-    figure.update_layout(**_layout(height=640))
+    titles = (
+        "rotation per step, rad",
+        "effective learning rate",
+        "norm of the head",
+        "feature norm",
+        "last gains (rms)",
+    )
+    figure = make_subplots(rows=3, cols=2, subplot_titles=titles, vertical_spacing=0.1)
+    figure.update_layout(**_layout(height=860))
     seen = [(report, report.diagnostics) for report in history if report.diagnostics is not None]
     epochs = [report.epoch for report, _ in seen]
 
@@ -141,10 +202,13 @@ def _mechanisms(history: Sequence[EpochReport]) -> Any:
     line(2, 1, [report.head_norm for report, _ in seen], name="head norm", line={"color": "#d98200"})
     line(2, 1, [report.head_bound for report, _ in seen], name="its bound", line={"color": "#111", "dash": "dash"})
     line(2, 2, [one.feature_norm for _, one in seen], name="feature norm", line={"color": "#2a7f4f"})
-    line(2, 2, [one.last_gain for _, one in seen], name="last gains (rms)", line={"color": "#8c4fa3"})
-    figure.update_yaxes(type="log", exponentformat="power", row=1)
-    figure.update_yaxes(rangemode="tozero", row=2)
-    figure.update_xaxes(title="epoch", row=2)
+    line(3, 1, [one.last_gain for _, one in seen], name="last gains (rms)", line={"color": "#8c4fa3"})
+    for column, measure in ((1, "rotation"), (2, "effective_learning_rate")):
+        values = [getattr(getattr(one, role), measure) for role, _, _ in _ROLES for _, one in seen]
+        figure.update_yaxes(**_log_axis(values), row=1, col=column)
+    for row in (2, 3):
+        figure.update_yaxes(rangemode="tozero", row=row)
+    figure.update_xaxes(title="epoch")
     return figure
 
 

@@ -59,7 +59,7 @@ def write_result(
     shown = trial_views(spec, trials, attempts=rows, now=job.created_at)
     run = result_of(best.best_run, attempts=rows)
     history = _history(trial_folder(state_dir, job.id, best.best_run))
-    charts = render_charts(f"{job.name} ({job.id})", best=view, trials=shown, history=history)
+    charts = render_charts(f"{job.name} ({job.id})", best=view, trials=shown, run=run, history=history)
     _write(folder / CHARTS_NAME, charts)
     text = render_report(job, spec, best=view, trials=shown, run=run, history=history, charts=CHARTS_NAME)
     _write(folder / REPORT_NAME, text)

@@ -72,6 +72,15 @@ def test_every_learning_curve_is_drawn_and_every_finished_trial_is_on_the_surfac
     assert points == {"complete": [0.01, 0.012345], "diverged": [1.0], "best point": [0.012345]}
 
 
+def test_the_result_stands_on_top_and_every_run_at_the_best_point_is_blue() -> None:
+    page = render_charts("job", best=best(trials=(8, 9)), trials=TRIALS)
+    top = page[: page.index("<h2>")]
+    for told in ("98.26 % ± 0.35 %", "97.50 %", "all 3 trials are used", "weights.safetensors", 'href="report.md"'):
+        assert told in top
+    colors = {curve["name"].split(" (")[0]: curve["line"]["color"] for curve in figures(page)[0]}
+    assert [number for number, color in colors.items() if color == "#0b62a4"] == ["trial 1"]
+
+
 def test_the_best_runs_mechanisms_are_drawn(run: tuple[tuple[EpochReport, ...], TrialResult]) -> None:
     history, _ = run
     *_, mechanisms = figures(render_charts("job", best=best(), trials=TRIALS, history=history))

@@ -12,6 +12,7 @@ from accuracy.runs import Outcome, read_outcomes
 
 mpl.use("agg")
 from matplotlib import pyplot as plt
+from matplotlib import ticker
 
 __all__ = ["draw_plots"]
 
@@ -44,6 +45,9 @@ def _transfer() -> Any:
                 losses = [100 * (points[rate] - top) for rate in rates]
                 panel.plot(rates, losses, marker="o", markersize=3, label=task, color=f"C{place}")
         panel.set(xscale="log", title=_NAMES[hold], xlabel="lr", ylim=(-12, 1))
+        panel.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+        panel.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+        panel.xaxis.set_minor_formatter(ticker.NullFormatter())
     panels[0].set_ylabel("test accuracy below the task's best, points")
     panels[0].legend(fontsize=8)
     return figure

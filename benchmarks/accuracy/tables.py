@@ -236,8 +236,6 @@ TABLES: dict[str, tuple[str, Callable[[Sequence[Outcome]], str]]] = {
     "schedule runs": ("schedule", runs_table("schedule")),
     "choices": ("choices", choices),
     "choices runs": ("choices", runs_table("choices")),
-    "gates": ("gates", choices),
-    "gates runs": ("gates", runs_table("gates")),
     "large": ("large", large),
     "large runs": ("large", runs_table("large")),
 }

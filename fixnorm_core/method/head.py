@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor, nn
 from torch.autograd.graph import Node
@@ -29,22 +29,7 @@ def weights_at_output(logits: Tensor, *, inputs: Tensor) -> list[Tensor]:
     Returns:
         Parameters, in no particular order; empty when the logits do not depend on the inputs.
     """
-    graph = _nodes_below(logits)
-    on_path = _depending_on(inputs, graph)
-    found: dict[int, Tensor] = {}
-    seen: set[Node] = set()
-    waiting = [node for node in [logits.grad_fn] if node is not None]
-    while waiting:
-        node = waiting.pop()
-        if node not in on_path or node in seen:
-            continue
-        seen.add(node)
-        children = _children(node)
-        weights = [w for child in children if child not in on_path for w in _weights_below(child)]
-        found.update((id(weight), weight) for weight in weights)
-        if not weights:
-            waiting.extend(children)
-    return list(found.values())
+    return _met_last(logits, inputs=inputs, wanted=lambda leaf: leaf.dim() >= 2)
 
 
 def gains_at_output(model: nn.Module, logits: Tensor, *, inputs: Tensor) -> list[str]:
@@ -65,8 +50,14 @@ def gains_at_output(model: nn.Module, logits: Tensor, *, inputs: Tensor) -> list
     kinds = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
     modules = (module for module in model.modules() if isinstance(module, kinds))
     gains = {id(module.weight) for module in modules if module.weight is not None}
+    found = {id(leaf) for leaf in _met_last(logits, inputs=inputs, wanted=lambda leaf: id(leaf) in gains)}
+    return [name for name, parameter in model.named_parameters() if id(parameter) in found]
+
+
+def _met_last(logits: Tensor, *, inputs: Tensor, wanted: Callable[[Tensor], bool]) -> list[Tensor]:
+    """The leaves of a kind that are met last on the ways from ``inputs``: each way back ends where it meets some."""
     on_path = _depending_on(inputs, _nodes_below(logits))
-    found: set[int] = set()
+    found: dict[int, Tensor] = {}
     seen: set[Node] = set()
     waiting = [node for node in [logits.grad_fn] if node is not None]
     while waiting:
@@ -75,11 +66,13 @@ def gains_at_output(model: nn.Module, logits: Tensor, *, inputs: Tensor) -> list
             continue
         seen.add(node)
         children = _children(node)
-        met = {id(getattr(below, "variable", None)) for c in children if c not in on_path for below in _reachable([c])}
-        found |= met & gains
-        if not met & gains:
+        aside = _reachable(child for child in children if child not in on_path)
+        leaves = (getattr(below, "variable", None) for below in aside)
+        met = [leaf for leaf in leaves if isinstance(leaf, Tensor) and wanted(leaf)]
+        found.update((id(leaf), leaf) for leaf in met)
+        if not met:
             waiting.extend(children)
-    return [name for name, parameter in model.named_parameters() if id(parameter) in found]
+    return list(found.values())
 
 
 def _nodes_below(logits: Tensor) -> list[Node]:
@@ -102,11 +95,6 @@ def _depending_on(inputs: Tensor, graph: Sequence[Node]) -> set[Node]:
             reached.add(node)
             waiting.extend(parents.get(node, []))
     return reached
-
-
-def _weights_below(node: Node) -> list[Tensor]:
-    leaves = (getattr(below, "variable", None) for below in _reachable([node]))
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim() >= 2]
 
 
 def _reachable(start: Iterable[Node]) -> dict[Node, None]:

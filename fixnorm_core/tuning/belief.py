@@ -194,6 +194,12 @@ class Belief:
             total += float(weights @ np.maximum(difference.max(axis=1), 0.0))
         return max(total, float(self.gain(points, over=of).max())) * self._scale
 
+    def expected(self, points: Array) -> Array:
+        """Posterior mean (C,) of the noise-free surface at ``points`` (C, d), in the values' unit."""
+        known = self.observations.values[~self.observations.passed_cliff]
+        best: Array = known.max() + self._scale * self._mean(points)
+        return best
+
     def _mean(self, points: Array) -> Array:
         total = np.zeros(len(points))
         for component in self._components:

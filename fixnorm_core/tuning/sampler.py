@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
 from fixnorm_core.errors import SpecError
@@ -108,8 +108,12 @@ class FixNormSampler(BaseSampler):
         seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
         return RandomSampler(seed=seed).sample_independent(study, trial, param_name, param_distribution)
 
-    def stop_reason(self, study: Study) -> str | None:
+    def stop_reason(self, study: Study, *, tolerance: float = 0.0) -> str | None:
         """Why the search can end, as a sentence, or None while it should go on; a pure function of the study.
+
+        Args:
+            study: The study.
+            tolerance: A gain that is not worth a trial, in the objective's unit. The seed noise never is.
 
         Raises:
             ValueError: The study has several objectives or constraints.
@@ -118,7 +122,31 @@ class FixNormSampler(BaseSampler):
         if not self._knobs:
             return None
         history = History.read(study, Box.of(self._knobs))
-        return reason_to_stop(history.observations, rng=self._rng(len(history.observations.values)))
+        rng = self._rng(len(history.observations.values))
+        return reason_to_stop(history.observations, rng=rng, tolerance=tolerance)
+
+    def expected(self, study: Study, points: Sequence[Mapping[str, float]]) -> list[float]:
+        """The expected value of the objective at each of ``points``, free of the seed's noise, in the objective's unit.
+
+        The highest value of many noisy trials is partly luck; of their points, the one expected to be best is the
+        better choice.
+
+        Args:
+            study: A study with at least one complete trial.
+            points: A value for each modelled knob.
+
+        Raises:
+            ValueError: The study has several objectives or constraints, or no complete trial.
+        """
+        self._raise_error_if_unsupported(study)
+        box = Box.of(self._knobs)
+        observations = History.read(study, box).observations
+        if observations.passed_cliff.all():
+            raise ValueError("The study has no complete trial, so no value is expected anywhere: run one first.")
+        belief = Belief.learn(observations, rng=self._rng(len(observations.values)))
+        sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
+        means = belief.expected(np.array([box.to_unit(point) for point in points]))
+        return [sign * float(mean) for mean in means]
 
     def _propose(self, study: Study, trial: FrozenTrial, knobs: dict[str, FloatDistribution]) -> dict[str, float]:
         box = Box.of(knobs)

@@ -1,21 +1,22 @@
-"""The few-trial strategy as an Optuna sampler. Numerics are in :mod:`fixnorm_core.tuning.belief`."""
+"""The few-trial strategy as an Optuna sampler. Numerics are in :mod:`fixnorm_core.tuning.belief` and its neighbours."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
 from fixnorm_core.errors import SpecError
+from fixnorm_core.tuning.axes import Axes
 from fixnorm_core.tuning.belief import Belief
-from fixnorm_core.tuning.history import Box, History
+from fixnorm_core.tuning.history import History
 from fixnorm_core.tuning.search import propose
 from fixnorm_core.tuning.stopping import reason_to_stop
 
@@ -28,13 +29,15 @@ _MAX_UNPLACED = 8
 
 
 class FixNormSampler(BaseSampler):
-    """Proposes (lr, fc_norm), or any log-scaled knobs, for studies of a handful of trials.
+    """Proposes (lr, fc_norm), or any other parameters, for studies of a handful of trials.
 
     It expects one peak, knobs that hardly interact on a log scale, a flat top, noise of the seed and a cliff where the
-    learning rate is too high, and gives each of these up as far as the trials speak against it. Values may be in any
-    unit, and either direction works. A trial with the user attribute ``fixnorm:diverged``, or with a value that is not
-    finite, says that the learning rate was too high (the knob named ``lr`` or ``learning_rate``; without one, some
-    knob) and nothing more. A failed or pruned trial is not visited again, but says nothing about the surface.
+    learning rate is too high, and gives each of these up as far as the trials speak against it. A learning rate is the
+    log-scaled parameter named ``lr`` or ``learning_rate``; floats, integers and categories of any name are searched
+    too. Values may be in any unit, and either direction works; fractions and percents of right or wrong answers are
+    recognized. A trial with the user attribute ``fixnorm:diverged``, or with a value that is not finite, says that the
+    learning rate was too high (without one, some number) and nothing more. A failed or pruned trial is not visited
+    again, but says nothing about the surface.
 
     A suggestion is a pure function of the study's trials, the seed and the trial's number: there is no hidden state,
     so one sampler may serve several threads, and a restarted process suggests the same. Running trials count as
@@ -43,13 +46,14 @@ class FixNormSampler(BaseSampler):
     Part of this project's reconstruction of the idea of arXiv 2103.15345; the rule itself is this project's own.
 
     Args:
-        search_space: The parameters by name. Log-scaled floats are modelled; every other parameter, and any that an
-            objective suggests without naming it here, is sampled at random.
+        search_space: The parameters by name. Any that an objective suggests without naming it here is sampled at
+            random.
         seed: Seeds everything; None draws a seed from the operating system.
-        start: The first point, a value for each modelled knob; None starts at the geometric centre.
+        start: The first point, a value for each parameter that has more than one. It is also taken for a hint: the peak
+            is probably within a factor of three of it. None begins where most surfaces are nearly at their best.
 
     Raises:
-        SpecError: ``search_space`` is empty, or ``start`` lacks a knob, names another one or leaves a range.
+        SpecError: ``search_space`` is empty, or ``start`` lacks a parameter, names another one or leaves a range.
     """
 
     def __init__(
@@ -57,16 +61,15 @@ class FixNormSampler(BaseSampler):
         search_space: Mapping[str, BaseDistribution],
         *,
         seed: int | None = None,
-        start: Mapping[str, float] | None = None,
+        start: Mapping[str, Any] | None = None,
     ) -> None:
         if not search_space:
             raise SpecError(
                 "The search space is empty", 'Give it a knob, such as {"lr": FloatDistribution(..., log=True)}.'
             )
         self._search_space = dict(search_space)
-        self._knobs = {name: knob for name, knob in search_space.items() if _is_modelled(knob)}
         if start is not None:
-            _check_start(start, self._knobs)
+            _check_start(start, Axes.of(search_space))
         self._start = dict(start) if start is not None else None
         self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
 
@@ -87,13 +90,13 @@ class FixNormSampler(BaseSampler):
             ValueError: The study has several objectives or constraints.
         """
         self._raise_error_if_unsupported(study)
-        knobs = {name: knob for name, knob in search_space.items() if _is_modelled(knob)}
+        axes = Axes.of(search_space)
         params = {
-            name: self.sample_independent(study, trial, name, other)
-            for name, other in search_space.items()
-            if name not in knobs
+            name: self.sample_independent(study, trial, name, fixed)
+            for name, fixed in search_space.items()
+            if name not in axes.names
         }
-        return params | self._propose(study, trial, knobs) if knobs else params
+        return params | self._propose(study, trial, axes) if axes.names else params
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -119,13 +122,14 @@ class FixNormSampler(BaseSampler):
             ValueError: The study has several objectives or constraints.
         """
         self._raise_error_if_unsupported(study)
-        if not self._knobs:
+        axes = Axes.of(self._search_space)
+        if not axes.names:
             return None
-        history = History.read(study, Box.of(self._knobs))
+        history = History.read(study, axes)
         rng = self._rng(len(history.observations.values))
-        return reason_to_stop(history.observations, rng=rng, tolerance=tolerance)
+        return reason_to_stop(self._belief(history, axes, rng), axes, rng=rng, tolerance=tolerance)
 
-    def expected(self, study: Study, points: Sequence[Mapping[str, float]]) -> list[float]:
+    def expected(self, study: Study, points: Sequence[Mapping[str, Any]]) -> list[float]:
         """The expected value of the objective at each of ``points``, free of the seed's noise, in the objective's unit.
 
         The highest value of many noisy trials is partly luck; of their points, the one expected to be best is the
@@ -133,38 +137,42 @@ class FixNormSampler(BaseSampler):
 
         Args:
             study: A study with at least one complete trial.
-            points: A value for each modelled knob.
+            points: A value for each parameter of the search space that has more than one.
 
         Raises:
             ValueError: The study has several objectives or constraints, or no complete trial.
         """
         self._raise_error_if_unsupported(study)
-        box = Box.of(self._knobs)
-        observations = History.read(study, box).observations
-        if observations.passed_cliff.all():
+        axes = Axes.of(self._search_space)
+        history = History.read(study, axes)
+        if history.observations.passed_cliff.all():
             raise ValueError("The study has no complete trial, so no value is expected anywhere: run one first.")
-        belief = Belief.learn(observations, rng=self._rng(len(observations.values)))
+        belief = self._belief(history, axes, self._rng(len(history.observations.values)))
         sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
-        means = belief.expected(np.array([box.to_unit(point) for point in points]))
-        return [sign * float(mean) for mean in means]
+        return [sign * float(mean) for mean in belief.expected(axes.points(points))]
 
-    def _propose(self, study: Study, trial: FrozenTrial, knobs: dict[str, FloatDistribution]) -> dict[str, float]:
-        box = Box.of(knobs)
-        history = History.read(study, box, before=trial.number)
+    def _propose(self, study: Study, trial: FrozenTrial, axes: Axes) -> dict[str, Any]:
+        history = History.read(study, axes, before=trial.number)
+        tried = history.observations.points[~history.observations.passed_cliff]
         pending = history.pending
         for number in (*history.unplaced[-_MAX_UNPLACED:], trial.number):
-            if len(history.observations.values) or len(pending):
-                belief = Belief.learn(history.observations, rng=self._rng(number)).imagine(pending)
-                point = propose(belief, rng=self._rng(number))
+            start = self._start_on(axes)
+            if start is not None and not len(history.observations.values) and not len(pending):
+                point = start
             else:
-                point = self._first_point(box)
+                rng = self._rng(number)
+                belief = self._belief(history, axes, rng).imagine(pending)
+                point = propose(belief, axes, tried=np.vstack([tried, pending]), rng=rng)
             pending = np.vstack([pending, point[None]])
-        return box.from_unit(pending[-1])
+        return axes.params(pending[-1])
 
-    def _first_point(self, box: Box) -> Array:
-        if self._start is None or not set(box.names) <= self._start.keys():
-            return np.full(len(box.names), 0.5)
-        return box.to_unit(self._start)
+    def _belief(self, history: History, axes: Axes, rng: np.random.Generator) -> Belief:
+        return Belief.learn(history.observations, axes, rng=rng, hint=self._start_on(axes))
+
+    def _start_on(self, axes: Axes) -> Array | None:
+        if self._start is None or not axes.hold(self._start):
+            return None
+        return axes.point(self._start)
 
     def _rng(self, number: int) -> np.random.Generator:
         return np.random.default_rng((self._seed, number))
@@ -175,18 +183,15 @@ class FixNormSampler(BaseSampler):
             raise ValueError(f"The study has constraints, which {type(self).__name__} does not support.")
 
 
-def _is_modelled(distribution: BaseDistribution) -> TypeGuard[FloatDistribution]:
-    return isinstance(distribution, FloatDistribution) and distribution.log and not distribution.single()
-
-
-def _check_start(start: Mapping[str, float], knobs: Mapping[str, FloatDistribution]) -> None:
-    if start.keys() != knobs.keys():
+def _check_start(start: Mapping[str, Any], axes: Axes) -> None:
+    if start.keys() != set(axes.names):
         raise SpecError(
-            f"start has {sorted(start)}, the modelled knobs are {sorted(knobs)}", "Give one value for each."
+            f"start has {sorted(start)}, the searched parameters are {sorted(axes.names)}", "Give one value for each."
         )
-    for name, knob in knobs.items():
-        if not knob.low <= start[name] <= knob.high:
+    for axis in axes.axes:
+        value = start[axis.name]
+        if not axis.holds(value) or not axis.distribution._contains(axis.distribution.to_internal_repr(value)):
             raise SpecError(
-                f"start[{name!r}] is {start[name]:g}, outside its range [{knob.low:g}, {knob.high:g}]",
+                f"start[{axis.name!r}] is {value!r}, which is not in {axis.distribution}",
                 "Move it or widen the range.",
             )

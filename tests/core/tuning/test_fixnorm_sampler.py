@@ -24,8 +24,11 @@ SPACE: Space = {"lr": FloatDistribution(1e-4, 1.0, log=True), "fc_norm": FloatDi
 KNOWN = [(0.01, 2.0, 0.80), (0.003, 7.0, 0.74), (0.03, 1.0, 0.70), (0.002, 1.5, 0.76)]
 
 
-def test_the_first_point_is_the_geometric_centre() -> None:
-    assert next_params(study_of([])) == pytest.approx({"lr": 0.01, "fc_norm": 2.0})
+@pytest.mark.parametrize("seed", range(3))
+def test_the_first_point_is_near_the_geometric_centre(seed: int) -> None:
+    first = next_params(study_of([], seed=seed))
+    assert 0.0005 < first["lr"] < 0.05
+    assert 0.7 < first["fc_norm"] < 6.0
 
 
 def test_the_first_point_is_the_given_start() -> None:
@@ -119,13 +122,19 @@ def test_a_failed_trial_is_not_visited_again() -> None:
     assert closest_pair([unit(failed), unit(next_params(study))]) > 0.03
 
 
-def test_fractions_percents_and_losses_give_the_same_suggestion() -> None:
+def test_fractions_and_percents_of_right_and_wrong_answers_give_the_same_suggestion() -> None:
     fractions = study_of(KNOWN)
     percents = study_of([(lr, fc, 100 * value) for lr, fc, value in KNOWN])
-    losses = study_of([(lr, fc, 5 - value) for lr, fc, value in KNOWN], direction="minimize")
+    errors = study_of([(lr, fc, 100 - 100 * value) for lr, fc, value in KNOWN], direction="minimize")
     suggested = next_params(fractions)
     assert next_params(percents) == pytest.approx(suggested)
-    assert next_params(losses) == pytest.approx(suggested)
+    assert next_params(errors) == pytest.approx(suggested)
+
+
+def test_an_unknown_unit_does_not_matter() -> None:
+    losses = study_of([(lr, fc, 500 - 300 * value) for lr, fc, value in KNOWN], direction="minimize")
+    others = study_of([(lr, fc, 1e6 + 7 * value) for lr, fc, value in KNOWN])
+    assert next_params(losses) == pytest.approx(next_params(others), rel=1e-3)
 
 
 def test_repeats_of_a_point_are_used() -> None:
@@ -149,15 +158,36 @@ def test_it_works_with_optimize_in_several_threads() -> None:
     assert closest_pair([unit(trial.params) for trial in study.trials]) > 0.01
 
 
-def test_other_parameters_are_sampled_at_random_beside_the_knobs() -> None:
-    space: Space = SPACE | {"batch": IntDistribution(16, 512, log=True), "flip": CategoricalDistribution([True, False])}
-    study = optuna.create_study(direction="maximize", sampler=FixNormSampler(space, seed=0))
-    for _ in range(12):
-        trial = study.ask(space)
-        study.tell(trial, accuracy(trial.params["lr"], trial.params["fc_norm"]))
-    assert len({trial.params["batch"] for trial in study.trials}) > 6
-    assert {trial.params["flip"] for trial in study.trials} == {True, False}
-    assert study.best_value > 0.78
+def test_parameters_of_every_kind_are_searched_and_not_sampled_at_random() -> None:
+    space: Space = SPACE | {
+        "batch": IntDistribution(16, 512, log=True),
+        "dropout": FloatDistribution(0.0, 0.5, step=0.05),
+        "blocks": IntDistribution(1, 5),
+        "flip": CategoricalDistribution(["both", "left", "none"]),
+        "fixed": CategoricalDistribution([7]),
+    }
+    found = []
+    for make in (lambda: FixNormSampler(space, seed=0), lambda: RandomSampler(seed=0)):
+        study = optuna.create_study(direction="maximize", sampler=make())
+        for _ in range(25):
+            trial = study.ask(space)
+            at = trial.params
+            truth = accuracy(at["lr"], at["fc_norm"]) - 0.2 * abs(at["dropout"] - 0.15) - 0.02 * abs(at["blocks"] - 2)
+            study.tell(trial, truth - 0.01 * abs(math.log2(at["batch"] / 64)) - 0.05 * (at["flip"] != "left"))
+        found.append(study.best_value)
+        assert {trial.params["fixed"] for trial in study.trials} == {7}
+    assert found[0] > 0.76
+    assert found[0] > found[1] + 0.02
+
+
+def test_a_start_is_also_a_hint_that_the_peak_is_near() -> None:
+    start = {"lr": 0.1, "fc_norm": 1.0}
+    gains = []
+    for hint in (start, None):
+        sampler = FixNormSampler(SPACE, seed=0, start=hint)
+        here, far = sampler.expected(study_of([(0.1, 1.0, 0.6)]), [start, {"lr": 0.004, "fc_norm": 1.0}])
+        gains.append(far - here)
+    assert gains[0] < gains[1] - 0.05
 
 
 def test_one_knob_and_three_knobs_are_searched_too() -> None:

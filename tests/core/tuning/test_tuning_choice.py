@@ -34,11 +34,11 @@ def test_the_space_is_the_jobs_ranges_on_a_log_scale() -> None:
     }
 
 
-def test_the_first_point_is_the_jobs_own_before_the_measured_one_before_the_centre() -> None:
+def test_the_first_point_is_the_jobs_own_before_the_measured_one() -> None:
     own = SearchSpec(start={"lr": 0.5, "fc_norm": 1.0})
     assert first_point(own, TrainingSpec()) == pytest.approx(own.start)
     assert first_point(SearchSpec(), TrainingSpec()) == pytest.approx(START)
-    assert first_point(SearchSpec(), None) == pytest.approx({"lr": 0.01, "fc_norm": 2.0})
+    assert first_point(SearchSpec(), None)["lr"] != pytest.approx(START["lr"])
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def test_a_search_that_has_found_a_noisy_peak_ends_with_a_sentence() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_search_does_not_end_before_a_peak_can_be_placed(seed: int) -> None:
-    study, sampler = run_study(trials=6, noise=0.05, seed=seed)
+    study, sampler = run_study(trials=3, noise=0.005, seed=seed)
     assert sampler.stop_reason(study) is None
 
 

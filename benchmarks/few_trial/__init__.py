@@ -1,0 +1,1 @@
+"""Few-trial tuning on recorded surfaces: every sampler, many seeds, no training."""

@@ -116,9 +116,8 @@ class _Fit:
     """What the observations make of ``m`` shapes under one setting."""
 
     setting: _Setting
-    top: float  # prior mean of a
     root: Array  # (n, n) lower Cholesky factor of K
-    values: Array  # (n,) root^-1 (y - top)
+    values: Array  # (n,) root^-1 (y - E a)
     drops: Array  # (m, n) root^-1 (-s)
     depth: Array  # (m,) posterior mean of b
     depth_variance: Array  # (m,)
@@ -212,7 +211,7 @@ class Belief:
             fit = part.fit
             projections = self._projections(fit, points)
             innovations = -part.shapes.drop(points) - fit.drops @ projections
-            total += part.weights @ (fit.top + fit.values @ projections + fit.depth[:, None] * innovations)
+            total += part.weights @ (_TOP_MEAN + fit.values @ projections + fit.depth[:, None] * innovations)
         return total
 
     def _draw_from(
@@ -224,16 +223,15 @@ class Belief:
         depth = (fit.depth[own] + np.sqrt(fit.depth_variance[own]) * rng.standard_normal(len(own)))[:, None]
         projections = self._projections(fit, points)
         drops = -part.shapes.take(shapes).drop(points)[place]
-        means = fit.top + depth * drops + (fit.values - depth * fit.drops[own]) @ projections
-        covariance = setting.tau**2 * likeness + (setting.scale * _TOP_SD) ** 2 - projections.T @ projections
+        means = _TOP_MEAN + depth * drops + (fit.values - depth * fit.drops[own]) @ projections
+        covariance = setting.tau**2 * likeness + _TOP_SD**2 - projections.T @ projections
         root = cholesky(covariance + _JITTER * setting.scale**2 * np.eye(len(points)), lower=True)
         drawn: Array = means + rng.standard_normal(means.shape) @ root.T
         return drawn
 
     def _projections(self, fit: _Fit, points: Array) -> Array:
         """root^-1 k(X, points), (n, C)."""
-        cross = fit.setting.tau**2 * _likeness(self._points, points, self._axes)
-        cross += (fit.setting.scale * _TOP_SD) ** 2
+        cross = fit.setting.tau**2 * _likeness(self._points, points, self._axes) + _TOP_SD**2
         solved: Array = solve_triangular(fit.root, cross, lower=True) if len(cross) else cross
         return solved
 
@@ -244,7 +242,7 @@ def _weigh(
     """The heaviest components given shares ``y`` at ``points``, and the divergences among ``seen``."""
     drops = -prior.drop(points)
     likeness = _likeness(points, points, axes)
-    fits = [_fit(setting, likeness, y, drops, known=unit.known) for setting in _settings(known=unit.known)]
+    fits = [_fit(setting, likeness, y, drops) for setting in _settings(known=unit.known)]
     prior_weights = np.log([fit.setting.weight for fit in fits])
     above = prior.drop_above(seen.points[seen.passed_cliff], cliffs=axes.cliffs)
     divergence = np.log(_CHANCE_DIVERGENCE + (1.0 - _CHANCE_DIVERGENCE) * above).sum(axis=1)
@@ -266,13 +264,12 @@ def _settings(*, known: bool) -> Iterator[_Setting]:
             yield _Setting(scale=scale, tau=scale * tau, sigma=scale * sigma, weight=a * b * c)
 
 
-def _fit(setting: _Setting, likeness: Array, y: Array, drops: Array, *, known: bool) -> _Fit:
+def _fit(setting: _Setting, likeness: Array, y: Array, drops: Array) -> _Fit:
     best = float(y.max()) if len(y) else _TOP_MEAN
-    top = _TOP_MEAN if known and setting.scale == 1.0 else best
     noise = setting.sigma**2 + (_KAPPA * (best - y)) ** 2
-    covariance = setting.tau**2 * likeness + (setting.scale * _TOP_SD) ** 2 + np.diag(noise)
+    covariance = setting.tau**2 * likeness + _TOP_SD**2 + np.diag(noise)
     root = cholesky(covariance, lower=True) if len(y) else covariance
-    values = solve_triangular(root, y - top, lower=True) if len(y) else y
+    values = solve_triangular(root, y - _TOP_MEAN, lower=True) if len(y) else y
     whitened = solve_triangular(root, drops.T, lower=True, check_finite=False).T if len(y) else drops
     # b is a priori N(mean, variance): its share of the covariance has rank one (Sherman-Morrison).
     mean, variance = setting.scale * _DEPTH_MEAN, (setting.scale * _DEPTH_SD) ** 2
@@ -282,7 +279,6 @@ def _fit(setting: _Setting, likeness: Array, y: Array, drops: Array, *, known: b
     misfit = np.sum(left**2, axis=1) - variance * along**2 / stretch
     return _Fit(
         setting=setting,
-        top=top,
         root=root,
         values=values,
         drops=whitened,

@@ -185,9 +185,9 @@ def test_a_start_is_also_a_hint_that_the_peak_is_near() -> None:
     gains = []
     for hint in (start, None):
         sampler = FixNormSampler(SPACE, seed=0, start=hint)
-        here, far = sampler.expected(study_of([(0.1, 1.0, 0.6)]), [start, {"lr": 0.004, "fc_norm": 1.0}])
+        here, far = sampler.expected(study_of([(0.1, 1.0, 0.3)]), [start, {"lr": 0.004, "fc_norm": 1.0}])
         gains.append(far - here)
-    assert gains[0] < gains[1] - 0.05
+    assert gains[0] < gains[1] - 0.02
 
 
 def test_one_knob_and_three_knobs_are_searched_too() -> None:

@@ -18,10 +18,11 @@ from fixnorm_core.errors import FixNormError
 from service.app import create_app
 from service.database.engine import Database
 from service.database.migrate import upgrade
+from service.database.postgres import one_at_a_time
 from service.dispatch.dispatcher import Dispatcher
 from service.runtime import Runtime
 from service.settings import BackendName, Settings
-from service.studies.storage import open_reading_storage, open_writing_storage
+from service.studies.storage import close_storage, open_reading_storage, open_writing_storage
 from service.studies.studies import Studies
 from worker.contracts import Backend, Resources
 
@@ -92,7 +93,7 @@ def build(settings: Settings, *, backend: Backend | None = None, on_ready: Calla
     def close() -> None:
         dispatcher.close()
         for storage in (studies.storage, reader):
-            storage.remove_session()
+            close_storage(storage)
         database.close()
         lock.release()
 
@@ -102,9 +103,15 @@ def build(settings: Settings, *, backend: Backend | None = None, on_ready: Calla
 
 def _open_database(settings: Settings) -> tuple[Database, Studies, BaseStorage]:
     try:
-        upgrade(settings.url)
-        database = Database.open(settings.url)
-        return database, Studies(open_writing_storage(settings.url)), open_reading_storage(settings.url)
+        with one_at_a_time(settings.url):
+            upgrade(settings.url)
+            studies = Studies(open_writing_storage(settings.url))
+        return Database.open(settings.url), studies, open_reading_storage(settings.url)
+    except ModuleNotFoundError as error:
+        raise CannotStart(
+            f"the database {make_url(settings.url)!r} needs the package {error.name!r}, which is not installed",
+            "Install PostgreSQL's driver too: pip install 'fixnorm-tune[postgres]'",
+        ) from error
     except (SQLAlchemyError, ImportError, OSError) as error:
         raise CannotStart(
             f"the database {make_url(settings.url)!r} cannot be opened: {error}",

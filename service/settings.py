@@ -27,7 +27,7 @@ class Settings(BaseSettings):
         state_dir: Database, checkpoints, weights, logs and reports. Workers must see it under the same path.
         data_root: Where relative ``data.path`` of jobs are looked up and downloaded sets are kept; None is
             ``<state_dir>/data``.
-        database_url: SQLAlchemy URL; None is an SQLite file in ``state_dir``.
+        database_url: ``postgresql://user:password@host/database``, or of an SQLite file; None is one in ``state_dir``.
         backend: Where trials run.
         ray_address: An existing Ray cluster (also ``RAY_ADDRESS``); None starts Ray on this machine.
         cpus: CPU cores that trials may hold on a Ray started here, or simulated ones; None takes all.
@@ -54,6 +54,13 @@ class Settings(BaseSettings):
     @classmethod
     def _is_absolute(cls, value: Path | None) -> Any:
         return value.expanduser().resolve() if value is not None else None
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_known(cls, value: str | None) -> str | None:
+        from service.database.connections import canonical_url  # only where a database is named
+
+        return canonical_url(value) if value is not None else None
 
     @property
     def url(self) -> str:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from postgres import Postgres
 
 # Before torch is imported anywhere: tests run beside each other on few cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -31,7 +36,33 @@ def cifar10_root() -> Path:
     root = os.environ.get("FIXNORM_DATA_ROOT")
     if root and (Path(root) / "cifar10" / "train").is_dir():
         return Path(root)
-    missing = f"FIXNORM_DATA_ROOT is {root!r}; these tests need the folder that holds cifar10/train/<class>/*.jpg"
-    if os.environ.get("FIXNORM_CI") == "1":
-        pytest.fail(missing)
-    pytest.skip(missing)
+    raise _missing(f"FIXNORM_DATA_ROOT is {root!r}; these tests need the folder that holds cifar10/train/<class>/*.jpg")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server for all tests that use it and leave it running."""
+    from postgres import Postgres, find_binaries  # only now: a laptop's part needs no driver
+
+    binaries = find_binaries()
+    if binaries is None:
+        raise _missing("PostgreSQL's programs are not on this machine; Debian's package 'postgresql' has them")
+    server = Postgres(binaries)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres) -> Iterator[str]:
+    """An empty PostgreSQL database of the test's own."""
+    url = postgres.create_database()
+    yield url
+    postgres.drop_database(url)
+
+
+def _missing(what: str) -> Exception:
+    """Skips what a machine lacks; in CI that is a failure."""
+    return pytest.fail.Exception(what) if os.environ.get("FIXNORM_CI") == "1" else pytest.skip.Exception(what)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.database.sqlite import BUSY_SECONDS, make_safe
+from service.database.connections import engine_options, make_safe
 
 __all__ = ["Database"]
 
@@ -28,9 +28,12 @@ class Database:
 
     @classmethod
     def open(cls, url: str) -> Database:
-        """Opens (and with SQLite creates) the database; its tables are made by :mod:`service.database.migrate`."""
+        """Opens the database at a canonical URL (an SQLite file that is missing is made).
+
+        Its tables are made by :mod:`service.database.migrate`.
+        """
         writer = _engine(url, read_only=False)
-        reader = _engine(url, read_only=True) if writer.dialect.name == "sqlite" else writer
+        reader = _engine(url, read_only=True)
         return cls(url, sessionmaker(writer, expire_on_commit=False), sessionmaker(reader, expire_on_commit=False))
 
     def close(self) -> None:
@@ -40,7 +43,6 @@ class Database:
 
 
 def _engine(url: str, *, read_only: bool) -> Engine:
-    connect_args = {"timeout": BUSY_SECONDS} if url.startswith("sqlite") else {}
-    engine = create_engine(url, connect_args=connect_args, pool_pre_ping=not url.startswith("sqlite"))
+    engine = create_engine(url, **engine_options(url))
     make_safe(engine, read_only=read_only)
     return engine

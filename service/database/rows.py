@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, Index, String, Text
+from sqlalchemy import ForeignKey, Index
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from sqlalchemy.types import TypeDecorator
 
+from service.database.types import Document, LongWords, UtcDateTime, Words
 from service.schemas import JobState
 
 __all__ = ["LIVE_ATTEMPT_STATES", "AttemptKind", "AttemptRow", "AttemptState", "Base", "JobRow"]
@@ -36,27 +36,10 @@ class AttemptState(StrEnum):
 LIVE_ATTEMPT_STATES = (AttemptState.STARTING, AttemptState.RUNNING)
 
 
-class UtcDateTime(TypeDecorator[datetime]):
-    """A point in time, aware and in UTC on both sides; SQLite itself forgets the zone."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """To UTC."""
-        return value.astimezone(UTC) if value is not None else None
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """As UTC."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
 class Base(DeclarativeBase):
     """The declarative base of our tables."""
 
-    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON(none_as_null=True)}  # noqa: RUF012 - SQLAlchemy's own convention
+    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: Document}  # noqa: RUF012 - SQLAlchemy's own convention
 
 
 class JobRow(Base):
@@ -73,15 +56,15 @@ class JobRow(Base):
 
     __tablename__ = "jobs"
 
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    name: Mapped[str] = mapped_column(String(100))
-    state: Mapped[str] = mapped_column(String(20), default=JobState.QUEUED)
-    reason: Mapped[str] = mapped_column(Text, default="")
+    id: Mapped[str] = mapped_column(Words(40), primary_key=True)
+    name: Mapped[str] = mapped_column(Words(100))
+    state: Mapped[str] = mapped_column(Words(20), default=JobState.QUEUED)
+    reason: Mapped[str] = mapped_column(LongWords, default="")
     spec: Mapped[dict[str, Any]]
-    idempotency_key: Mapped[str | None] = mapped_column(String(200), unique=True)
+    idempotency_key: Mapped[str | None] = mapped_column(Words(200), unique=True)
     study_id: Mapped[int | None]
     cancel_requested: Mapped[bool] = mapped_column(default=False)
-    stop_reason: Mapped[str | None] = mapped_column(Text)
+    stop_reason: Mapped[str | None] = mapped_column(LongWords)
     result: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
@@ -101,13 +84,13 @@ class AttemptRow(Base):
 
     __tablename__ = "attempts"
 
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    id: Mapped[str] = mapped_column(Words(40), primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
-    kind: Mapped[str] = mapped_column(String(20))
+    kind: Mapped[str] = mapped_column(Words(20))
     trial_number: Mapped[int]
-    state: Mapped[str] = mapped_column(String(20), default=AttemptState.STARTING)
-    reason: Mapped[str] = mapped_column(Text, default="")
-    failure: Mapped[str | None] = mapped_column(String(20))
+    state: Mapped[str] = mapped_column(Words(20), default=AttemptState.STARTING)
+    reason: Mapped[str] = mapped_column(LongWords, default="")
+    failure: Mapped[str | None] = mapped_column(Words(20))
     result: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]

@@ -22,12 +22,7 @@ BUSY_SECONDS = 60.0
 
 
 def make_safe(engine: Engine, *, read_only: bool) -> None:
-    """Sets an SQLite engine up for writing or for reading; does nothing for other databases.
-
-    Connections that the engine has opened before are thrown away.
-    """
-    if engine.dialect.name != "sqlite":
-        return
+    """Sets an SQLite engine up for writing or for reading."""
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:

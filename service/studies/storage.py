@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 
-from service.database.sqlite import BUSY_SECONDS, make_safe
+from service.database.connections import engine_options, make_safe
 
-__all__ = ["open_reading_storage", "open_writing_storage"]
+__all__ = ["close_storage", "open_reading_storage", "open_writing_storage"]
 
 
 def open_writing_storage(url: str) -> BaseStorage:
@@ -15,15 +15,22 @@ def open_writing_storage(url: str) -> BaseStorage:
 
 
 def open_reading_storage(url: str) -> BaseStorage:
-    """A storage for the API and the dashboard; on SQLite the database itself refuses its writes.
+    """A storage for the API and the dashboard; the database itself refuses its writes.
 
     Optuna's tables must exist.
     """
     return _open(url, read_only=True)
 
 
+def close_storage(storage: BaseStorage) -> None:
+    """Closes its connections; Optuna itself only lets go of the calling thread's session."""
+    storage.remove_session()
+    inner = getattr(storage, "_backend", storage)  # get_storage() puts a cache around it
+    assert isinstance(inner, RDBStorage)
+    inner.engine.dispose()
+
+
 def _open(url: str, *, read_only: bool) -> BaseStorage:
-    engine_kwargs = {"connect_args": {"timeout": BUSY_SECONDS}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-    storage = RDBStorage(url, engine_kwargs=engine_kwargs, skip_table_creation=read_only)
+    storage = RDBStorage(url, engine_kwargs=engine_options(url), skip_table_creation=read_only)
     make_safe(storage.engine, read_only=read_only)
     return get_storage(storage)

@@ -1,4 +1,4 @@
-"""A whole server in this process, on the simulator and an SQLite file, behind real HTTP."""
+"""A whole server in this process, on the simulator and a real database, behind real HTTP."""
 
 from __future__ import annotations
 
@@ -16,9 +16,25 @@ from service.settings import BackendName, Settings
 from worker.recording import Recording
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs what is marked ``both_databases`` once on each."""
+    if "database_url" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_databases"):
+        metafunc.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database: an SQLite file, or PostgreSQL's."""
+    if getattr(request, "param", "sqlite") == "postgresql":
+        return str(request.getfixturevalue("postgres_url"))
+    (tmp_path / "state").mkdir()
+    return f"sqlite:///{tmp_path / 'state' / 'fixnorm.db'}"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, database_url: str) -> Settings:
     return Settings(
+        database_url=database_url,
         state_dir=tmp_path / "state",
         data_root=tmp_path / "data",
         backend=BackendName.SIMULATOR,

@@ -9,6 +9,7 @@ import pytest
 from waiting import wait_for
 
 
+@pytest.mark.both_databases
 def test_it_shows_a_jobs_study(http: httpx.Client, job: dict[str, Any]) -> None:
     view = wait_for(http, http.post("/api/v1/jobs", json=job).json()["id"])
     assert view.dashboard is not None

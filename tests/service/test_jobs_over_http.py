@@ -14,6 +14,8 @@ from fixnorm_core.recipes import list_recipes
 from fixnorm_core.spec import JobSpec
 from service.schemas import JobState, TrialState
 
+pytestmark = pytest.mark.both_databases
+
 JOBS = "/api/v1/jobs"
 
 

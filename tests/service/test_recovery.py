@@ -21,6 +21,8 @@ from worker.contracts import EvaluateTask, Failed, FailureKind, Resources, Task,
 from worker.recording import Recording
 from worker.simulator import SimulatorBackend
 
+pytestmark = pytest.mark.both_databases
+
 
 @contextmanager
 def server(settings: Settings, *, backend: SimulatorBackend | None = None) -> Iterator[Service]:

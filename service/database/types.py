@@ -61,7 +61,7 @@ class Document(TypeDecorator[dict[str, Any]]):
 
     def process_bind_param(self, value: dict[str, Any] | None, dialect: Dialect) -> dict[str, Any] | None:  # noqa: ARG002
         """As JSON proper."""
-        return _proper(value) if value is not None else None  # type: ignore[no-any-return]
+        return _proper(value) if value is not None else None
 
 
 def _storable(text: str) -> str:

@@ -14,8 +14,6 @@ from fixnorm_core.recipes import list_recipes
 from fixnorm_core.spec import JobSpec
 from service.schemas import JobState, TrialState
 
-pytestmark = pytest.mark.both_databases
-
 JOBS = "/api/v1/jobs"
 
 
@@ -25,6 +23,7 @@ def submit(http: httpx.Client, job: dict[str, Any], key: str | None = None) -> s
     return str(answer.json()["id"])
 
 
+@pytest.mark.both_databases
 def test_a_whole_job_takes_under_two_seconds_of_a_processor(http: httpx.Client, job: dict[str, Any]) -> None:
     begin = time.process_time()  # of the server too, which is a thread of this process; a busy machine adds nothing
     view = wait_for(http, submit(http, job))
@@ -33,6 +32,7 @@ def test_a_whole_job_takes_under_two_seconds_of_a_processor(http: httpx.Client, 
     assert took < 2.0
 
 
+@pytest.mark.both_databases
 def test_the_budget_is_kept_exactly_and_every_trial_is_told(http: httpx.Client, job: dict[str, Any]) -> None:
     job = job | {"budget": job["budget"] | {"stop_early": False}}
     view = wait_for(http, submit(http, job))
@@ -45,6 +45,7 @@ def test_the_budget_is_kept_exactly_and_every_trial_is_told(http: httpx.Client, 
     assert all(len(trial["curve"]) == trial["epochs"] for trial in trials if trial["state"] == "COMPLETE")
 
 
+@pytest.mark.both_databases
 def test_the_best_point_has_a_standard_error_over_its_runs_and_one_test_accuracy(
     http: httpx.Client, job: dict[str, Any]
 ) -> None:
@@ -61,6 +62,7 @@ def test_the_best_point_has_a_standard_error_over_its_runs_and_one_test_accuracy
     assert best["stop_reason"]
 
 
+@pytest.mark.both_databases
 def test_the_same_seed_gives_the_same_trials(http: httpx.Client, job: dict[str, Any]) -> None:
     job = job | {"budget": job["budget"] | {"parallel_trials": 1}}
     first, second = (wait_for(http, submit(http, job)).id for _ in range(2))
@@ -91,6 +93,7 @@ def test_the_simulator_keeps_no_weights_and_says_so(http: httpx.Client, job: dic
     assert "simulator" in answer.json()["way_out"]
 
 
+@pytest.mark.both_databases
 def test_an_idempotency_key_returns_the_same_job(http: httpx.Client, job: dict[str, Any]) -> None:
     first = submit(http, job, key="night-1")
     again = http.post(JOBS, json=job, headers={"Idempotency-Key": "night-1"})
@@ -98,6 +101,7 @@ def test_an_idempotency_key_returns_the_same_job(http: httpx.Client, job: dict[s
     assert len(http.get(JOBS).json()["jobs"]) == 1
 
 
+@pytest.mark.both_databases
 def test_an_idempotency_key_of_another_job_is_refused(http: httpx.Client, job: dict[str, Any]) -> None:
     submit(http, job, key="night-1")
     other = http.post(JOBS, json=job | {"seed": 7}, headers={"Idempotency-Key": "night-1"})
@@ -105,6 +109,7 @@ def test_an_idempotency_key_of_another_job_is_refused(http: httpx.Client, job: d
     assert other.json()["code"] == "idempotency_key_reused"
 
 
+@pytest.mark.both_databases
 def test_jobs_are_listed_newest_first_in_pages(http: httpx.Client, job: dict[str, Any]) -> None:
     ids = [submit(http, job | {"name": f"job {index}"}) for index in range(5)]
     first = http.get(JOBS, params={"limit": 2}).json()
@@ -113,6 +118,7 @@ def test_jobs_are_listed_newest_first_in_pages(http: httpx.Client, job: dict[str
     assert rest["next_cursor"] is None
 
 
+@pytest.mark.both_databases
 def test_a_cancelled_job_ends_and_leaves_no_trial_running(http: httpx.Client, job: dict[str, Any]) -> None:
     long = job | {"budget": {"max_trials": 500, "confirm_runs": 0, "stop_early": False}}
     job_id = submit(http, long)
@@ -126,6 +132,7 @@ def test_a_cancelled_job_ends_and_leaves_no_trial_running(http: httpx.Client, jo
     assert http.post(f"{JOBS}/{job_id}/cancel").json()["state"] == "CANCELLED"
 
 
+@pytest.mark.both_databases
 def test_a_job_is_stored_as_it_was_sent(http: httpx.Client, job: dict[str, Any]) -> None:
     job_id = submit(http, job)
     assert JobSpec.model_validate(http.get(f"{JOBS}/{job_id}").json()["spec"]) == JobSpec.model_validate(job)
@@ -162,6 +169,7 @@ def test_a_body_that_is_not_json_is_refused(http: httpx.Client) -> None:
     assert "JSON" in answer.json()["detail"]
 
 
+@pytest.mark.both_databases
 def test_an_unknown_job_is_a_problem_with_a_way_out(http: httpx.Client) -> None:
     answer = http.get(f"{JOBS}/job-nope")
     assert answer.status_code == 404

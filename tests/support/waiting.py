@@ -9,12 +9,12 @@ import httpx
 from service.schemas import TERMINAL_STATES, JobView
 
 
-def wait_for(client: httpx.Client, job_id: str, *, seconds: float = 30.0) -> JobView:
+def wait_for(client: httpx.Client, job_id: str, *, seconds: float = 120.0) -> JobView:
     """Polls until the job has ended."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         view = JobView.model_validate(client.get(f"/api/v1/jobs/{job_id}").json())
         if view.state in TERMINAL_STATES:
             return view
-        time.sleep(0.005)
+        time.sleep(0.02)
     raise AssertionError(f"{job_id} did not end: {view}")

@@ -32,6 +32,7 @@ import numpy.typing as npt
 from scipy.linalg import cholesky, solve_triangular
 
 from fixnorm_core.tuning.axes import Axes
+from fixnorm_core.tuning.hints import Hints
 from fixnorm_core.tuning.shapes import Shapes
 from fixnorm_core.tuning.units import Unit
 
@@ -153,7 +154,7 @@ class Belief:
 
     @classmethod
     def learn(
-        cls, observations: Observations, axes: Axes, *, rng: np.random.Generator, hint: Array | None = None
+        cls, observations: Observations, axes: Axes, *, rng: np.random.Generator, hints: Hints | None = None
     ) -> Self:
         """Weighs shapes drawn by ``rng`` by how well they explain the observations (there may be none).
 
@@ -161,9 +162,9 @@ class Belief:
             observations: ``n`` finished trials.
             axes: The ``d`` searched parameters.
             rng: Draws the shapes.
-            hint: (d,), a point that is probably near the peak.
+            hints: Points that are probably near the peak.
         """
-        prior = Shapes.draw(_SHAPES, axes, rng=rng, hint=hint)
+        prior = Shapes.draw(_SHAPES, axes, rng=rng, hints=hints)
         known = ~observations.passed_cliff
         unit = Unit.of(observations.values[known])
         points, y = observations.points[known], unit.shares(observations.values[known])

@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial
 from fixnorm_core.errors import SpecError
 from fixnorm_core.tuning.axes import Axes
 from fixnorm_core.tuning.belief import Belief
+from fixnorm_core.tuning.hints import Hint, Hints
 from fixnorm_core.tuning.history import History
 from fixnorm_core.tuning.search import propose
 from fixnorm_core.tuning.stopping import reason_to_stop
@@ -51,9 +52,12 @@ class FixNormSampler(BaseSampler):
         seed: Seeds everything; None draws a seed from the operating system.
         start: The first point, a value for each parameter that has more than one. It is also taken for a hint: the peak
             is probably within a factor of three of it. None begins where most surfaces are nearly at their best.
+        hints: Points that are probably near the peak, as far as each says, such as what earlier studies found. Trials
+            that speak against them outweigh them. Without ``start``, the first point is what they make the most of.
 
     Raises:
-        SpecError: ``search_space`` is empty, or ``start`` lacks a parameter, names another one or leaves a range.
+        SpecError: ``search_space`` is empty, or ``start`` or a hint lacks a parameter, names another one, or has a
+            value that is not in the range (start) or has no place on its scale (hint).
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class FixNormSampler(BaseSampler):
         *,
         seed: int | None = None,
         start: Mapping[str, Any] | None = None,
+        hints: Sequence[Hint] = (),
     ) -> None:
         if not search_space:
             raise SpecError(
@@ -70,7 +75,10 @@ class FixNormSampler(BaseSampler):
         self._search_space = dict(search_space)
         if start is not None:
             _check_start(start, Axes.of(search_space))
+        for hint in hints:
+            hint.check(Axes.of(search_space))
         self._start = dict(start) if start is not None else None
+        self._hints = (*(() if start is None else (Hint(dict(start)),)), *hints)
         self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
 
     def infer_relative_search_space(
@@ -156,23 +164,29 @@ class FixNormSampler(BaseSampler):
         tried = history.observations.points[~history.observations.passed_cliff]
         pending = history.pending
         for number in (*history.unplaced[-_MAX_UNPLACED:], trial.number):
-            start = self._start_on(axes)
-            if start is not None and not len(history.observations.values) and not len(pending):
-                point = start
-            else:
-                rng = self._rng(number)
+            rng = self._rng(number)
+            is_first = not len(history.observations.values) and not len(pending)
+            point = self._first(history, axes, rng) if is_first else None
+            if point is None:
                 belief = self._belief(history, axes, rng).imagine(pending)
                 point = propose(belief, axes, tried=np.vstack([tried, pending]), rng=rng)
             pending = np.vstack([pending, point[None]])
         return axes.params(pending[-1])
 
-    def _belief(self, history: History, axes: Axes, rng: np.random.Generator) -> Belief:
-        return Belief.learn(history.observations, axes, rng=rng, hint=self._start_on(axes))
-
-    def _start_on(self, axes: Axes) -> Array | None:
-        if self._start is None or not axes.hold(self._start):
+    def _first(self, history: History, axes: Axes, rng: np.random.Generator) -> Array | None:
+        """The start, or that of all hints and their middle which they make the most of; None without either."""
+        if self._start is not None and axes.hold(self._start):
+            return axes.point(self._start)
+        hints = Hints.on(axes, self._hints)
+        if hints is None:
             return None
-        return axes.point(self._start)
+        middle = np.where(axes.choices > 0, hints.points[0], hints.points.mean(axis=0))
+        points = axes.snap(np.vstack([hints.points, middle]))
+        best: Array = points[int(np.argmax(self._belief(history, axes, rng).expected(points)))]
+        return best
+
+    def _belief(self, history: History, axes: Axes, rng: np.random.Generator) -> Belief:
+        return Belief.learn(history.observations, axes, rng=rng, hints=Hints.on(axes, self._hints))
 
     def _rng(self, number: int) -> np.random.Generator:
         return np.random.default_rng((self._seed, number))

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fixnorm_core.tuning.axes import Axes
+from fixnorm_core.tuning.hints import Hints
 
 __all__ = ["Shapes"]
 
@@ -41,8 +42,8 @@ _WIDTHS, _POWERS = (0.08, 3.0), (1.0, 3.0)
 _TILTED, _TILT_SD = 0.2, 0.7
 # A wrong category costs a twentieth of the depth, within a factor of three or so.
 _PENALTY = (0.05, 1.2)
-# A hint is right within a factor of e, in three cases of five.
-_HINTED, _HINT_SD = 0.6, 1.0
+# In how many cases one of the hints is right.
+_HINTED = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +71,22 @@ class Shapes:
     pivot: int
 
     @classmethod
-    def draw(cls, count: int, axes: Axes, *, rng: np.random.Generator, hint: Array | None = None) -> Self:
+    def draw(cls, count: int, axes: Axes, *, rng: np.random.Generator, hints: Hints | None = None) -> Self:
         """Draws ``count`` surfaces from the prior.
 
         Args:
             count: ``P``.
             axes: The ``d`` axes.
             rng: Draws.
-            hint: (d,), a point that is probably near the peak; None makes every place as likely.
+            hints: Points that are probably near the peak, one as likely as the other; None makes every place as likely.
         """
         rates, spans, size = axes.rates, axes.spans, (count, len(axes.axes))
         peak = spans * rng.random(size)
-        if hint is not None:
-            near = np.clip(hint + _HINT_SD * rng.standard_normal(size), 0.0, spans)
-            peak = np.where(rng.random((count, 1)) < _HINTED, near, peak)
+        if hints is not None:
+            away, chance = rng.standard_normal(size), rng.random(count)
+            which = np.minimum((chance / _HINTED * len(hints.points)).astype(np.intp), len(hints.points) - 1)
+            near = np.clip(hints.points[which] + hints.spreads[which] * away, 0.0, spans)
+            peak = np.where(chance[:, None] < _HINTED, near, peak)
         side = rng.random(size)
         flat_above = ~rates & (side < _FLAT_ABOVE)
         flat_below = ~rates & (side > 1.0 - _FLAT_BELOW)

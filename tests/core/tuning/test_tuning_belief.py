@@ -7,6 +7,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from fixnorm_core.tuning.axes import Axes
 from fixnorm_core.tuning.belief import Belief, Observations
+from fixnorm_core.tuning.hints import Hints
 from fixnorm_core.tuning.shapes import Shapes
 from fixnorm_core.tuning.units import Unit
 
@@ -45,12 +46,29 @@ def test_only_the_upper_side_of_the_named_axes_explains_a_divergence() -> None:
 
 
 def test_a_hint_draws_most_peaks_near_it() -> None:
-    hint = np.array([2.0, 1.0])
+    hint = Hints(points=np.array([[2.0, 1.0]]), spreads=np.ones((1, 2)))
     near = [
-        np.abs(Shapes.draw(2000, AXES, rng=np.random.default_rng(0), hint=given).peak - hint).max(axis=1) < 1.5
+        np.abs(Shapes.draw(2000, AXES, rng=np.random.default_rng(0), hints=given).peak - hint.points).max(axis=1) < 1.5
         for given in (None, hint)
     ]
     assert near[1].mean() > 2 * near[0].mean()
+
+
+def test_each_of_several_hints_draws_as_many_peaks_as_near_as_it_says() -> None:
+    hints = Hints(points=np.array([[1.0, 1.0], [8.0, 3.0]]), spreads=np.array([[0.01, 0.01], [0.1, 0.1]]))
+    peaks = Shapes.draw(4000, AXES, rng=np.random.default_rng(0), hints=hints).peak
+    away = np.abs(peaks[None] - hints.points[:, None])
+    near = [(each < 3 * spread).all(axis=1) for each, spread in zip(away, hints.spreads, strict=True)]
+    assert near[0].mean() == pytest.approx(0.3, abs=0.03)
+    assert near[1].mean() == pytest.approx(0.3, abs=0.03)
+    assert away[0][near[0]].std() < 0.2 * away[1][near[1]].std()
+
+
+def test_a_hint_outside_the_range_draws_peaks_to_that_end() -> None:
+    outside = Hints(points=np.array([[-3.0, 2.0]]), spreads=np.ones((1, 2)))
+    peaks = Shapes.draw(2000, AXES, rng=np.random.default_rng(0), hints=outside).peak
+    assert (peaks >= 0).all()
+    assert (peaks[:, 0] == 0).mean() > 0.5
 
 
 def test_the_best_category_of_a_shape_costs_nothing_and_the_others_something() -> None:

@@ -15,7 +15,7 @@ from service import catalog, problems
 from service.dashboard import WithDashboard
 from service.jobs import endpoints as jobs
 from service.loopback import LoopbackOnly
-from service.runtime import Runtime
+from service.runtime import Running, Runtime
 from service.schemas import Health
 
 __all__ = ["create_app"]
@@ -52,9 +52,9 @@ def _front() -> RedirectResponse:
     return RedirectResponse("/dashboard")
 
 
-def _health() -> Health:
+def _health(running: Running) -> Health:
     """Answers whenever the process can answer at all."""
-    return Health(status="ok", version=version("fixnorm-tune"))
+    return Health(status="ok", version=version("fixnorm-tune"), dispatching=running.leads())
 
 
 def _lifespan(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import assert_never
 
@@ -20,6 +22,7 @@ from service.database.engine import Database
 from service.database.migrate import upgrade
 from service.database.postgres import one_at_a_time
 from service.dispatch.dispatcher import Dispatcher
+from service.dispatch.lease import Lease
 from service.runtime import Runtime
 from service.settings import BackendName, Settings
 from service.studies.storage import close_storage, open_reading_storage, open_writing_storage
@@ -81,9 +84,12 @@ def build(settings: Settings, *, backend: Backend | None = None, on_ready: Calla
         database, studies, reader = _open_database(settings)
         backend = backend or _backend(settings)
     except BaseException:
-        lock.release()
+        if lock is not None:
+            lock.release()
         raise
-    dispatcher = Dispatcher(database, studies, backend, settings.state_dir, _utc_now, settings.poll_interval)
+    holder = f"{socket.gethostname()}:{os.getpid()}"
+    lease = Lease(database, holder, timedelta(seconds=settings.lease_seconds), alone=lock is not None, now=_utc_now)
+    dispatcher = Dispatcher(database, lease, studies, backend, settings.state_dir, _utc_now, settings.poll_interval)
 
     def start() -> None:
         dispatcher.start()
@@ -95,9 +101,12 @@ def build(settings: Settings, *, backend: Backend | None = None, on_ready: Calla
         for storage in (studies.storage, reader):
             close_storage(storage)
         database.close()
-        lock.release()
+        if lock is not None:
+            lock.release()
 
-    runtime = Runtime(settings, database, reader, _remembered(backend), dispatcher.wake, _utc_now)
+    runtime = Runtime(
+        settings, database, reader, _remembered(backend), lambda: dispatcher.leads, dispatcher.wake, _utc_now
+    )
     return Service(create_app(runtime, start=start, close=close), dispatcher, runtime, close)
 
 
@@ -148,18 +157,20 @@ def _remembered(backend: Backend) -> Callable[[], Resources]:
     return lambda: capacity
 
 
-def _lock(settings: Settings) -> FileLock:
-    """Holds the database (SQLite) or the state folder for this process; the system lets go when the process dies."""
+def _lock(settings: Settings) -> FileLock | None:
+    """Holds an SQLite file for this process; the system lets go when it dies. PostgreSQL may have many servers."""
     url = make_url(settings.url)
-    in_a_file = url.get_backend_name() == "sqlite" and url.database
-    held = Path(f"{url.database}.lock") if in_a_file else settings.state_dir / "server.lock"
+    if url.get_backend_name() != "sqlite":
+        return None
+    held = Path(f"{url.database}.lock") if url.database else settings.state_dir / "server.lock"
     lock = FileLock(held, thread_local=False)
     try:
         lock.acquire(blocking=False)
     except Timeout:
         raise StateFolderInUse(
-            f"another server works on {held.with_suffix('')}",
-            "Stop it, or give this one another folder with --state-dir",
+            f"another server works on {held.with_suffix('')}, and an SQLite file takes one",
+            "Stop it, or give this one another folder with --state-dir; for several servers on the same jobs, set "
+            "FIXNORM_DATABASE_URL=postgresql://user:password@host/database for each",
         ) from None
     return lock
 

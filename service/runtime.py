@@ -28,6 +28,7 @@ class Runtime:
         database: Our tables.
         storage: Optuna's, for reading.
         capacity: All that trials can ever hold.
+        leads: Whether this server is the one that dispatches.
         wake: Has the dispatcher look at all jobs now.
         now: The wall clock, in UTC.
     """
@@ -36,6 +37,7 @@ class Runtime:
     database: Database
     storage: BaseStorage
     capacity: Callable[[], Resources]
+    leads: Callable[[], bool]
     wake: Callable[[], None]
     now: Callable[[], datetime]
 

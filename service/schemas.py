@@ -44,6 +44,8 @@ class JobState(StrEnum):
 
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
+    STOPPING = "STOPPING"
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
@@ -219,10 +221,16 @@ class RecipeView(_View):
 
 
 class Health(_View):
-    """The server is there."""
+    """The server is there.
+
+    Attributes:
+        dispatching: Whether it is the one that runs jobs; of several servers on one database one is, the others answer
+            requests and stand by.
+    """
 
     status: Literal["ok"]
     version: str
+    dispatching: bool
 
 
 class FieldProblem(_View):

@@ -32,6 +32,8 @@ class Settings(BaseSettings):
         ray_address: An existing Ray cluster (also ``RAY_ADDRESS``); None starts Ray on this machine.
         cpus: CPU cores that trials may hold on a Ray started here, or simulated ones; None takes all.
         gpus: Likewise GPUs.
+        lease_seconds: How long a server that has stopped answering is waited for before another on the same PostgreSQL
+            database dispatches in its place.
         poll_interval: Pause between two looks at the backend.
         epoch_seconds: How long the simulator's epochs take.
     """
@@ -47,6 +49,7 @@ class Settings(BaseSettings):
     )
     cpus: float | None = Field(default=None, gt=0)
     gpus: float | None = Field(default=None, ge=0)
+    lease_seconds: float = Field(default=10.0, ge=0.1)
     poll_interval: timedelta = timedelta(milliseconds=50)
     epoch_seconds: float = Field(default=0.0, ge=0)
 

@@ -171,5 +171,8 @@ class Backend(Protocol):
     def cancel(self, attempt_id: str) -> None:
         """Ends an attempt now; its last update says :class:`Cancelled` unless it had ended. Unknown ids are ignored."""
 
+    def release(self) -> None:
+        """Ends every attempt without news of it, and gives back what warm slots hold. More may be started after."""
+
     def close(self) -> None:
         """Ends every attempt and gives everything back. Idempotent."""

@@ -98,10 +98,15 @@ class RayBackend:
                 self._news.append(Update(attempt_id, outcome=Cancelled()))
                 return
 
-    def close(self) -> None:
-        """Kills every slot; shuts Ray down if it was started here, else leaves the cluster."""
+    def release(self) -> None:
+        """Kills every slot, the warm ones too: another server may need their room."""
         for slot in list(self._slots):
             self._kill(slot)
+        self._news.clear()
+
+    def close(self) -> None:
+        """Kills every slot; shuts Ray down if it was started here, else leaves the cluster."""
+        self.release()
         if ray.is_initialized():
             ray.shutdown()
 

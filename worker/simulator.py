@@ -83,9 +83,14 @@ class SimulatorBackend:
         if self._replays.pop(attempt_id, None) is not None:
             self._news.append(Update(attempt_id, outcome=Cancelled()))
 
+    def release(self) -> None:
+        """Ends every replay and forgets its news."""
+        self._replays.clear()
+        self._news.clear()
+
     def close(self) -> None:
         """Ends every replay."""
-        self._replays.clear()
+        self.release()
 
     def _advance(self, attempt_id: str, replay: _Replay) -> Update:
         if isinstance(replay.task, EvaluateTask):

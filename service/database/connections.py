@@ -49,5 +49,5 @@ def make_safe(engine: Engine, *, read_only: bool) -> None:
     """Sets an engine up for writing or for reading. Connections that it has opened before are thrown away."""
     if engine.dialect.name == "sqlite":
         sqlite.make_safe(engine, read_only=read_only)
-    elif read_only:
-        postgres.make_readers_safe(engine)
+    else:
+        postgres.make_safe(engine, read_only=read_only)

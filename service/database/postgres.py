@@ -8,23 +8,25 @@ from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, make_url, pool, text
 
-__all__ = ["CONNECT_SECONDS", "make_readers_safe", "one_at_a_time"]
+__all__ = ["CONNECT_SECONDS", "make_safe", "one_at_a_time"]
 
 CONNECT_SECONDS = 10
 """How long a new connection may take: a host that does not answer must not hold a server's start for minutes."""
 
+IDLE_SECONDS = 30
+"""How long a transaction may do nothing: what a suspended server has locked, others get after this."""
+
 _MIGRATION_KEY = 0x66697878  # "fixx": any number that no one else locks in this database
 
 
-def make_readers_safe(engine: Engine) -> None:
-    """Has every transaction of the engine begin as ``BEGIN READ ONLY``.
-
-    Set on each connection, so that it costs no statement and a connection pooler in between is no obstacle.
-    """
+def make_safe(engine: Engine, *, read_only: bool) -> None:
+    """Sets a PostgreSQL engine up for writing, or for reading: every transaction is then a ``BEGIN READ ONLY``."""
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
-        connection.read_only = True
+        connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
+        connection.commit()
+        connection.read_only = read_only
 
     engine.dispose()
 

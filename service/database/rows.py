@@ -6,13 +6,13 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index
+from sqlalchemy import ForeignKey, Index, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from service.database.types import Document, LongWords, UtcDateTime, Words
 from service.schemas import JobState
 
-__all__ = ["LIVE_ATTEMPT_STATES", "AttemptKind", "AttemptRow", "AttemptState", "Base", "JobRow"]
+__all__ = ["LIVE_ATTEMPT_STATES", "AttemptKind", "AttemptRow", "AttemptState", "Base", "JobRow", "LeaseRow"]
 
 
 class AttemptKind(StrEnum):
@@ -28,12 +28,15 @@ class AttemptState(StrEnum):
     STARTING = "STARTING"
     RUNNING = "RUNNING"
     COMPLETE = "COMPLETE"
+    PRUNED = "PRUNED"
     FAILED = "FAILED"
     LOST = "LOST"
     CANCELLED = "CANCELLED"
 
 
 LIVE_ATTEMPT_STATES = (AttemptState.STARTING, AttemptState.RUNNING)
+
+_IS_LIVE = text("state IN ('STARTING', 'RUNNING')")
 
 
 class Base(DeclarativeBase):
@@ -74,9 +77,11 @@ class JobRow(Base):
 
 
 class AttemptRow(Base):
-    """One try at one task of a job. Its id is also the token that guards every write of its outcome.
+    """One try at one task of a job. No task has two that are live.
 
     Attributes:
+        lease: Token of the dispatcher's lease under which it was started. Only a holder of that token may write how it
+            goes on; a server that takes over gives it up as LOST.
         trial_number: Optuna's number of the trial that is trained, or whose weights are evaluated.
         failure: The :class:`~worker.contracts.FailureKind` of a FAILED attempt.
         result: The :class:`~fixnorm_core.reports.TrialResult` or :class:`~fixnorm_core.reports.Evaluation`.
@@ -92,7 +97,36 @@ class AttemptRow(Base):
     reason: Mapped[str] = mapped_column(LongWords, default="")
     failure: Mapped[str | None] = mapped_column(Words(20))
     result: Mapped[dict[str, Any] | None]
+    lease: Mapped[str | None] = mapped_column(Words(40))
     created_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]
 
-    __table_args__ = (Index("ix_attempts_job_id", "job_id", "trial_number"), Index("ix_attempts_state", "state"))
+    __table_args__ = (
+        Index("ix_attempts_job_id", "job_id", "trial_number"),
+        Index("ix_attempts_state", "state"),
+        Index(
+            "uq_attempts_live",
+            *("job_id", "trial_number", "kind"),
+            unique=True,
+            sqlite_where=_IS_LIVE,
+            postgresql_where=_IS_LIVE,
+        ),
+    )
+
+
+class LeaseRow(Base):
+    """Which server has a duty that one at a time may have; see :mod:`service.dispatch.lease`.
+
+    Attributes:
+        name: The duty.
+        token: New with every holder; None when nobody has it.
+        holder: Who has it, for a person.
+        ends_at: When it is over unless its holder renews it, by the database's clock.
+    """
+
+    __tablename__ = "leases"
+
+    name: Mapped[str] = mapped_column(Words(40), primary_key=True)
+    token: Mapped[str | None] = mapped_column(Words(40))
+    holder: Mapped[str | None] = mapped_column(Words(200))
+    ends_at: Mapped[datetime | None]

@@ -2,7 +2,7 @@
 
 Order matters. An attempt's result is committed to our table first, guarded by the attempt's state, and told to Optuna
 second. A crash in between leaves a COMPLETE attempt whose trial is still RUNNING, which :meth:`Attempts.settle`
-finishes; a late or repeated result finds its attempt ended and changes nothing.
+finishes; a late or repeated result finds its attempt ended, or another server's, and changes nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import structlog
 from fixnorm_core.reports import Evaluation, TrialResult
 from fixnorm_core.spec import JobSpec, TrialSpec
 from service.database.engine import Database
-from service.database.rows import AttemptKind, AttemptRow, AttemptState
+from service.database.rows import LIVE_ATTEMPT_STATES, AttemptKind, AttemptRow, AttemptState
+from service.dispatch.lease import Lease
 from service.jobs import repository
 from service.jobs.folders import trial_folder
 from service.studies.studies import AskedTrial, StudyHandle
@@ -47,9 +48,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LiveAttempt:
-    """An attempt that the backend is running."""
+    """An attempt that the backend is running, started under a lease of this server's."""
 
     id: str
+    lease: str
     job_id: str
     kind: AttemptKind
     trial_number: int
@@ -61,6 +63,7 @@ class Attempts:
     """The attempts of all jobs. Used by the dispatcher's thread alone."""
 
     database: Database
+    lease: Lease
     backend: Backend
     state_dir: Path
     now: Callable[[], datetime]
@@ -109,12 +112,21 @@ class Attempts:
             self.backend.cancel(attempt.id)
             self._end(attempt, AttemptState.CANCELLED, reason="the job was cancelled")
 
+    def abandon(self) -> None:
+        """Ends everything that runs here without a word to the database: another server has given it up as lost."""
+        self.backend.release()
+        self.live.clear()
+        self._inbox.clear()
+        self._announced.clear()
+
     def settle(self, job_id: str, reason: str) -> None:
         """After a restart: what was live is lost, and results that Optuna has not been told yet are told."""
-        with self.database.write.begin() as session:
+        with self.lease.writing() as session:
             for row in repository.live_attempts(session):
                 if row.job_id == job_id:
-                    repository.end_attempt(session, row.id, AttemptState.LOST, now=self.now(), reason=reason)
+                    repository.end_attempt(
+                        session, row.id, AttemptState.LOST, lease=row.lease, now=self.now(), reason=reason
+                    )
         with self.database.read() as session:
             rows = repository.attempts_of(session, [job_id])
         for row in rows:
@@ -133,17 +145,21 @@ class Attempts:
             self._inbox.append(Update(attempt.id, outcome=failure))
 
     def _open(self, job_id: str, kind: AttemptKind, number: int, resources: Resources) -> LiveAttempt:
-        with self.database.write.begin() as session:
+        lease = self.lease.token
+        with self.lease.writing() as session:
             earlier = [row for row in repository.attempts_of(session, [job_id]) if row.trial_number == number]
-            attempt = LiveAttempt(f"{job_id}.{number}.{len(earlier) + 1}", job_id, kind, number, resources)
-            session.add(AttemptRow(id=attempt.id, job_id=job_id, kind=kind, trial_number=number, created_at=self.now()))
+            attempt = LiveAttempt(f"{job_id}.{number}.{len(earlier) + 1}", lease, job_id, kind, number, resources)
+            row = AttemptRow(id=attempt.id, job_id=job_id, kind=kind, trial_number=number, lease=lease)
+            row.created_at = self.now()
+            session.add(row)
         self.live[attempt.id] = attempt
         return attempt
 
     def _apply(self, update: Update) -> None:
         attempt = self.live.get(update.attempt_id)
         if attempt is None:
-            log.warning("attempt.late_news_refused", attempt=update.attempt_id)
+            if not isinstance(update.outcome, Cancelled):  # whoever cancelled it knows
+                self._refuse(update.attempt_id)
             return
         if update.reports:
             self._announce(attempt)
@@ -165,8 +181,8 @@ class Attempts:
 
     def _announce(self, attempt: LiveAttempt) -> None:
         if attempt.id not in self._announced:
-            with self.database.write.begin() as session:
-                repository.start_attempt(session, attempt.id)
+            with self.lease.writing() as session:
+                repository.start_attempt(session, attempt.id, lease=attempt.lease)
             self._announced.add(attempt.id)
 
     def _end(
@@ -179,19 +195,44 @@ class Attempts:
         result: TrialResult | Evaluation | None = None,
     ) -> None:
         stored = result.model_dump(mode="json") if result is not None else None
-        with self.database.write.begin() as session:
-            repository.end_attempt(
-                session, attempt.id, state, now=self.now(), reason=reason, failure=failure, result=stored
+        with self.lease.writing() as session:
+            is_mine = repository.end_attempt(
+                session,
+                attempt.id,
+                state,
+                lease=attempt.lease,
+                now=self.now(),
+                reason=reason,
+                failure=failure,
+                result=stored,
             )
             rows = repository.attempts_of(session, [attempt.job_id])
+        if not is_mine:
+            self._refuse(attempt.id)
+            return
         if attempt.kind is AttemptKind.TRAIN:
             self._tell(next(row for row in rows if row.id == attempt.id))
             final = state is AttemptState.CANCELLED or failure in (FailureKind.CRASHED, FailureKind.FATAL)
             if final or _count_failures(rows, attempt) >= MAX_RETRYABLE_FAILURES:
                 self.open_study(attempt.job_id).tell_failed(attempt.trial_number)
-        self.live.pop(attempt.id, None)
-        self._announced.discard(attempt.id)
+        self._forget(attempt.id)
         log.info("attempt.ended", attempt=attempt.id, state=state, reason=reason)
+
+    def _refuse(self, attempt_id: str) -> None:
+        """Says why news of an attempt changes nothing, and has the backend end it, should it still run."""
+        self._forget(attempt_id)
+        self.backend.cancel(attempt_id)
+        with self.database.read() as session:
+            row = repository.find_attempt(session, attempt_id)
+        why = "there is no such attempt"
+        if row is not None:
+            is_live = row.state in LIVE_ATTEMPT_STATES
+            why = "another server has it" if is_live else f"it is {row.state}: {row.reason or 'its result was taken'}"
+        log.warning("attempt.news_refused", attempt=attempt_id, why=why)
+
+    def _forget(self, attempt_id: str) -> None:
+        self.live.pop(attempt_id, None)
+        self._announced.discard(attempt_id)
 
     def _tell(self, row: AttemptRow) -> None:
         """Tells Optuna a committed result; a trial that is finished already stays as it is."""

@@ -1,11 +1,13 @@
 """The dispatch loop: takes results in, decides for every job what comes next, and starts it where there is room.
 
-One thread. Everything it does can be done again after a crash: decisions are functions of what is stored.
+One thread, of the one server that holds the lease (:mod:`service.dispatch.lease`); the others wait for it. Everything
+it does can be done again after a crash, here or there: decisions are functions of what is stored.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -21,6 +23,7 @@ from service.database.engine import Database
 from service.database.rows import JobRow
 from service.dispatch.attempts import Attempts
 from service.dispatch.facts import gather
+from service.dispatch.lease import Lease, LeaseLost
 from service.dispatch.policy import (
     Action,
     Ask,
@@ -44,6 +47,13 @@ __all__ = ["Dispatcher"]
 
 log = structlog.get_logger(__name__)
 
+_LOOK_SECONDS = 0.5
+"""How often the database is looked at for what other servers were asked; this one's own requests wake it."""
+
+
+class _JobMoved(Exception):
+    """A job is in another state than it was when it was read; it is looked at again."""
+
 
 @dataclass(slots=True)
 class Dispatcher:
@@ -51,6 +61,7 @@ class Dispatcher:
 
     Attributes:
         database: Ours.
+        lease: What makes this server the one that dispatches.
         studies: Optuna's.
         backend: Where trials run; owned by the dispatcher, which closes it.
         state_dir: Where the files of jobs live.
@@ -59,6 +70,7 @@ class Dispatcher:
     """
 
     database: Database
+    lease: Lease
     studies: Studies
     backend: Backend
     state_dir: Path
@@ -69,13 +81,20 @@ class Dispatcher:
     _stop: threading.Event = field(default_factory=threading.Event, init=False)
     _thread: threading.Thread | None = field(default=None, init=False)
     _sampler_stops: dict[str, tuple[int, str | None]] = field(default_factory=dict, init=False)
+    _settled: bool = field(default=False, init=False)
+    _requests: frozenset[tuple[str, str, bool]] = field(default_factory=frozenset, init=False)
+    _look_at: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
-        self._attempts = Attempts(self.database, self.backend, self.state_dir, self.now, self._open_study)
+        self._attempts = Attempts(self.database, self.lease, self.backend, self.state_dir, self.now, self._open_study)
 
     def start(self) -> None:
-        """Takes up the jobs that an earlier server left, then runs in a thread of its own until :meth:`close`."""
-        self.recover()
+        """Takes up the jobs that an earlier server left, then runs in a thread of its own until :meth:`close`.
+
+        While another server dispatches, waits for that one to stop instead.
+        """
+        self._lead()
+        self.lease.keep()
         self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
         self._thread.start()
 
@@ -86,36 +105,85 @@ class Dispatcher:
         if self._thread is not None:
             self._thread.join()
         self.backend.close()
+        self.lease.close()  # now that nothing of this server's runs any more
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the server that dispatches."""
+        return self.lease.held
 
     def wake(self) -> None:
         """Has the loop look at all jobs now; called when one was submitted or is to be cancelled."""
         self._wake.set()
 
     def recover(self) -> None:
-        """Settles what a server that is gone left behind."""
+        """Settles what a server that is gone left behind.
+
+        Raises:
+            LeaseLost: If another server dispatches.
+        """
+        if not self.lease.held and not self.lease.take():
+            raise LeaseLost
         with self.database.read() as session:
             jobs = repository.active_jobs(session)
         for job in jobs:
-            self._attempts.settle(job.id, reason="the server was restarted")
+            self._attempts.settle(job.id, reason="its server was restarted or replaced")
+        self._settled = True
         self._wake.set()
 
     def tick(self) -> None:
-        """One look: results in, then whatever can be started."""
+        """One look: results in, then whatever can be started. Nothing while another server dispatches."""
+        if not self._lead():
+            return
         woken = self._wake.is_set()
         self._wake.clear()
         try:
             if self._attempts.take_in() or woken:
                 self._dispatch()
+        except LeaseLost:
+            self._stand_down()
         except Exception:
             self._wake.set()  # what failed is tried again
             raise
+
+    def _lead(self) -> bool:
+        """Makes this the server that dispatches, if it can be; returns whether it is."""
+        if self._settled and not self.lease.held:  # the thread that renews the lease found it gone
+            self._stand_down()
+        if not self._settled:
+            try:
+                self.recover()
+            except LeaseLost:
+                return False
+        return True
+
+    def _stand_down(self) -> None:
+        """Forgets everything: the server that has the lease now has given up what runs here, and decides anew."""
+        log.warning("dispatch.stood_down")
+        self._settled = False
+        self._attempts.abandon()
+        self._sampler_stops.clear()
+        self.studies.forget_all()
+
+    def _look(self) -> None:
+        """Notices what other servers were asked."""
+        if self.lease.alone or time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + _LOOK_SECONDS
+        with self.database.read() as session:
+            requests = repository.requests(session)
+        if requests != self._requests:
+            self._requests = requests
+            self._wake.set()
 
     def _run(self) -> None:
         pause = self.poll_interval.total_seconds()
         while not self._stop.is_set():
             try:
+                if self.leads:
+                    self._look()
                 self.tick()
-                self._stop.wait(pause)
+                self._stop.wait(pause if self.leads else max(pause, self.lease.retry_seconds))
             except Exception:  # the loop must outlive a lost database; the next tick does the same work again
                 log.exception("dispatch.failed")
                 self._stop.wait(max(1.0, pause))
@@ -159,8 +227,11 @@ class Dispatcher:
         except FixNormError as error:
             self._end_job(job, JobState.FAILED, str(error))
             return False
-        except (SQLAlchemyError, StorageInternalError):
-            raise  # the database's fault, not the job's: the loop tries again
+        except _JobMoved:
+            self._wake.set()
+            return False
+        except (SQLAlchemyError, StorageInternalError, LeaseLost):
+            raise  # the database's fault, or another server's turn, and not the job's
         except Exception as error:  # one job's fault must not hold up the others
             log.exception("job.broken", job=job.id)
             self._end_job(job, JobState.FAILED, f"internal error, see the server's log: {error!r}")
@@ -173,6 +244,7 @@ class Dispatcher:
             return False
         if job.state == JobState.QUEUED:
             self._update(job, state=JobState.RUNNING, reason="", started_at=self.now())
+        self.lease.check()  # deciding may have taken long
         match action:
             case Ask():
                 self._attempts.train(job.id, spec, study.ask())
@@ -231,16 +303,29 @@ class Dispatcher:
         self._sampler_stops.pop(job.id, None)
         log.info("job.ended", job=job.id, state=state, reason=reason)
 
-    def _update(self, job: JobRow, **values: object) -> None:
-        """Changes the stored job and this copy of it; writes nothing that is not new."""
+    def _update(self, job: JobRow, *, state: JobState | None = None, **values: object) -> None:
+        """Changes the stored job and this copy of it; writes nothing that is not new.
+
+        Raises:
+            _JobMoved: If the stored job is in another state than this copy of it.
+        """
         changed = {name: value for name, value in values.items() if getattr(job, name) != value}
-        if changed:
-            with self.database.write.begin() as session:
-                repository.update_job(session, job.id, **changed)
-            for name, value in changed.items():
-                setattr(job, name, value)
+        origin, to = JobState(job.state), state or JobState(job.state)
+        if not changed and to is origin:
+            return
+        with self.lease.writing() as session:
+            if to is origin:
+                is_there = repository.update_job(session, job.id, origin, **changed)
+            else:
+                is_there = repository.move_job(session, job.id, origin, to, **changed)
+        if not is_there:
+            raise _JobMoved
+        for name, value in (changed | {"state": to}).items():
+            setattr(job, name, value)
 
     def _open_study(self, job_id: str) -> StudyHandle:
+        """A job's study, for a moment in which no other server writes to it."""
+        self.lease.check()
         with self.database.read() as session:
             job = repository.find_job(session, job_id)
         assert job is not None

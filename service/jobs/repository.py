@@ -1,4 +1,8 @@
-"""Every query of our tables. Functions take a session; the caller owns the transaction."""
+"""Every query of our tables. Functions take a session; the caller owns the transaction.
+
+A write of a state is guarded: it names the state that it leaves and, for an attempt, the lease under which it was
+started, and changes nothing when the row has moved on. Which moves there are is in :mod:`service.jobs.states`.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +14,24 @@ from sqlalchemy import select, tuple_, update
 from sqlalchemy.orm import Session
 
 from service.database.rows import LIVE_ATTEMPT_STATES, AttemptRow, AttemptState, JobRow
-from service.schemas import TERMINAL_STATES, JobState
+from service.jobs.states import ACTIVE_JOB_STATES, ATTEMPT_MOVES, JOB_MOVES, check_move, origins
+from service.schemas import JobState
 
 __all__ = [
     "active_jobs",
     "attempts_of",
     "end_attempt",
+    "find_attempt",
     "find_by_key",
     "find_job",
     "live_attempts",
+    "move_job",
     "page_of_jobs",
     "request_cancel",
+    "requests",
     "start_attempt",
     "update_job",
 ]
-
-_ACTIVE = tuple(state for state in JobState if state not in TERMINAL_STATES)
 
 
 def find_job(session: Session, job_id: str) -> JobRow | None:
@@ -40,7 +46,7 @@ def find_by_key(session: Session, key: str) -> JobRow | None:
 
 def active_jobs(session: Session) -> Sequence[JobRow]:
     """Jobs that have not ended, oldest first."""
-    query = select(JobRow).where(JobRow.state.in_(_ACTIVE)).order_by(JobRow.created_at, JobRow.id)
+    query = select(JobRow).where(JobRow.state.in_(ACTIVE_JOB_STATES)).order_by(JobRow.created_at, JobRow.id)
     return session.scalars(query).all()
 
 
@@ -56,15 +62,35 @@ def page_of_jobs(
     return session.scalars(query).all()
 
 
-def update_job(session: Session, job_id: str, **values: Any) -> bool:
-    """Changes a job that has not ended; returns whether there was one."""
-    guard = (JobRow.id == job_id, JobRow.state.in_(_ACTIVE))
+def update_job(session: Session, job_id: str, origin: JobState, **values: Any) -> bool:
+    """Changes a job and leaves it in its state; returns False, and changes nothing, when it was not in that."""
+    guard = (JobRow.id == job_id, JobRow.state == origin)
     return bool(session.execute(update(JobRow).where(*guard).values(**values)).rowcount)  # type: ignore[attr-defined]
+
+
+def move_job(session: Session, job_id: str, origin: JobState, to: JobState, **values: Any) -> bool:
+    """Moves a job from one state to another; returns False, and changes nothing, when it was not in the first.
+
+    Raises:
+        IllegalMove: If the one never follows the other.
+    """
+    check_move(JOB_MOVES, origin, to)
+    guard = (JobRow.id == job_id, JobRow.state == origin)
+    return bool(session.execute(update(JobRow).where(*guard).values(state=to, **values)).rowcount)  # type: ignore[attr-defined]
+
+
+def requests(session: Session) -> frozenset[tuple[str, str, bool]]:
+    """What was asked of the dispatcher: id, state and wish to be cancelled of every job that has not ended."""
+    columns = (JobRow.id, JobRow.state, JobRow.cancel_requested)
+    rows = session.execute(select(*columns).where(JobRow.state.in_(ACTIVE_JOB_STATES)))
+    return frozenset((row[0], row[1], row[2]) for row in rows)
 
 
 def request_cancel(session: Session, job_id: str) -> bool:
     """Asks the dispatcher to end a job; returns whether it had not ended."""
-    return update_job(session, job_id, cancel_requested=True, reason="being cancelled")
+    guard = (JobRow.id == job_id, JobRow.state.in_(ACTIVE_JOB_STATES))
+    asked = update(JobRow).where(*guard).values(cancel_requested=True, reason="being cancelled")
+    return bool(session.execute(asked).rowcount)  # type: ignore[attr-defined]
 
 
 def attempts_of(session: Session, job_ids: Iterable[str]) -> Sequence[AttemptRow]:
@@ -82,9 +108,14 @@ def live_attempts(session: Session) -> Sequence[AttemptRow]:
     return session.scalars(select(AttemptRow).where(AttemptRow.state.in_(LIVE_ATTEMPT_STATES))).all()
 
 
-def start_attempt(session: Session, attempt_id: str) -> bool:
+def find_attempt(session: Session, attempt_id: str) -> AttemptRow | None:
+    """An attempt by its id."""
+    return session.get(AttemptRow, attempt_id)
+
+
+def start_attempt(session: Session, attempt_id: str, *, lease: str | None) -> bool:
     """Marks an attempt as running when its first report arrives."""
-    return _move(session, attempt_id, (AttemptState.STARTING,), state=AttemptState.RUNNING)
+    return _move(session, attempt_id, AttemptState.RUNNING, lease=lease)
 
 
 def end_attempt(
@@ -92,16 +123,21 @@ def end_attempt(
     attempt_id: str,
     state: AttemptState,
     *,
+    lease: str | None,
     now: datetime,
     reason: str = "",
     failure: str | None = None,
     result: dict[str, Any] | None = None,
 ) -> bool:
-    """Ends a live attempt; returns False, and changes nothing, when it had ended already."""
-    values = {"state": state, "reason": reason, "failure": failure, "result": result, "ended_at": now}
-    return _move(session, attempt_id, LIVE_ATTEMPT_STATES, **values)
+    """Ends a live attempt; returns False, and changes nothing, when it had ended or belongs to another lease."""
+    values = {"reason": reason, "failure": failure, "result": result, "ended_at": now}
+    return _move(session, attempt_id, state, lease=lease, **values)
 
 
-def _move(session: Session, attempt_id: str, origins: tuple[AttemptState, ...], **values: Any) -> bool:
-    guard = (AttemptRow.id == attempt_id, AttemptRow.state.in_(origins))
-    return bool(session.execute(update(AttemptRow).where(*guard).values(**values)).rowcount)  # type: ignore[attr-defined]
+def _move(session: Session, attempt_id: str, to: AttemptState, *, lease: str | None, **values: Any) -> bool:
+    guard = (
+        AttemptRow.id == attempt_id,
+        AttemptRow.state.in_(origins(ATTEMPT_MOVES, to)),
+        AttemptRow.lease.is_not_distinct_from(lease),
+    )
+    return bool(session.execute(update(AttemptRow).where(*guard).values(state=to, **values)).rowcount)  # type: ignore[attr-defined]

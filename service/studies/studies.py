@@ -151,6 +151,10 @@ class Studies:
         """Frees what is kept for a job that has ended."""
         self._open.pop(job_id, None)
 
+    def forget_all(self) -> None:
+        """Frees everything: another server goes on with these studies, and knows more of them."""
+        self._open.clear()
+
     def _load_or_create(self, job_id: str, spec: JobSpec) -> StudyHandle:
         study = optuna.create_study(study_name=job_id, storage=self.storage, direction="maximize", load_if_exists=True)
         # Optuna's samplers draw from a stream that a restart would begin again; ours looks at the trial's number.

@@ -119,6 +119,7 @@ def test_the_losses_of_a_diverged_run_come_back_as_they_were(database: Database)
             session,
             row.id,
             AttemptState.COMPLETE,
+            lease=None,
             now=datetime.now(UTC),
             result=result.model_dump(mode="json"),
         )

@@ -16,7 +16,7 @@ from service.database.rows import AttemptState
 from service.jobs import repository
 from service.jobs.submit import submit
 from service.schemas import JobState
-from service.settings import Settings
+from service.settings import BackendName, Settings
 from worker.contracts import EvaluateTask, Failed, FailureKind, Resources, Task, TrainTask, Update
 from worker.recording import Recording
 from worker.simulator import SimulatorBackend
@@ -110,7 +110,7 @@ def test_an_interrupted_trial_keeps_its_number_and_its_lost_attempt_is_on_record
         with service.runtime.database.read() as session:
             attempts = repository.attempts_of(session, [job_id])
         first = [(row.state, row.reason) for row in attempts if row.trial_number == 0]
-        assert first[0] == (AttemptState.LOST, "the server was restarted")
+        assert first[0] == (AttemptState.LOST, "its server was restarted or replaced")
         assert first[1][0] == AttemptState.COMPLETE
         assert len(trials(service, job_id)) == spec.budget.max_trials
 
@@ -244,9 +244,11 @@ def test_news_is_kept_until_the_database_has_taken_it(
         assert all(sorted(trial.intermediate_values) == list(range(1, epochs + 1)) for trial in trials(service, job_id))
 
 
-def test_a_second_server_on_the_same_state_folder_is_refused(settings: Settings) -> None:
-    with server(settings), pytest.raises(StateFolderInUse, match="another server works on"):
+def test_a_second_server_on_the_same_sqlite_file_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path, backend=BackendName.SIMULATOR)
+    with server(settings), pytest.raises(StateFolderInUse, match="another server works on") as raised:
         build(settings)
+    assert "FIXNORM_DATABASE_URL=postgresql://" in raised.value.way_out
     with server(settings):  # free again
         pass
 

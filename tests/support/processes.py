@@ -1,0 +1,69 @@
+"""``fixnorm-tune serve`` as processes of their own, to be killed, suspended and started again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+
+class ServerProcess:
+    """One server on the simulator; its log and address lie in ``folder``."""
+
+    def __init__(self, name: str, folder: Path, *, state_dir: Path, **settings: Any) -> None:
+        self._url_file = folder / f"{name}.url"
+        self._log = folder / f"{name}.log"
+        self._command = [sys.executable, "-m", "service.cli.main", "serve", "--port", "0", "--backend", "simulator"]
+        self._command += ["--state-dir", str(state_dir), "--url-file", str(self._url_file)]
+        self._environment = os.environ | {f"FIXNORM_{key.upper()}": str(value) for key, value in settings.items()}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts it; :meth:`wait` waits until it answers."""
+        self._url_file.unlink(missing_ok=True)
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=self._environment)
+
+    def wait(self, *, seconds: float = 180.0) -> None:
+        """Until it answers."""
+        deadline = time.monotonic() + seconds
+        while not self._url_file.exists():
+            assert self._process is not None
+            assert self._process.poll() is None, self.log
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.05)
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return self._url_file.read_text(encoding="utf-8").strip()
+
+    @property
+    def log(self) -> str:
+        """What it has said so far."""
+        return self._log.read_text(encoding="utf-8")
+
+    @property
+    def leads(self) -> bool:
+        """Whether it is the one that dispatches."""
+        return bool(httpx.get(f"{self.url}/healthz", timeout=60).json()["dispatching"])
+
+    def send(self, number: signal.Signals) -> None:
+        """Sends a signal; a killed process is waited for."""
+        assert self._process is not None
+        self._process.send_signal(number)
+        if number is signal.SIGKILL:
+            self._process.wait(60)
+
+    def stop(self) -> None:
+        """Ends it as an operator would, or what is left of it."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.terminate()
+            assert self._process.wait(60) == 0, self.log

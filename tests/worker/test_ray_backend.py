@@ -106,6 +106,19 @@ def test_a_cancelled_trial_leaves_no_process(backend: RayBackend, tmp_path: Path
     assert len(slot_processes()) == len(training) - 1
 
 
+def test_a_release_ends_all_slots_without_news_and_more_may_be_started(backend: RayBackend, tmp_path: Path) -> None:
+    backend.start(TrainTask("given up", trial(epochs=10_000), str(tmp_path / "a")), ONE)
+    poll_until(backend, reported=1)
+    backend.release()
+    assert backend.poll() == []
+    deadline = time.monotonic() + 30
+    while slot_processes() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert slot_processes() == {}  # the warm ones too
+    backend.start(TrainTask("after", trial(), str(tmp_path / "b")), ONE)
+    assert isinstance(outcome_of(poll_until(backend, ended=1), "after"), Trained)
+
+
 def test_a_killed_worker_is_told_as_lost_and_the_trial_resumes_to_the_same_bits(
     backend: RayBackend, tmp_path: Path
 ) -> None:

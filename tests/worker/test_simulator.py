@@ -88,6 +88,15 @@ def test_a_cancelled_replay_says_so_once(recording: Recording) -> None:
     assert backend.poll() == []
 
 
+def test_a_release_ends_replays_without_news(recording: Recording) -> None:
+    backend = SimulatorBackend(recording)
+    backend.start(task(recording, "a"), ONE)
+    backend.start(task(recording, "b"), ONE)
+    backend.cancel("b")
+    backend.release()
+    assert backend.poll() == []
+
+
 def test_the_test_accuracy_is_the_recorded_one(recording: Recording) -> None:
     run = recording.runs[len(recording.runs) // 2]
     backend = SimulatorBackend(recording)

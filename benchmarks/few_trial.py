@@ -1,7 +1,7 @@
 """Few-trial tuning on recorded surfaces: runs every sampler on every surface, and writes down each study's course.
 
-    python benchmarks/few_trial.py --seeds 50 --trials 24
-    python benchmarks/few_trial.py --seeds 50 --trials 24 --slots 4 --rivals FixNorm "GP, 4 start-up"
+    python benchmarks/few_trial.py --seeds 50
+    python benchmarks/few_trial.py --seeds 50 --slots 4 --rivals FixNorm "GP, 4 start-up"
 
 Nothing is trained: a trial's value is the surface's true accuracy, interpolated, with the recorded noise of a run. For
 every seed a random part is cut off one side of each knob's range, so that the middle of the box says nothing. What has
@@ -25,7 +25,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import optuna
 from few_trial.contest import Course, Surface, run
 from few_trial.made_up import MADE_UP, MadeUp
-from few_trial.results import RECORDED, RESULTS, read
+from few_trial.results import RECORDED, RESULTS, TRIALS, read
 from few_trial.rivals import RIVALS
 from few_trial.surfaces import load
 
@@ -36,7 +36,7 @@ def main() -> None:
     """Runs what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=50)
-    parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--trials", type=int, default=TRIALS)
     parser.add_argument("--slots", type=int, default=1)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rivals", nargs="+", choices=RIVALS, default=list(RIVALS))

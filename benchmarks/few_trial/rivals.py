@@ -6,8 +6,8 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import optuna
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 
 from fixnorm_core.tuning.sampler import FixNormSampler
@@ -42,22 +42,27 @@ def _gp(startup: int) -> Callable[[Space, int, Start], BaseSampler]:
 
 
 def _tpe(startup: int, *, multivariate: bool = False) -> Callable[[Space, int, Start], BaseSampler]:
-    return lambda _space, seed, _start: TPESampler(seed=seed, n_startup_trials=startup, multivariate=multivariate)
+    def build(_space: Space, seed: int, _start: Start) -> BaseSampler:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return TPESampler(seed=seed, n_startup_trials=startup, multivariate=multivariate)
+
+    return build
 
 
-def _cmaes(_space: Space, seed: int, start: Start) -> BaseSampler:
-    return CmaEsSampler(seed=seed, x0=start)
+def _cmaes(_space: Space, seed: int, _start: Start) -> BaseSampler:
+    return CmaEsSampler(seed=seed)
 
 
 def _qmc(_space: Space, seed: int, _start: Start) -> BaseSampler:
-    return QMCSampler(seed=seed, scramble=True, warn_asynchronous_seeding=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return QMCSampler(seed=seed, scramble=True, warn_asynchronous_seeding=False)
 
 
 def _random(_space: Space, seed: int, _start: Start) -> BaseSampler:
     return RandomSampler(seed=seed)
 
-
-warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
 
 RIVALS: dict[str, Rival] = {
     "FixNorm": Rival(_fixnorm),

@@ -17,7 +17,7 @@ from fixnorm_core.tuning.sampler import FixNormSampler
 
 __all__ = ["START", "Course", "Surface", "run"]
 
-START: Point = {"lr": 0.012, "fc_norm": 2.0}
+START: Point = {"lr": 0.016, "fc_norm": 4.0}
 """The trainer's default start (fixnorm_core.tuning.choice) for SGD with momentum 0.9."""
 
 

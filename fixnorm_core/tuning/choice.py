@@ -10,14 +10,13 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 
 from fixnorm_core.errors import SpecError
-from fixnorm_core.method.equilibrium import START_FC_NORM
 from fixnorm_core.spec import Method, SamplerName, SearchSpec, TrainingSpec, equivalent_start_of
 from fixnorm_core.tuning.sampler import FixNormSampler
 
 __all__ = ["build_sampler", "default_start", "search_space"]
 
-# Near the best learning rate at R = 1 under SGD with momentum 0.9 on small tasks (benchmarks/accuracy.md).
-_LR_AT_UNIT_NORM = 0.012
+# Within a point of the best on four of five recorded surfaces of SGD with momentum 0.9 (benchmarks/few_trial.md)
+_LR_AT_UNIT_NORM, _FC_NORM = 0.016, 4.0
 _MOMENTUM_OF_LR = 0.9
 # Optuna's ten would use up most of a study of a dozen trials.
 _STARTUP_TRIALS = 4
@@ -65,7 +64,7 @@ def build_sampler(search: SearchSpec, *, training: TrainingSpec | None = None, s
 
 
 def default_start(search: SearchSpec, *, training: TrainingSpec) -> dict[str, float] | None:
-    """A first point near the best of docs/method.md's measurements, or None where they say nothing.
+    """A first point near the best of the recorded surfaces of benchmarks/few_trial.md, or None where they say nothing.
 
     They hold for fixed-norm training with SGD. With every scale-invariant weight at norm ``R`` and momentum ``m`` the
     effective learning rate is lr / (R^2 (1 - m)) (van Laarhoven 2017, arXiv 1706.05350), so that is what is kept.
@@ -78,7 +77,7 @@ def default_start(search: SearchSpec, *, training: TrainingSpec) -> dict[str, fl
     if search.method != Method.FIXNORM or optimizer.name != "sgd" or norm == "init":
         return None
     lr = _LR_AT_UNIT_NORM * norm**2 * (1.0 - optimizer.momentum) / (1.0 - _MOMENTUM_OF_LR)
-    start = {"lr": lr, "fc_norm": START_FC_NORM}
+    start = {"lr": lr, "fc_norm": _FC_NORM}
     return start if all(value in search.space[knob] for knob, value in start.items()) else None
 
 

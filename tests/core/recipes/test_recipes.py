@@ -56,7 +56,7 @@ def test_a_recipe_says_what_it_is_for_and_the_figure_it_aims_at_with_its_source(
 def test_a_recipe_begins_at_the_methods_own_first_point(recipe: Recipe) -> None:
     job = recipe.job()
     assert (job.search.start, job.search.start_from) == (None, None)
-    assert default_start(job.search, training=job.training) == pytest.approx({"lr": 0.012, "fc_norm": 2.0})
+    assert default_start(job.search, training=job.training) == pytest.approx({"lr": 0.016, "fc_norm": 4.0})
 
 
 @every_recipe

@@ -10,7 +10,7 @@ from fixnorm_core.tuning import choice
 from fixnorm_core.tuning.choice import build_sampler, default_start, search_space
 from fixnorm_core.tuning.sampler import FixNormSampler
 
-START = {"lr": 0.012, "fc_norm": 2.0}
+START = {"lr": 0.016, "fc_norm": 4.0}
 
 
 @pytest.mark.parametrize("method", Method)
@@ -44,14 +44,14 @@ def test_the_first_point_is_the_jobs_own_before_the_measured_one() -> None:
 @pytest.mark.parametrize(
     ("training", "lr"),
     [
-        (TrainingSpec(), 0.012),
-        (TrainingSpec(weight_norm=4.0), 0.192),
-        (TrainingSpec(optimizer=OptimizerSpec(momentum=0.0)), 0.12),
-        (TrainingSpec(optimizer=OptimizerSpec(momentum=0.95)), 0.006),
+        (TrainingSpec(), 0.016),
+        (TrainingSpec(weight_norm=4.0), 0.256),
+        (TrainingSpec(optimizer=OptimizerSpec(momentum=0.0)), 0.16),
+        (TrainingSpec(optimizer=OptimizerSpec(momentum=0.95)), 0.008),
     ],
 )
 def test_the_default_start_keeps_the_effective_learning_rate(training: TrainingSpec, lr: float) -> None:
-    assert default_start(SearchSpec(), training=training) == pytest.approx({"lr": lr, "fc_norm": 2.0})
+    assert default_start(SearchSpec(), training=training) == pytest.approx({"lr": lr, "fc_norm": 4.0})
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_the_default_start_keeps_the_effective_learning_rate(training: TrainingS
         (SearchSpec(), TrainingSpec(weight_norm="init")),
         (SearchSpec(), TrainingSpec(optimizer=OptimizerSpec(name="adamw"))),
         (SearchSpec(space={"lr": Range(low=0.02, high=1.0)}), TrainingSpec()),
-        (SearchSpec(space={"fc_norm": Range(low=4.0, high=16.0)}), TrainingSpec()),
+        (SearchSpec(space={"fc_norm": Range(low=5.0, high=16.0)}), TrainingSpec()),
     ],
 )
 def test_there_is_no_default_start_where_nothing_was_measured(search: SearchSpec, training: TrainingSpec) -> None:

@@ -111,7 +111,7 @@ def _by_surface(courses: Sequence[Course], names: Sequence[str], measure: Callab
             values = [float(measure(course)) for course in courses if course.key[:2] == (rival, name)]
             cells.append(_mean(values) if values else "")
             centres += [fmean(values)] if values else []
-        if len(centres) == len(names):
+        if centres and len(centres) == len(names):
             means[rival] = math.exp(fmean(map(math.log, centres)))
             rows.append([rival, *cells, f"{means[rival]:.2f}", f"{means[rival] / means.get('FixNorm', math.nan):.2f}"])
         elif centres:

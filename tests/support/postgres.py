@@ -16,8 +16,8 @@ from typing import Any
 import psycopg
 from sqlalchemy import URL, make_url
 
-# Nothing in here outlives the tests, so nothing has to reach the disk.
-_FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
+# Nothing in here outlives the machine, so nothing has to reach the disk; commits outlive a killed server all the same.
+_FAST = {"fsync": "off", "full_page_writes": "off", "max_connections": "200"}
 
 
 def find_binaries() -> Path | None:
@@ -63,7 +63,7 @@ class Postgres:
                 time.sleep(0.02)
 
     def stop(self, *, kill: bool = False) -> None:
-        """Stops it and cuts all connections; ``kill`` as a power failure would."""
+        """Stops it and cuts all connections; ``kill`` as a crash of it would."""
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT if kill else signal.SIGINT)
             self._process.wait(60)

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from fixnorm_core.spec import JobSpec, TrialSpec
     from fixnorm_core.training.trainer import Trainer
     from fixnorm_core.training.weights import load_classifier
+    from fixnorm_core.tuning.hints import Hint
     from fixnorm_core.tuning.sampler import FixNormSampler
 
 __all__ = [
     "FixNorm",
     "FixNormSampler",
+    "Hint",
     "JobSpec",
     "Roles",
     "Trainer",
@@ -34,6 +36,7 @@ __all__ = [
 _HOME = {
     "FixNorm": "fixnorm_core.method.step",
     "FixNormSampler": "fixnorm_core.tuning.sampler",
+    "Hint": "fixnorm_core.tuning.hints",
     "JobSpec": "fixnorm_core.spec",
     "Roles": "fixnorm_core.method.roles",
     "Trainer": "fixnorm_core.training.trainer",

@@ -7,7 +7,7 @@ permitted" where a person has mistyped a name. :func:`explain` undoes all three.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import UnionType
 from typing import Any, NamedTuple, Union, get_args, get_origin
 
@@ -47,6 +47,8 @@ def explain(error: ValidationError, *, model: type[BaseModel] = JobSpec) -> list
     values: dict[str, Any] = {}
     for details in error.errors(include_url=False):
         path, owner = _split(details["loc"], model)
+        if details["type"] == "string_type" and owner is str and isinstance(details["input"], Mapping):
+            continue  # of "a text or a group of fields" a group was meant, and that branch has its own errors
         field = ".".join(path)
         rule = _rule(details, name=path[-1] if path else "", owner=owner)
         if rule not in rules.setdefault(field, []):
@@ -102,6 +104,9 @@ def _split(loc: tuple[int | str, ...], model: type[BaseModel]) -> tuple[list[str
     current: Any = model
     for step in loc:
         inner = _step_into(current, str(step))
+        if inner is None and (branch := _branch(current, str(step))) is not None:
+            current = branch
+            continue
         if inner is None:
             if any(_is_model(option) for option in _options(current)):
                 path.append(str(step))
@@ -117,7 +122,21 @@ def _step_into(annotation: Any, step: str) -> Any:
             return option.model_fields[step].annotation
         if get_origin(option) is dict:
             return get_args(option)[1]
+        if get_origin(option) is tuple and step.isdecimal():
+            return get_args(option)[0]
     return None
+
+
+def _branch(annotation: Any, name: str) -> Any:
+    """The branch of this name of a union that has a model among them; of others all branches are read alike.
+
+    Pydantic calls a model that has a validator of its own ``function-after[name_of_it(), Model]``.
+    """
+    options = list(_options(annotation))
+    named = [
+        option for option in options if name.removesuffix("]").split(", ")[-1] == getattr(option, "__name__", None)
+    ]
+    return named[0] if named and len(options) > 1 and any(map(_is_model, options)) else None
 
 
 def _fields(annotation: Any) -> list[str]:

@@ -12,6 +12,7 @@ from fixnorm_core.document import line_of, parse_document
 from fixnorm_core.errors import SpecError
 from fixnorm_core.explain import explain
 from fixnorm_core.spec import JobSpec
+from fixnorm_core.summaries import read_warm_start
 
 __all__ = ["load_job_file", "read_job"]
 
@@ -20,12 +21,13 @@ def load_job_file(path: Path, *, changes: Sequence[Change] = ()) -> JobSpec:
     """Reads and validates a job file.
 
     A ``data.path`` that begins with ``./`` or ``../`` is relative to the job file's folder and becomes absolute; any
-    other relative path is left as it is, for the server to find under its data root.
+    other relative path is left as it is, for the server to find under its data root. Files that ``search.warm_start``
+    names are read, and what they hold takes their place; a relative path starts at the job file's folder.
 
     Args:
         path: A YAML file (so JSON will do as well).
-        changes: Made in the document before it is validated, in this order. A ``data.path`` among them starts at the
-            working directory, where the person is who wrote it.
+        changes: Made in the document before it is validated, in this order. Paths among them start at the working
+            directory, where the person is who wrote them.
 
     Returns:
         The job it describes.
@@ -42,7 +44,7 @@ def read_job(text: str, *, origin: str, folder: Path, changes: Sequence[Change] 
     Args:
         text: YAML.
         origin: What refusals call it.
-        folder: Where a ``data.path`` that begins with ``./`` or ``../`` starts.
+        folder: Where a ``data.path`` that begins with ``./`` or ``../``, and files of ``search.warm_start``, start.
         changes: As for :func:`load_job_file`.
 
     Raises:
@@ -51,6 +53,7 @@ def read_job(text: str, *, origin: str, folder: Path, changes: Sequence[Change] 
     root, document = parse_document(text, origin=origin)
     for change in changes:
         change.apply(document)
+    read_warm_start(document, folder=_start_of("search.warm_start", folder, changes))
     try:
         spec = JobSpec.model_validate(document)
     except ValidationError as error:
@@ -61,8 +64,7 @@ def read_job(text: str, *, origin: str, folder: Path, changes: Sequence[Change] 
             lines.append(f"{place}: {broken.field}: {broken.rule}" if broken.field else f"{place}: {broken.rule}")
         too = ", or what is set in it," if changes else ""
         raise SpecError("\n".join(lines), f"Correct {origin}{too} and submit it again") from error
-    is_given_here = any(change.reaches("data.path") for change in changes)
-    return _with_absolute_data(spec, folder=Path() if is_given_here else folder)
+    return _with_absolute_data(spec, folder=_start_of("data.path", folder, changes))
 
 
 def _read(path: Path) -> str:
@@ -76,6 +78,11 @@ def _read(path: Path) -> str:
         ) from None
     except OSError as error:
         raise SpecError(f"{path} cannot be read: {error.strerror}", "Give the path of a job file (YAML)") from None
+
+
+def _start_of(field: str, folder: Path, changes: Sequence[Change]) -> Path:
+    """Where relative paths of a field start: a person who changes it means the working directory."""
+    return Path() if any(change.reaches(field) for change in changes) else folder
 
 
 def _with_absolute_data(spec: JobSpec, *, folder: Path) -> JobSpec:

@@ -122,6 +122,7 @@ class JobView(_View):
     Attributes:
         reason: Why it is in this state, for a person.
         best: The best point so far, final once the state is SUCCEEDED; None until a trial is complete.
+        notes: What was made of each warm start.
         dashboard: Path of the job's study in the Optuna dashboard, for example ``/dashboard/studies/1``.
     """
 
@@ -135,6 +136,7 @@ class JobView(_View):
     spec: JobSpec
     progress: Progress
     best: BestView | None
+    notes: tuple[str, ...] = ()
     dashboard: str | None
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from fixnorm_core.spec.data import DataSpec, ModelSpec
 from fixnorm_core.spec.job import JobSpec, ResourceSpec, TrialSpec
-from fixnorm_core.spec.search import BudgetSpec, Method, Range, SamplerName, SearchSpec, WeightDecayRun
+from fixnorm_core.spec.search import BudgetSpec, Method, Range, SamplerName, SearchSpec, Summary, WeightDecayRun
 from fixnorm_core.spec.start import equivalent_start_of
 from fixnorm_core.spec.training import CheckpointSpec, OptimizerSpec, RandAugmentSpec, ScheduleSpec, TrainingSpec
+from fixnorm_core.spec.warm_start import WarmStart, warm_starts_of
 
 __all__ = [
     "BudgetSpec",
@@ -26,8 +27,11 @@ __all__ = [
     "SamplerName",
     "ScheduleSpec",
     "SearchSpec",
+    "Summary",
     "TrainingSpec",
     "TrialSpec",
+    "WarmStart",
     "WeightDecayRun",
     "equivalent_start_of",
+    "warm_starts_of",
 ]

@@ -11,6 +11,7 @@ from fixnorm_core.spec.data import DataSpec, ModelSpec
 from fixnorm_core.spec.search import DEFAULT_SPACE, BudgetSpec, Method, SearchSpec
 from fixnorm_core.spec.start import equivalent_start_of
 from fixnorm_core.spec.training import TrainingSpec
+from fixnorm_core.spec.warm_start import warm_starts_of
 
 __all__ = ["JobSpec", "ResourceSpec", "TrialSpec"]
 
@@ -90,6 +91,7 @@ class JobSpec(Spec):
     @model_validator(mode="after")
     def _starts_inside(self) -> Self:
         equivalent_start_of(self.search, training=self.training)
+        warm_starts_of(self.search, training=self.training)
         return self
 
     @classmethod

@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from fixnorm_core.spec.base import Fraction, Spec
+from fixnorm_core.spec.data import DataSpec, ModelSpec
+from fixnorm_core.spec.training import TrainingSpec
 
-__all__ = ["DEFAULT_SPACE", "BudgetSpec", "Method", "Range", "SamplerName", "SearchSpec", "WeightDecayRun"]
+__all__ = ["DEFAULT_SPACE", "BudgetSpec", "Method", "Range", "SamplerName", "SearchSpec", "Summary", "WeightDecayRun"]
 
 
 class Method(StrEnum):
@@ -100,6 +102,44 @@ class WeightDecayRun(Spec):
         return name
 
 
+class Summary(Spec):
+    """What a finished job has learned, as far as another one can begin with it.
+
+    Attributes:
+        job: The job's id.
+        method: What it tuned.
+        model: Of which network.
+        data: On which images.
+        training: Trained how.
+        params: The point that it recommends.
+        spread: By knob, how far from that point the best one may be for all that its trials say: a standard deviation
+            in natural logarithms, so 0.7 is a factor of two.
+        validation_accuracy: At that point.
+        trials: Finished training runs that this rests on.
+    """
+
+    job: str = Field(min_length=1, max_length=200)
+    method: Method
+    model: ModelSpec
+    data: DataSpec
+    training: TrainingSpec
+    params: dict[str, Annotated[float, Field(gt=0.0)]]
+    spread: dict[str, Annotated[float, Field(ge=0.0)]]
+    validation_accuracy: float
+    trials: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _has_its_knobs(self) -> Self:
+        knobs = DEFAULT_SPACE[self.method].keys()
+        for name, values in (("params", self.params), ("spread", self.spread)):
+            if values.keys() != knobs:
+                raise ValueError(
+                    f"{name} of the summary of {self.job} has {sorted(values)}; method {self.method} has the knobs "
+                    f"{sorted(knobs)}: give one value for each"
+                )
+        return self
+
+
 class SearchSpec(Spec):
     """What is tuned, over which ranges, by whom.
 
@@ -109,6 +149,8 @@ class SearchSpec(Spec):
         space: The range of each knob; a knob that is left out gets its default range.
         start: A first point to try, by knob; None leaves it to the sampler.
         start_from: A tuned weight-decay run to derive the first point from, in place of ``start``.
+        warm_start: Finished jobs of the same method to learn from: ids, or what they have learned. A job that is stored
+            holds the latter only, so that it needs those jobs no more. ``start`` and ``start_from`` come before them.
     """
 
     method: Method = Method.FIXNORM
@@ -116,6 +158,7 @@ class SearchSpec(Spec):
     space: dict[str, Range] = Field(default_factory=dict)
     start: dict[str, float] | None = None
     start_from: WeightDecayRun | None = None
+    warm_start: tuple[str | Summary, ...] = Field(default=(), max_length=20)
 
     @field_validator("space")
     @classmethod
@@ -127,6 +170,19 @@ class SearchSpec(Spec):
         if unknown := sorted(space.keys() - knobs.keys()):
             raise ValueError(f"method {method} has no knob {unknown[0]!r}; its knobs are {', '.join(knobs)}")
         return {knob: space.get(knob, default) for knob, default in knobs.items()}
+
+    @field_validator("warm_start", mode="before")
+    @classmethod
+    def _accept_one(cls, value: Any) -> Any:
+        return [value] if isinstance(value, (str, dict, Summary)) else value
+
+    @field_validator("warm_start")
+    @classmethod
+    def _names_each_once(cls, parents: tuple[str | Summary, ...]) -> tuple[str | Summary, ...]:
+        names = [parent if isinstance(parent, str) else parent.job for parent in parents]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{twice[0]} is named twice, which would not make it surer: name it once")
+        return parents
 
     @model_validator(mode="after")
     def _start_is_inside(self) -> Self:

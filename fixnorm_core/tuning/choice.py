@@ -10,10 +10,11 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 
 from fixnorm_core.errors import SpecError
-from fixnorm_core.spec import Method, SamplerName, SearchSpec, TrainingSpec, equivalent_start_of
+from fixnorm_core.spec import Method, SamplerName, SearchSpec, TrainingSpec, equivalent_start_of, warm_starts_of
+from fixnorm_core.tuning.hints import Hint
 from fixnorm_core.tuning.sampler import FixNormSampler
 
-__all__ = ["build_sampler", "default_start", "search_space"]
+__all__ = ["build_sampler", "default_start", "first_point", "search_space"]
 
 # Within a point of the best on four of five recorded surfaces of SGD with momentum 0.9 (benchmarks/few_trial.md)
 _LR_AT_UNIT_NORM, _FC_NORM = 0.016, 4.0
@@ -30,23 +31,22 @@ def search_space(search: SearchSpec) -> dict[str, BaseDistribution]:
 def build_sampler(search: SearchSpec, *, training: TrainingSpec | None = None, seed: int) -> BaseSampler:
     """The sampler that a job asks for, at settings for a dozen trials.
 
-    FixNormSampler begins at ``search.start``, or at what ``search.start_from`` leads to, CMA-ES takes it as its first
-    mean; Optuna's others have no place for it.
+    FixNormSampler takes :func:`first_point` for a hint, all of ``search.warm_start`` and the default start too; CMA-ES
+    takes it as its first mean; Optuna's others have no place for it.
 
     Args:
         search: Names the sampler and the knobs.
-        training: What ``start_from``, or a default first point when the search gives none, is derived from; None starts
-            at the centre.
+        training: What ``start_from``, ``warm_start``, or a default first point when the search gives none, is derived
+            from; None starts at the centre.
         seed: Seeds the sampler.
 
     Raises:
         SpecError: The sampler needs a package that is not installed.
     """
-    given = search.start or (equivalent_start_of(search, training=training) if training else None)
     match search.sampler:
         case SamplerName.FIXNORM:
-            start = given or (default_start(search, training=training) if training else None)
-            return FixNormSampler(search_space(search), seed=seed, start=start)
+            start, hints = _start_and_hints(search, training)
+            return FixNormSampler(search_space(search), seed=seed, start=start, hints=hints)
         case SamplerName.TPE:
             return TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS)
         case SamplerName.GP:
@@ -54,13 +54,24 @@ def build_sampler(search: SearchSpec, *, training: TrainingSpec | None = None, s
             return GPSampler(seed=seed, n_startup_trials=_STARTUP_TRIALS)
         case SamplerName.CMAES:
             _require("cmaes", sampler=search.sampler, extra="server")
-            return CmaEsSampler(seed=seed, x0=given)
+            return CmaEsSampler(seed=seed, x0=first_point(search, training=training))
         case SamplerName.QMC:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)  # a job that names it has chosen it
                 return QMCSampler(seed=seed, scramble=True, warn_asynchronous_seeding=False)
         case SamplerName.RANDOM:
             return RandomSampler(seed=seed)
+
+
+def first_point(search: SearchSpec, *, training: TrainingSpec | None) -> dict[str, float] | None:
+    """The first point that the job names: its start, or what it derives one from; None if it names none.
+
+    Of several warm starts it is the first one's best point, moved into the ranges.
+    """
+    if search.start is not None or training is None:
+        return search.start
+    warm = warm_starts_of(search, training=training)
+    return equivalent_start_of(search, training=training) or (warm[0].inside if warm else None)
 
 
 def default_start(search: SearchSpec, *, training: TrainingSpec) -> dict[str, float] | None:
@@ -79,6 +90,22 @@ def default_start(search: SearchSpec, *, training: TrainingSpec) -> dict[str, fl
     lr = _LR_AT_UNIT_NORM * norm**2 * (1.0 - optimizer.momentum) / (1.0 - _MOMENTUM_OF_LR)
     start = {"lr": lr, "fc_norm": _FC_NORM}
     return start if all(value in search.space[knob] for knob, value in start.items()) else None
+
+
+def _start_and_hints(
+    search: SearchSpec, training: TrainingSpec | None
+) -> tuple[dict[str, float] | None, tuple[Hint, ...]]:
+    """FixNormSampler's; with warm starts the default start is one more hint, lest they mislead."""
+    if training is None:
+        return search.start, ()
+    given = search.start or equivalent_start_of(search, training=training)
+    default = default_start(search, training=training)
+    parents = tuple(
+        Hint.elsewhere(each.params, each.summary.spread) for each in warm_starts_of(search, training=training)
+    )
+    if given is not None or not parents:
+        return given or default, parents
+    return None, (*parents, *(() if default is None else (Hint(default),)))
 
 
 def _require(package: str, *, sampler: SamplerName, extra: str) -> None:

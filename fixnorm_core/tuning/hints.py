@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -12,12 +13,15 @@ import numpy.typing as npt
 from fixnorm_core.errors import SpecError
 from fixnorm_core.tuning.axes import Axes
 
-__all__ = ["HINT_SPREAD", "Hint", "Hints"]
+__all__ = ["HINT_SPREAD", "TASKS_DIFFER", "Hint", "Hints"]
 
 Array = npt.NDArray[np.float64]
 
 HINT_SPREAD = 1.0
 """What a hint is off by unless it says otherwise, a factor of e: its standard deviation."""
+
+TASKS_DIFFER = 0.7
+"""How far apart the peaks of two tasks are in a knob, in natural logarithms: the standard deviation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,11 @@ class Hint:
 
     params: Mapping[str, Any]
     spread: Mapping[str, float] | None = None
+
+    @classmethod
+    def elsewhere(cls, params: Mapping[str, Any], spread: Mapping[str, float]) -> Self:
+        """What a study found, as a hint for another task: :data:`TASKS_DIFFER` is added to its own spread."""
+        return cls(dict(params), {name: math.hypot(own, TASKS_DIFFER) for name, own in spread.items()})
 
     def check(self, axes: Axes) -> None:
         """Raises a SpecError if it lacks a parameter, names another one, or gives a value that has no place."""

@@ -1,4 +1,4 @@
-"""``fixnorm-tune list``, ``show``, ``trials``, ``best`` and ``cancel``."""
+"""``fixnorm-tune list``, ``show``, ``trials``, ``best``, ``summary`` and ``cancel``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: fixnorm-tune show 3f2a --watch")(show)
     app.command(epilog="Example: fixnorm-tune trials 3f2a -o json")(trials)
     app.command(epilog="Example: fixnorm-tune best 3f2a")(best)
+    app.command(epilog="Example: fixnorm-tune summary 3f2a 77c1 > learned.json")(summary)
     app.command(epilog="Example: fixnorm-tune cancel 3f2a")(cancel)
 
 
@@ -96,6 +97,19 @@ def best(job_id: JobIdArgument, output: OutputOption = Output.TABLE, server: Ser
             typer.echo(point.model_dump_json(indent=2))
             return
         make_console().print(best_block(client.job(job_id), point, server=client.server), soft_wrap=True)
+
+
+def summary(
+    job_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of finished jobs.")],
+    server: ServerOption = DEFAULT_SERVER,
+) -> None:
+    """Print what finished jobs have learned, as a file that search.warm_start of a later job takes (JSON)."""
+    from fixnorm_core.spec import Summary
+    from service.cli.screen import write_json
+    from service.client import Client
+
+    with Client(server) as client:
+        write_json([client.summary(job_id) for job_id in job_ids], list[Summary])
 
 
 def cancel(job_id: JobIdArgument, output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_SERVER) -> None:

@@ -53,7 +53,7 @@ def submit(
     with Client(server) as client:
         job = client.submit(spec, idempotency_key=idempotency_key)
         if output is Output.TABLE:
-            typer.echo(f"job {job.id} ({job.name}) is submitted")
+            typer.echo("\n".join([f"job {job.id} ({job.name}) is submitted", *job.notes]))
         if watch:
             follow(client, job.id, output=output)
         elif output is Output.JSON:

@@ -114,6 +114,7 @@ def job_block(job: JobView, *, server: str) -> Text:
         "model": f"{spec.model.name} on {spec.data.name}, {spec.training.epochs} epochs",
         "search": f"{spec.search.method} by {spec.search.sampler}: "
         + ", ".join(f"{knob} in [{number(r.low)}, {number(r.high)}]" for knob, r in spec.search.space.items()),
+        **({"warm start": "; ".join(job.notes)} if job.notes else {}),
         "submitted": local_time(job.created_at),
         "started": local_time(job.started_at),
         "ended": local_time(job.ended_at),

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
-from fixnorm_core.spec import JobSpec
+from fixnorm_core.spec import JobSpec, Summary
 from service.client.errors import BadServerAddressError, ProblemError, ServerUnreachableError, UnexpectedAnswerError
 from service.schemas import (
     TERMINAL_STATES,
@@ -117,6 +117,10 @@ class Client:
     def best(self, job_id: str) -> BestView:
         """A job's recommended point so far; a ``no_result_yet`` problem before the first finished trial."""
         return self._call(BestView, "GET", f"/api/v1/jobs/{_segment(job_id)}/best")
+
+    def summary(self, job_id: str) -> Summary:
+        """What a finished job has learned, for the ``search.warm_start`` of another, on any server."""
+        return self._call(Summary, "GET", f"/api/v1/jobs/{_segment(job_id)}/summary")
 
     def cancel(self, job_id: str) -> JobView:
         """Ends a job now; one that has ended stays as it is."""

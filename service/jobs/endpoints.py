@@ -11,11 +11,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import FileResponse
 
-from fixnorm_core.spec import JobSpec
+from fixnorm_core.spec import JobSpec, Summary
 from service.database.rows import AttemptRow, JobRow
 from service.jobs import repository
 from service.jobs.submit import submit
 from service.jobs.views import best_so_far, job_view, trial_views
+from service.jobs.warm_start import summary_of
 from service.problems import NoResultYet, NotFound
 from service.runtime import Running
 from service.schemas import TERMINAL_STATES, BestView, JobPage, JobState, JobView, Problem, TrialView
@@ -39,6 +40,7 @@ def submit_job(
     job, is_new = submit(
         spec,
         database=running.database,
+        trials=running.trials,
         images=running.settings.images,
         capacity=running.capacity(),
         key=idempotency_key,
@@ -97,6 +99,12 @@ def show_best(job_id: str, running: Running) -> BestView:
             way_out = "The job has ended, so there will be none: mend what ended it and submit it again"
         raise NoResultYet(f"{job_id} is {view.state} and no trial of it is complete ({view.reason})", way_out)
     return view.best
+
+
+@router.get("/{job_id}/summary", responses=_NOT_FOUND | {409: _PROBLEM})
+def show_summary(job_id: str, running: Running) -> Summary:
+    """What a finished job has learned: a later job's ``search.warm_start`` takes it as it is."""
+    return summary_of(_find(running, job_id), trials=running.trials)
 
 
 @router.get("/{job_id}/weights", responses=_NOT_FOUND | {409: _PROBLEM}, response_class=FileResponse)

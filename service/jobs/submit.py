@@ -14,6 +14,7 @@ from fixnorm_core.spec import JobSpec
 from service.database.engine import Database
 from service.database.rows import JobRow
 from service.jobs import repository
+from service.jobs.warm_start import Trials, with_summaries
 from service.problems import KeyReused, ResourcesNeverFree
 from service.schemas import JobState
 from worker.contracts import Resources
@@ -22,13 +23,21 @@ __all__ = ["submit"]
 
 
 def submit(
-    spec: JobSpec, *, database: Database, images: Path, capacity: Resources, key: str | None, now: datetime
+    spec: JobSpec,
+    *,
+    database: Database,
+    trials: Trials,
+    images: Path,
+    capacity: Resources,
+    key: str | None,
+    now: datetime,
 ) -> tuple[JobRow, bool]:
     """Stores a job.
 
     Args:
         spec: As sent.
         database: Ours.
+        trials: Tells the trials of a job that ``search.warm_start`` names.
         images: Where relative data paths are looked up.
         capacity: All that trials can ever hold.
         key: Idempotency key; a second job with the same key is the first one.
@@ -40,12 +49,14 @@ def submit(
     Raises:
         ModelError: For an unknown model or option, or a model that the method cannot tune.
         DataError: For an unknown data set, or a folder that is not one.
+        SpecError: For a warm start from a job that does not exist, has no result or tuned something else.
         ResourcesNeverFree: If a trial could never be placed.
         KeyReused: If the key came with another spec before.
     """
     check_model(spec.model)
     check_method(spec.model, spec.search.method)
     spec = spec.model_copy(update={"data": check_data(spec.data, root=images)})
+    spec = with_summaries(spec, database=database, trials=trials)
     _check_resources(Resources.of(spec.resources), capacity)
     try:
         with database.write.begin() as session:

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from fixnorm_core.reports import Evaluation, TrialResult
-from fixnorm_core.spec import JobSpec
+from fixnorm_core.spec import JobSpec, warm_starts_of
 from fixnorm_core.tuning.attributes import CONFIRM, DIVERGED, KIND, SEED
 from fixnorm_core.tuning.recommend import Recommendation, recommend
 from service.database.rows import LIVE_ATTEMPT_STATES, AttemptKind, AttemptRow, AttemptState, JobRow
@@ -43,6 +43,7 @@ def job_view(job: JobRow, *, attempts: Sequence[AttemptRow], best: BestView | No
         spec=spec,
         progress=_progress(spec, attempts),
         best=best,
+        notes=tuple(one.note for one in warm_starts_of(spec.search, training=spec.training)),
         dashboard=f"/dashboard/studies/{job.study_id}" if job.study_id is not None else None,
     )
 

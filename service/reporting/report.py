@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from fixnorm_core.reports import EpochDiagnostics, EpochReport, RoleNames, TrialResult
-from fixnorm_core.spec import JobSpec
+from fixnorm_core.spec import JobSpec, warm_starts_of
 from service.database.rows import JobRow
 from service.schemas import BestView, TrialView
 
@@ -38,6 +38,7 @@ def render_report(
         f"# {job.name} ({job.id})",
         f"{spec.model.name} on {spec.data.name}, {spec.training.epochs} epochs a trial, method {spec.search.method}, "
         f"sampler {spec.search.sampler}. Charts: [{charts}]({charts}).",
+        *(f"Warm start: {one.note}." for one in warm_starts_of(spec.search, training=spec.training)),
         "## Result",
         _table(("what", "value"), _result_rows(best)),
         "## Trials",

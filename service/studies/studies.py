@@ -20,7 +20,7 @@ from fixnorm_core.errors import FixNormError
 from fixnorm_core.reports import EpochReport, TrialOutcome, TrialResult
 from fixnorm_core.spec import JobSpec, SamplerName
 from fixnorm_core.tuning.attributes import CONFIRM, DIVERGED, KIND, SEED
-from fixnorm_core.tuning.choice import build_sampler, search_space
+from fixnorm_core.tuning.choice import build_sampler, first_point, search_space
 from fixnorm_core.tuning.sampler import FixNormSampler
 
 __all__ = ["AskedTrial", "SamplerFailed", "Studies", "StudyHandle", "trial_seed"]
@@ -163,9 +163,10 @@ class Studies:
         sampler = build_sampler(spec.search, training=spec.training, seed=seed)
         study.sampler = sampler
         handle = StudyHandle(study, spec, sampler, search_space(spec.search))
-        if spec.search.start is not None and not isinstance(sampler, FixNormSampler):
+        start = first_point(spec.search, training=spec.training)
+        if start is not None and not isinstance(sampler, FixNormSampler):
             # FixNormSampler tries its start by itself; enqueue for the others, once over restarts.
-            study.enqueue_trial(dict(spec.search.start), skip_if_exists=True)
+            study.enqueue_trial(start, skip_if_exists=True)
         return handle
 
 

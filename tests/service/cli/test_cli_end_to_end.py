@@ -79,6 +79,23 @@ def test_a_job_is_submitted_watched_and_read_back(tune: CLI, job_file: Path) -> 
     assert job_id in job_ids(tune, "--state", "succeeded")
 
 
+def test_what_finished_jobs_have_learned_is_a_file_that_a_later_job_names(
+    tune: CLI, job_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ids = [tune("submit", job_file, "--watch", "--name", name).stdout.split()[1] for name in ("one", "two")]
+    learned = tune("summary", *ids)
+    assert (learned.exit_code, learned.stderr) == (0, "")
+    (tmp_path / "learned.json").write_text(learned.stdout)
+    submitted = tune("submit", job_file, "--set", "search.warm_start=[learned.json]", "--name", "three")
+    assert submitted.exit_code == 0, submitted.stderr
+    assert all(f"\n{job_id} was best at lr " in submitted.stdout for job_id in ids)
+    shown = tune("show", submitted.stdout.split()[1])
+    assert f"warm start  {ids[0]} was best at lr " in shown.stdout
+    unknown = tune("submit", job_file, "--set", "search.warm_start=[job-nope]")
+    assert (unknown.exit_code, "names 'job-nope', and there is no such job" in unknown.stderr) == (2, True)
+
+
 def test_the_same_key_starts_one_job(tune: CLI, job_file: Path) -> None:
     first = tune("submit", job_file, "--idempotency-key", "once")
     second = tune("submit", job_file, "--idempotency-key", "once")

@@ -91,6 +91,7 @@ class EpochReport(_Report):
         images_per_second: Training images per second of training time.
         diverged: The epoch's loss or weights stopped being finite; training ends with this report.
         diagnostics: Of the epoch; None when it diverged, or was written by a release that had none.
+        classes: Number of classes; None in reports of a release that did not tell it.
     """
 
     epoch: int
@@ -106,6 +107,7 @@ class EpochReport(_Report):
     images_per_second: float
     diverged: bool = False
     diagnostics: EpochDiagnostics | None = None
+    classes: int | None = None
 
 
 class RoleNames(_Report):

@@ -60,14 +60,19 @@ class TrialState(StrEnum):
     RUNNING = "RUNNING"
     COMPLETE = "COMPLETE"
     DIVERGED = "DIVERGED"
+    PRUNED = "PRUNED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
 
 
 class Progress(_View):
-    """How far a job is. ``finished`` counts complete and diverged trials, which is what the budget counts."""
+    """How far a job is. ``finished`` counts complete, diverged and pruned trials, which is what the budget counts.
+
+    ``pruned`` are those of them that were stopped early.
+    """
 
     finished: int
+    pruned: int = 0
     running: int
     failed: int
     max_trials: int
@@ -91,6 +96,7 @@ class BestView(_View):
         test: Measured once, on data that no trial has seen; None until the job has ended.
         report: Path of the report on the server; None until the job has ended.
         stop_reason: Why the search ended; None while it runs.
+        epochs_saved: Epochs that trials did not train because they were stopped early (``search.pruner``).
     """
 
     params: dict[str, float]
@@ -106,6 +112,7 @@ class BestView(_View):
     test: Evaluation | None = None
     report: str | None = None
     stop_reason: str | None = None
+    epochs_saved: int = 0
 
     @property
     def basis(self) -> str:
@@ -152,10 +159,10 @@ class TrialView(_View):
 
     Attributes:
         kind: ``"search"`` for a proposed point, ``"confirm"`` for another run of the best one with a new seed.
-        validation_accuracy: Final; None while it runs, and for a failed one.
+        validation_accuracy: Final; None while it runs, and for a failed or pruned one.
         curve: Validation accuracy after each finished epoch.
         epochs: Epochs planned.
-        reason: Why it failed or was cancelled; empty otherwise.
+        reason: Why it failed, was cancelled or was stopped early; empty otherwise.
         attempts: How often it was started.
         seconds: Wall time of its attempts so far.
     """

@@ -25,6 +25,7 @@ __all__ = [
     "FailureKind",
     "Outcome",
     "Resources",
+    "Stopped",
     "Task",
     "TrainTask",
     "Trained",
@@ -140,7 +141,12 @@ class Cancelled:
     """An attempt ended because it was cancelled."""
 
 
-Outcome = Trained | Evaluated | Failed | Cancelled
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """A training run ended after an epoch because it was asked to; its slot stays warm."""
+
+
+Outcome = Trained | Evaluated | Failed | Cancelled | Stopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +176,13 @@ class Backend(Protocol):
 
     def cancel(self, attempt_id: str) -> None:
         """Ends an attempt now; its last update says :class:`Cancelled` unless it had ended. Unknown ids are ignored."""
+
+    def stop(self, attempt_id: str) -> None:
+        """Asks a training attempt to end after the epoch that it is in.
+
+        Its last update says :class:`Stopped`, after the reports of the epochs that it still finished; it says
+        :class:`Trained` when that epoch was the last. Unknown ids are ignored.
+        """
 
     def release(self) -> None:
         """Ends every attempt without news of it, and gives back what warm slots hold. More may be started after."""

@@ -98,6 +98,12 @@ class RayBackend:
                 self._news.append(Update(attempt_id, outcome=Cancelled()))
                 return
 
+    def stop(self, attempt_id: str) -> None:
+        """Tells the slot of the attempt, which stays warm; a slot that is lost is noticed by its next poll."""
+        for slot in self._slots:
+            if slot.attempt_id == attempt_id:
+                slot.actor.stop.remote(attempt_id)
+
     def release(self) -> None:
         """Kills every slot, the warm ones too: another server may need their room."""
         for slot in list(self._slots):

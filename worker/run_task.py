@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fixnorm_core.errors import FixNormError
 from fixnorm_core.reports import EpochReport
 from fixnorm_core.spec import DataSpec
-from worker.contracts import Evaluated, EvaluateTask, Failed, FailureKind, Outcome, Task, Trained, TrainTask
+from worker.contracts import Evaluated, EvaluateTask, Failed, FailureKind, Outcome, Stopped, Task, Trained, TrainTask
 
 if TYPE_CHECKING:
     from fixnorm_core.data.types import TrainingData
@@ -48,19 +48,26 @@ class DataCache:
         return self._data
 
 
-def run_task(task: Task, *, cache: DataCache, report: Callable[[EpochReport], None]) -> Outcome:
+def run_task(
+    task: Task,
+    *,
+    cache: DataCache,
+    report: Callable[[EpochReport], None],
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Outcome:
     """Runs a task to its end. Never raises: whatever goes wrong is the outcome.
 
     Args:
         task: What to run.
         cache: Images kept from earlier tasks of this process.
         report: Called after every epoch, in this thread.
+        should_stop: Asked after every epoch but the last; True ends the training there.
     """
     try:
         if isinstance(task, EvaluateTask):
             return _evaluate(task)
         with _log_file(Path(task.folder)):
-            return _train(task, cache=cache, report=report)
+            return _train(task, cache=cache, report=report, should_stop=should_stop)
     except FixNormError as error:
         return Failed(FailureKind.FATAL, str(error), traceback.format_exc())
     except MemoryError:
@@ -69,15 +76,21 @@ def run_task(task: Task, *, cache: DataCache, report: Callable[[EpochReport], No
         return Failed(_kind_of(error), f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
-def _train(task: TrainTask, *, cache: DataCache, report: Callable[[EpochReport], None]) -> Trained:
+def _train(
+    task: TrainTask, *, cache: DataCache, report: Callable[[EpochReport], None], should_stop: Callable[[], bool]
+) -> Trained | Stopped:
     import torch
 
     from fixnorm_core.training.trainer import Trainer
 
     torch.set_num_threads(task.trial.cpu_threads)
     trainer = Trainer(task.trial, folder=Path(task.folder), data=cache.load(task.trial.data))
-    for epoch in trainer:
-        report(epoch)
+    with closing(iter(trainer)) as epochs:
+        for epoch in epochs:
+            report(epoch)
+            if should_stop() and not (epoch.diverged or epoch.epoch == epoch.epochs):
+                logging.getLogger("fixnorm_core").info("stopped after epoch %d of %d", epoch.epoch, epoch.epochs)
+                return Stopped()
     return Trained(trainer.result())
 
 

@@ -18,6 +18,7 @@ from worker.contracts import (
     FailureKind,
     Outcome,
     Resources,
+    Stopped,
     Task,
     Trained,
     TrainTask,
@@ -83,6 +84,12 @@ class SimulatorBackend:
         if self._replays.pop(attempt_id, None) is not None:
             self._news.append(Update(attempt_id, outcome=Cancelled()))
 
+    def stop(self, attempt_id: str) -> None:
+        """Ends a replay of training where it is."""
+        if isinstance(getattr(self._replays.get(attempt_id), "task", None), TrainTask):
+            del self._replays[attempt_id]
+            self._news.append(Update(attempt_id, outcome=Stopped()))
+
     def release(self) -> None:
         """Ends every replay and forgets its news."""
         self._replays.clear()
@@ -119,6 +126,7 @@ class SimulatorBackend:
             seconds=run.seconds,
             images_per_second=0.0,
             diverged=run.diverged and epoch + 1 == len(run.validation_accuracy),
+            classes=self.recording.classes,
         )
 
     def _trained(self, replay: _Replay) -> Outcome:

@@ -26,6 +26,7 @@ class Slot:
         self._attempt_id: str | None = None
         self._reports: deque[EpochReport] = deque()
         self._outcome: Outcome | None = None
+        self._stop_asked = threading.Event()
 
     def start(self, task: Task) -> None:
         """Starts a task.
@@ -37,6 +38,7 @@ class Slot:
             if self._attempt_id is not None:
                 raise RuntimeError(f"slot is busy with attempt {self._attempt_id}, cannot start {task.attempt_id}")
             self._attempt_id = task.attempt_id
+            self._stop_asked.clear()
         # A daemon thread: a killed slot does not wait for its epoch to end.
         threading.Thread(target=self._run, args=(task,), name=task.attempt_id, daemon=True).start()
 
@@ -51,8 +53,14 @@ class Slot:
                 self._attempt_id = self._outcome = None
             return update
 
+    def stop(self, attempt_id: str) -> None:
+        """Has a training attempt end after its present epoch; ignored when another one, or none, is running."""
+        with self._lock:
+            if self._attempt_id == attempt_id:
+                self._stop_asked.set()
+
     def _run(self, task: Task) -> None:
-        outcome = run_task(task, cache=self._cache, report=self._add)
+        outcome = run_task(task, cache=self._cache, report=self._add, should_stop=self._stop_asked.is_set)
         with self._lock:
             self._outcome = outcome
 

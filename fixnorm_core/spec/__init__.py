@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from fixnorm_core.spec.data import DataSpec, ModelSpec
 from fixnorm_core.spec.job import JobSpec, ResourceSpec, TrialSpec
-from fixnorm_core.spec.search import BudgetSpec, Method, Range, SamplerName, SearchSpec, Summary, WeightDecayRun
+from fixnorm_core.spec.search import (
+    BudgetSpec,
+    Method,
+    PrunerName,
+    Range,
+    SamplerName,
+    SearchSpec,
+    Summary,
+    WeightDecayRun,
+)
 from fixnorm_core.spec.start import equivalent_start_of
 from fixnorm_core.spec.training import CheckpointSpec, OptimizerSpec, RandAugmentSpec, ScheduleSpec, TrainingSpec
 from fixnorm_core.spec.warm_start import WarmStart, warm_starts_of
@@ -21,6 +30,7 @@ __all__ = [
     "Method",
     "ModelSpec",
     "OptimizerSpec",
+    "PrunerName",
     "RandAugmentSpec",
     "Range",
     "ResourceSpec",

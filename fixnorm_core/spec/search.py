@@ -12,7 +12,17 @@ from fixnorm_core.spec.base import Fraction, Spec
 from fixnorm_core.spec.data import DataSpec, ModelSpec
 from fixnorm_core.spec.training import TrainingSpec
 
-__all__ = ["DEFAULT_SPACE", "BudgetSpec", "Method", "Range", "SamplerName", "SearchSpec", "Summary", "WeightDecayRun"]
+__all__ = [
+    "DEFAULT_SPACE",
+    "BudgetSpec",
+    "Method",
+    "PrunerName",
+    "Range",
+    "SamplerName",
+    "SearchSpec",
+    "Summary",
+    "WeightDecayRun",
+]
 
 
 class Method(StrEnum):
@@ -34,6 +44,16 @@ class SamplerName(StrEnum):
     CMAES = "cmaes"
     QMC = "qmc"
     RANDOM = "random"
+
+
+class PrunerName(StrEnum):
+    """Who stops a trial before its last epoch."""
+
+    NONE = "none"
+    """Nobody: every trial trains to its end."""
+
+    CURVE = "curve"
+    """A trial ends when it has next to no chance to beat the best one, judged by the curves of the job's own trials."""
 
 
 class Range(Spec):
@@ -146,6 +166,7 @@ class SearchSpec(Spec):
     Attributes:
         method: FixNorm's two knobs, or weight decay's.
         sampler: Who proposes points.
+        pruner: Whether trials that will lose are stopped before their last epoch.
         space: The range of each knob; a knob that is left out gets its default range.
         start: A first point to try, by knob; None leaves it to the sampler.
         start_from: A tuned weight-decay run to derive the first point from, in place of ``start``.
@@ -155,6 +176,7 @@ class SearchSpec(Spec):
 
     method: Method = Method.FIXNORM
     sampler: SamplerName = SamplerName.FIXNORM
+    pruner: PrunerName = PrunerName.NONE
     space: dict[str, Range] = Field(default_factory=dict)
     start: dict[str, float] | None = None
     start_from: WeightDecayRun | None = None
@@ -216,7 +238,7 @@ class BudgetSpec(Spec):
     """When to stop.
 
     Attributes:
-        max_trials: Finished training runs at most, confirming runs included.
+        max_trials: Finished training runs at most, confirming runs and those that ``search.pruner`` stopped included.
         parallel_trials: Training runs at once at most.
         confirm_runs: Of these, runs of the best point with new seeds, for its mean and standard error.
         stop_early: Let the sampler end the search when it expects no more gain (FixNormSampler only).

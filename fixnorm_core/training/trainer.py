@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from fixnorm_core.data.load import load_training_data, log_skipped
@@ -78,7 +78,7 @@ class Trainer:
             self._head_norm = self._reports[-1].head_norm
             _log.info("resuming after epoch %d of %d", len(self._reports), trial.training.epochs)
 
-    def __iter__(self) -> Iterator[EpochReport]:
+    def __iter__(self) -> Generator[EpochReport, None, None]:
         yield from tuple(self._reports)
         try:
             while self._fit is not None:
@@ -136,6 +136,7 @@ class Trainer:
             images_per_second=totals.images / training_seconds,
             diverged=not alive,
             diagnostics=fit.diagnostics() if alive else None,
+            classes=len(self._data.classes),
         )
 
     def _finish(self, fit: Fit, last: EpochReport) -> None:

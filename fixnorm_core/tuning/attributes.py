@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["CONFIRM", "DIVERGED", "KIND", "SEARCH", "SEED"]
+__all__ = [
+    "CLASSES",
+    "CONFIRM",
+    "DIVERGED",
+    "KIND",
+    "PREDICTED",
+    "PRUNED_BECAUSE",
+    "SEARCH",
+    "SEED",
+    "TRAIN_LOSS",
+]
 
 DIVERGED: Final = "fixnorm:diverged"
 """True when training stopped being finite: the trial says where the cliff is, and its value says nothing."""
@@ -20,3 +30,15 @@ SEARCH: Final = "search"
 
 CONFIRM: Final = "confirm"
 """Another run of a known point with a new seed."""
+
+PREDICTED: Final = "fixnorm:predicted"
+"""The value that a trial that was stopped early would be expected to have ended at, in the objective's unit."""
+
+PRUNED_BECAUSE: Final = "fixnorm:pruned_because"
+"""Why it was stopped, a sentence."""
+
+TRAIN_LOSS: Final = "fixnorm:train_loss"
+"""Training loss of every epoch so far, mean cross-entropies in nats, a list."""
+
+CLASSES: Final = "fixnorm:classes"
+"""Number of classes, an integer."""

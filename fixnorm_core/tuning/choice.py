@@ -7,14 +7,24 @@ from importlib.util import find_spec
 
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 
 from fixnorm_core.errors import SpecError
-from fixnorm_core.spec import Method, SamplerName, SearchSpec, TrainingSpec, equivalent_start_of, warm_starts_of
+from fixnorm_core.spec import (
+    Method,
+    PrunerName,
+    SamplerName,
+    SearchSpec,
+    TrainingSpec,
+    equivalent_start_of,
+    warm_starts_of,
+)
 from fixnorm_core.tuning.hints import Hint
+from fixnorm_core.tuning.pruner import CurvePruner
 from fixnorm_core.tuning.sampler import FixNormSampler
 
-__all__ = ["build_sampler", "default_start", "first_point", "search_space"]
+__all__ = ["build_pruner", "build_sampler", "default_start", "first_point", "search_space"]
 
 # Within a point of the best on four of five recorded surfaces of SGD with momentum 0.9 (benchmarks/few_trial.md)
 _LR_AT_UNIT_NORM, _FC_NORM = 0.016, 4.0
@@ -72,6 +82,15 @@ def first_point(search: SearchSpec, *, training: TrainingSpec | None) -> dict[st
         return search.start
     warm = warm_starts_of(search, training=training)
     return equivalent_start_of(search, training=training) or (warm[0].inside if warm else None)
+
+
+def build_pruner(search: SearchSpec, *, training: TrainingSpec) -> BasePruner:
+    """The pruner that a job asks for."""
+    match search.pruner:
+        case PrunerName.NONE:
+            return NopPruner()
+        case PrunerName.CURVE:
+            return CurvePruner(n_steps=training.epochs)
 
 
 def default_start(search: SearchSpec, *, training: TrainingSpec) -> dict[str, float] | None:

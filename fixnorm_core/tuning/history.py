@@ -10,7 +10,7 @@ import numpy.typing as npt
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from fixnorm_core.tuning.attributes import DIVERGED
+from fixnorm_core.tuning.attributes import DIVERGED, PREDICTED
 from fixnorm_core.tuning.axes import Axes
 from fixnorm_core.tuning.belief import Observations
 
@@ -24,9 +24,9 @@ class History:
     """All trials of a study but one, ordered by number.
 
     Attributes:
-        observations: Complete and diverged trials.
-        pending: (m, d), points whose value is not known: running trials, and failed or pruned ones, which are not worth
-            a second visit but say nothing about the surface.
+        observations: Complete and diverged trials, and pruned ones at the value that was predicted for them.
+        pending: (m, d), points whose value is not known: running trials, and failed ones or pruned ones without a
+            prediction, which are not worth a second visit but say nothing about the surface.
         unplaced: Numbers of earlier running trials that have not been given their knobs yet.
     """
 
@@ -53,14 +53,18 @@ class History:
 
 
 def _is_observed(trial: FrozenTrial) -> bool:
-    if trial.state == TrialState.COMPLETE:
+    if trial.state == TrialState.COMPLETE or (trial.state == TrialState.PRUNED and PREDICTED in trial.user_attrs):
         return True
     return trial.state.is_finished() and bool(trial.user_attrs.get(DIVERGED, False))
 
 
+def _value(trial: FrozenTrial) -> float | None:
+    return trial.value if trial.state == TrialState.COMPLETE else trial.user_attrs.get(PREDICTED)
+
+
 def _observations(trials: Sequence[FrozenTrial], axes: Axes, direction: StudyDirection) -> Observations:
     sign = 1.0 if direction == StudyDirection.MAXIMIZE else -1.0
-    values = [trial.value if trial.state == TrialState.COMPLETE else None for trial in trials]
+    values = [_value(trial) for trial in trials]
     return Observations(
         points=_points(trials, axes),
         values=sign * np.array([np.nan if value is None else value for value in values], dtype=float),

@@ -67,4 +67,6 @@ def _ending(trial: TrialView) -> str:
         return f"finished: {percent(trial.validation_accuracy)} validation accuracy"
     if trial.state is TrialState.DIVERGED:
         return f"diverged after {len(trial.curve)} of {trial.epochs} epochs"
+    if trial.state is TrialState.PRUNED:
+        return f"stopped early after {len(trial.curve)} of {trial.epochs} epochs: {trial.reason}"
     return f"{trial.state.lower()}: {trial.reason}" if trial.reason else trial.state.lower()

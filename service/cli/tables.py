@@ -26,6 +26,7 @@ __all__ = [
 _STYLES = {
     TrialState.COMPLETE: "green",
     TrialState.DIVERGED: "yellow",
+    TrialState.PRUNED: "blue",
     TrialState.FAILED: "red",
     TrialState.RUNNING: "cyan",
     JobState.SUCCEEDED: "green",
@@ -60,7 +61,7 @@ def trials_table(trials: Sequence[TrialView]) -> Table:
 
 
 def failure_lines(trials: Sequence[TrialView]) -> list[str]:
-    """Why trials ended without a result, one line each."""
+    """Why trials failed or were stopped early, one line each."""
     return [f"trial {trial.number} {trial.state.lower()}: {trial.reason}" for trial in trials if trial.reason]
 
 
@@ -136,6 +137,9 @@ def best_block(job: JobView, best: BestView, *, server: str) -> Text:
         rows["test accuracy"] = f"{percent(best.test.accuracy)} ({best.test.examples} images)"
     ended = best.stop_reason or job.reason
     rows["trials used"] = f"{job.progress.finished} of {job.progress.max_trials}{f': {ended}' if ended else ''}"
+    if best.epochs_saved:
+        stopped = "1 trial" if job.progress.pruned == 1 else f"{job.progress.pruned} trials"
+        rows["epochs saved"] = f"{best.epochs_saved}, {stopped} stopped early"
     if weights := _place(best.weights, best.weights_url, server=server):
         rows["weights"] = weights
     if best.report:

@@ -32,6 +32,7 @@ from worker.contracts import (
     Failed,
     FailureKind,
     Resources,
+    Stopped,
     Task,
     Trained,
     TrainTask,
@@ -71,6 +72,7 @@ class Attempts:
     live: dict[str, LiveAttempt] = field(default_factory=dict, init=False)
     _inbox: list[Update] = field(default_factory=list, init=False)
     _announced: set[str] = field(default_factory=set, init=False)
+    _stopping: set[str] = field(default_factory=set, init=False)
 
     def free(self) -> Resources:
         """What no live attempt holds."""
@@ -91,6 +93,11 @@ class Attempts:
         """Starts the evaluation of a trial's weights on the test split."""
         attempt = self._open(job_id, AttemptKind.EVALUATE, asked.number, Resources.of(spec.resources))
         self._start(EvaluateTask(attempt.id, *self._what(job_id, spec, asked)), attempt)
+
+    def prune(self, job_id: str, number: int, *, reason: str) -> None:
+        """Ends a trial that no attempt is training, because its pruner had stopped it, or would now."""
+        attempt = self._open(job_id, AttemptKind.TRAIN, number, Resources(0.0, 0.0))
+        self._end(attempt, AttemptState.PRUNED, reason=reason)
 
     def take_in(self) -> bool:
         """Applies all news from the backend; returns whether there was any.
@@ -118,6 +125,7 @@ class Attempts:
         self.live.clear()
         self._inbox.clear()
         self._announced.clear()
+        self._stopping.clear()
 
     def settle(self, job_id: str, reason: str) -> None:
         """After a restart: what was live is lost, and results that Optuna has not been told yet are told."""
@@ -164,6 +172,8 @@ class Attempts:
         if update.reports:
             self._announce(attempt)
             self.open_study(attempt.job_id).report(attempt.trial_number, update.reports)
+            if update.outcome is None and not update.reports[-1].diverged:
+                self._stop_if_losing(attempt)
         match update.outcome:
             case None:
                 pass
@@ -176,8 +186,20 @@ class Attempts:
                 self._end(attempt, AttemptState.FAILED, reason=message, failure=kind)
             case Cancelled():
                 self._end(attempt, AttemptState.CANCELLED, reason="cancelled")
+            case Stopped():
+                reason = self.open_study(attempt.job_id).reason_to_prune(attempt.trial_number)
+                self._end(attempt, AttemptState.PRUNED, reason=reason or "stopped")
             case _:
                 assert_never(update.outcome)
+
+    def _stop_if_losing(self, attempt: LiveAttempt) -> None:
+        """Asks the pruner, and has the worker stop. The trial ends when the worker has: it may finish all the same."""
+        if attempt.id in self._stopping or attempt.kind is not AttemptKind.TRAIN:
+            return
+        if (reason := self.open_study(attempt.job_id).reason_to_prune(attempt.trial_number)) is not None:
+            log.info("attempt.stopping", attempt=attempt.id, reason=reason)
+            self._stopping.add(attempt.id)
+            self.backend.stop(attempt.id)
 
     def _announce(self, attempt: LiveAttempt) -> None:
         if attempt.id not in self._announced:
@@ -233,9 +255,12 @@ class Attempts:
     def _forget(self, attempt_id: str) -> None:
         self.live.pop(attempt_id, None)
         self._announced.discard(attempt_id)
+        self._stopping.discard(attempt_id)
 
     def _tell(self, row: AttemptRow) -> None:
         """Tells Optuna a committed result; a trial that is finished already stays as it is."""
+        if row.state == AttemptState.PRUNED:
+            self.open_study(row.job_id).tell_pruned(row.trial_number)
         if row.state == AttemptState.COMPLETE and row.result is not None:
             self.open_study(row.job_id).tell(row.trial_number, TrialResult.model_validate(row.result, extra="ignore"))
 

@@ -212,6 +212,8 @@ class Dispatcher:
                 match action:
                     case EndSearch(reason):
                         self._update(job, stop_reason=reason)
+                    case Resume(number) if (losing := study.reason_to_prune(number)) is not None:
+                        self._attempts.prune(job.id, number, reason=losing)
                     case Wait(reason):
                         self._update(job, reason=reason)
                         return False

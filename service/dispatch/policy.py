@@ -1,7 +1,7 @@
 """What a job should do next: a pure function of what is known of it. The dispatcher acts on the answer.
 
 A job searches, then runs its best point again with new seeds, then evaluates the weights of its best run on the test
-split, once, and succeeds. Only complete and diverged trials are charged to the budget.
+split, once, and succeeds. Complete, diverged and pruned trials are charged to the budget.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def _finish(facts: JobFacts, *, room: int) -> Action:
     if facts.best is None or facts.to_confirm is None:
         if facts.live:
             return Wait(_running(facts))
-        return Fail("every trial diverged: lower the upper end of search.space.lr")
+        return Fail("every trial diverged or was stopped: lower the upper end of search.space.lr")
     confirming = [trial for trial in facts.trials if _is_confirming(trial)]
     counted = sum(_is_finished(trial) or trial.number in facts.live for trial in confirming)
     if counted < facts.budget.confirm_runs:
@@ -177,7 +177,7 @@ def _running(facts: JobFacts) -> str:
 
 def _is_finished(trial: FrozenTrial) -> bool:
     """Whether the budget is charged for it."""
-    return trial.state is TrialState.COMPLETE
+    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def _is_confirming(trial: FrozenTrial) -> bool:

@@ -158,7 +158,9 @@ def _view(running: Running, job: JobRow) -> JobView:
 
 
 def _view_of(running: Running, job: JobRow, attempts: Sequence[AttemptRow]) -> JobView:
-    best = best_so_far(running.trials(job), attempts=attempts) if job.result is None else None
+    best = None
+    if job.result is None:
+        best = best_so_far(JobSpec.from_stored(job.spec), running.trials(job), attempts=attempts)
     return job_view(job, attempts=attempts, best=best)
 
 

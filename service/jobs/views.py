@@ -19,6 +19,7 @@ from service.schemas import BestView, JobState, JobView, Progress, TrialState, T
 __all__ = [
     "best_so_far",
     "best_view",
+    "epochs_saved",
     "evaluation_of",
     "job_view",
     "result_of",
@@ -59,14 +60,22 @@ def trial_views(
     ]
 
 
-def best_so_far(trials: Sequence[FrozenTrial], *, attempts: Sequence[AttemptRow]) -> BestView | None:
+def best_so_far(spec: JobSpec, trials: Sequence[FrozenTrial], *, attempts: Sequence[AttemptRow]) -> BestView | None:
     """The point that would be recommended now."""
     best = recommend(trials, validation_examples=validation_examples(attempts))
-    return best_view(best, attempts=attempts) if best is not None else None
+    if best is None:
+        return None
+    return best_view(best, attempts=attempts, saved=epochs_saved(spec, trials))
 
 
-def best_view(best: Recommendation, *, attempts: Sequence[AttemptRow]) -> BestView:
-    """A recommendation with the weights of its best run."""
+def epochs_saved(spec: JobSpec, trials: Sequence[FrozenTrial]) -> int:
+    """Epochs that trials did not train because they were stopped early."""
+    pruned = [trial for trial in trials if trial.state is OptunaState.PRUNED]
+    return sum(spec.training.epochs - len(trial.intermediate_values) for trial in pruned)
+
+
+def best_view(best: Recommendation, *, attempts: Sequence[AttemptRow], saved: int = 0) -> BestView:
+    """A recommendation with the weights of its best run, and the epochs that were saved on the way."""
     result = result_of(best.best_run, attempts=attempts)
     return BestView(
         params=dict(best.params),
@@ -78,6 +87,7 @@ def best_view(best: Recommendation, *, attempts: Sequence[AttemptRow]) -> BestVi
         confirmed=best.confirmed,
         weights_trial=best.best_run,
         weights=result.weights if result is not None else None,
+        epochs_saved=saved,
     )
 
 
@@ -121,7 +131,8 @@ def _progress(spec: JobSpec, attempts: Sequence[AttemptRow]) -> Progress:
     last = {row.trial_number: row for row in attempts if row.kind == AttemptKind.TRAIN}
     states = [row.state for row in last.values()]
     return Progress(
-        finished=states.count(AttemptState.COMPLETE),
+        finished=states.count(AttemptState.COMPLETE) + states.count(AttemptState.PRUNED),
+        pruned=states.count(AttemptState.PRUNED),
         running=sum(state in LIVE_ATTEMPT_STATES for state in states),
         failed=states.count(AttemptState.FAILED),
         max_trials=spec.budget.max_trials,
@@ -131,7 +142,7 @@ def _progress(spec: JobSpec, attempts: Sequence[AttemptRow]) -> Progress:
 def _trial_view(spec: JobSpec, trial: FrozenTrial, attempts: Sequence[AttemptRow], *, now: datetime) -> TrialView:
     state = _state(trial, attempts)
     kind: Literal["search", "confirm"] = "confirm" if trial.user_attrs.get(KIND) == CONFIRM else "search"
-    ended = state in (TrialState.FAILED, TrialState.CANCELLED)
+    ended = state in (TrialState.FAILED, TrialState.CANCELLED, TrialState.PRUNED)
     seconds = sum(((row.ended_at or now) - row.created_at).total_seconds() for row in attempts)
     return TrialView(
         number=trial.number,
@@ -151,6 +162,8 @@ def _trial_view(spec: JobSpec, trial: FrozenTrial, attempts: Sequence[AttemptRow
 def _state(trial: FrozenTrial, attempts: Sequence[AttemptRow]) -> TrialState:
     if trial.state is OptunaState.COMPLETE:
         return TrialState.DIVERGED if trial.user_attrs.get(DIVERGED) else TrialState.COMPLETE
+    if trial.state is OptunaState.PRUNED:
+        return TrialState.PRUNED
     if trial.state is OptunaState.FAIL:
         cancelled = not attempts or attempts[-1].state == AttemptState.CANCELLED
         return TrialState.CANCELLED if cancelled else TrialState.FAILED

@@ -16,6 +16,7 @@ from service.schemas import BestView, TrialState, TrialView
 
 __all__ = ["render_charts"]
 
+_FINISHED = frozenset({TrialState.COMPLETE, TrialState.DIVERGED, TrialState.PRUNED})
 _BEST, _OTHER, _DIVERGED = "#0b62a4", "#b5bac0", "#c23b22"
 _ROLES = (
     ("scale_invariant", "scale-invariant", "#0b62a4"),
@@ -85,8 +86,10 @@ def _result_rows(best: BestView, trials: Sequence[TrialView], run: TrialResult |
     yield "validation accuracy", f"{accuracy} ({runs}; standard error over {best.standard_error_source})"
     if best.test is not None:
         yield "test accuracy", f"{100 * best.test.accuracy:.2f} % (measured once)"
-    used = sum(trial.state in {TrialState.COMPLETE, TrialState.DIVERGED} for trial in trials)
+    used = sum(trial.state in _FINISHED for trial in trials)
     yield "trials used", f"{used}{f': {best.stop_reason}' if best.stop_reason else ''}"
+    if best.epochs_saved:
+        yield "epochs saved", f"{best.epochs_saved}, by stopping trials that would have lost"
     sizes = [f"{run.validation_examples} validation"] if run is not None else []
     sizes += [f"{best.test.examples} test"] if best.test is not None else []
     if sizes:
@@ -137,6 +140,8 @@ def _surface(best: BestView, trials: Sequence[TrialView]) -> Any:
     _add_points(figure, finished, across, up, name="complete", marker=marker)
     diverged = [trial for trial in trials if trial.state is TrialState.DIVERGED]
     _add_points(figure, diverged, across, up, name="diverged", marker={"color": _DIVERGED, "symbol": "x", "size": 11})
+    pruned = [trial for trial in trials if trial.state is TrialState.PRUNED]
+    _add_points(figure, pruned, across, up, name="stopped early", marker={"color": _OTHER, "size": 9})
     figure.add_scatter(
         x=[best.params[across]],
         y=[best.params[up]],
@@ -145,7 +150,7 @@ def _surface(best: BestView, trials: Sequence[TrialView]) -> Any:
         hoverinfo="skip",
         marker={"symbol": "star-open", "size": 24, "color": "#111", "line": {"width": 2}},
     )
-    shown = [*finished, *diverged]
+    shown = [*finished, *diverged, *pruned]
     figure.update_xaxes(title=across, **_log_axis([trial.params[across] for trial in shown]))
     figure.update_yaxes(title=up, **_log_axis([trial.params[up] for trial in shown]))
     return figure

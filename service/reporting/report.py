@@ -61,6 +61,8 @@ def _result_rows(best: BestView) -> Iterable[tuple[str, str]]:
     if best.test is not None:
         yield "test accuracy", f"{_percent(best.test.accuracy)} ({best.test.examples} images, measured once)"
     yield "stopped because", best.stop_reason or ""
+    if best.epochs_saved:
+        yield "epochs saved", f"{best.epochs_saved}, by stopping trials that would have lost"
     yield "weights", f"{best.weights} (of trial {best.weights_trial})" if best.weights else "none were kept"
 
 

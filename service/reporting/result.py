@@ -16,7 +16,7 @@ from fixnorm_core.spec import JobSpec
 from fixnorm_core.tuning.recommend import Recommendation
 from service.database.rows import AttemptRow, JobRow
 from service.jobs.folders import best_folder, trial_folder
-from service.jobs.views import best_view, evaluation_of, result_of, trial_views
+from service.jobs.views import best_view, epochs_saved, evaluation_of, result_of, trial_views
 from service.reporting.charts import render_charts
 from service.reporting.report import render_report
 from service.schemas import BestView
@@ -45,7 +45,7 @@ def write_result(
     """Copies the weights, writes report, charts, result and job file, and returns the final view of the best point."""
     folder = best_folder(state_dir, job.id)
     folder.mkdir(parents=True, exist_ok=True)
-    view = best_view(best, attempts=rows)
+    view = best_view(best, attempts=rows, saved=epochs_saved(spec, trials))
     kept = _keep_weights(view.weights, folder)
     view = view.model_copy(
         update={

@@ -18,9 +18,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fixnorm_core.errors import FixNormError
 from fixnorm_core.reports import EpochReport, TrialOutcome, TrialResult
-from fixnorm_core.spec import JobSpec, SamplerName
-from fixnorm_core.tuning.attributes import CONFIRM, DIVERGED, KIND, SEED
-from fixnorm_core.tuning.choice import build_sampler, first_point, search_space
+from fixnorm_core.spec import JobSpec, PrunerName, SamplerName
+from fixnorm_core.tuning.attributes import CLASSES, CONFIRM, DIVERGED, KIND, PRUNED_BECAUSE, SEED, TRAIN_LOSS
+from fixnorm_core.tuning.choice import build_pruner, build_sampler, first_point, search_space
 from fixnorm_core.tuning.sampler import FixNormSampler
 
 __all__ = ["AskedTrial", "SamplerFailed", "Studies", "StudyHandle", "trial_seed"]
@@ -108,11 +108,24 @@ class StudyHandle:
     def report(self, number: int, reports: Sequence[EpochReport]) -> None:
         """Stores validation accuracies as intermediate values; step n is after epoch n."""
         trial = self.trials()[number]
+        if trial.state.is_finished():
+            return
         for report in reports:
-            if not trial.state.is_finished():
-                self.study._storage.set_trial_intermediate_value(
-                    trial._trial_id, report.epoch, report.validation_accuracy
-                )
+            self.study._storage.set_trial_intermediate_value(trial._trial_id, report.epoch, report.validation_accuracy)
+        if self.spec.search.pruner is not PrunerName.NONE:
+            self._note_for_the_pruner(trial, reports)
+
+    def reason_to_prune(self, number: int) -> str | None:
+        """Why a running trial should be stopped now, as a sentence; None while it should go on.
+
+        The answer is noted with the trial, so a trial that was to be stopped before a crash is to be stopped after it.
+        """
+        trial = self.trials()[number]
+        if trial.state.is_finished():
+            return None
+        if PRUNED_BECAUSE in trial.user_attrs or self.study.pruner.prune(self.study, trial):
+            return str(self.trials()[number].user_attrs[PRUNED_BECAUSE])
+        return None
 
     def tell(self, number: int, result: TrialResult) -> None:
         """Stores a result; a second one changes nothing."""
@@ -123,6 +136,10 @@ class StudyHandle:
             self.study._storage.set_trial_user_attr(trial._trial_id, DIVERGED, True)
         self.study.tell(number, result.validation_accuracy, skip_if_finished=True)
 
+    def tell_pruned(self, number: int) -> None:
+        """Ends a trial that was stopped early; its value is then its last epoch's."""
+        self.study.tell(number, state=TrialState.PRUNED, skip_if_finished=True)
+
     def tell_failed(self, number: int) -> None:
         """Ends a trial without a result."""
         self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
@@ -132,6 +149,15 @@ class StudyHandle:
         for trial in self.trials():
             if not trial.state.is_finished():
                 self.study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+    def _note_for_the_pruner(self, trial: FrozenTrial, reports: Sequence[EpochReport]) -> None:
+        known = list(trial.user_attrs.get(TRAIN_LOSS, ()))
+        for report in reports:  # a resumed trial tells its first epochs again
+            known[report.epoch - 1 : report.epoch] = [report.train_loss]
+        notes = {TRAIN_LOSS: known, CLASSES: reports[-1].classes}
+        for name, value in notes.items():
+            if trial.user_attrs.get(name) != value:
+                self.study._storage.set_trial_user_attr(trial._trial_id, name, value)
 
 
 @dataclass(slots=True)
@@ -162,6 +188,7 @@ class Studies:
         seed = spec.seed if is_ours else trial_seed(spec.seed, len(study.get_trials(deepcopy=False)))
         sampler = build_sampler(spec.search, training=spec.training, seed=seed)
         study.sampler = sampler
+        study.pruner = build_pruner(spec.search, training=spec.training)
         handle = StudyHandle(study, spec, sampler, search_space(spec.search))
         start = first_point(spec.search, training=spec.training)
         if start is not None and not isinstance(sampler, FixNormSampler):

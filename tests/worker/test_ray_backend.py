@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from fixnorm_core.spec import DataSpec, JobSpec, ModelSpec, TrainingSpec, TrialSpec
-from worker.contracts import Cancelled, Failed, FailureKind, Outcome, Resources, Trained, TrainTask, Update
+from worker.contracts import Cancelled, Failed, FailureKind, Outcome, Resources, Stopped, Trained, TrainTask, Update
 from worker.ray_backend import RayBackend
 
 pytestmark = pytest.mark.ray
@@ -104,6 +104,15 @@ def test_a_cancelled_trial_leaves_no_process(backend: RayBackend, tmp_path: Path
     while len(slot_processes()) == len(training) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert len(slot_processes()) == len(training) - 1
+
+
+def test_a_stopped_trial_ends_after_an_epoch_and_its_slot_stays_warm(backend: RayBackend, tmp_path: Path) -> None:
+    backend.start(TrainTask("losing", trial(epochs=10_000), str(tmp_path)), ONE)
+    poll_until(backend, reported=1)
+    training = slot_processes()
+    backend.stop("losing")
+    assert outcome_of(poll_until(backend, ended=1), "losing") == Stopped()
+    assert slot_processes() == training
 
 
 def test_a_release_ends_all_slots_without_news_and_more_may_be_started(backend: RayBackend, tmp_path: Path) -> None:

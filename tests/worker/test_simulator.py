@@ -12,6 +12,7 @@ from worker.contracts import (
     Failed,
     FailureKind,
     Resources,
+    Stopped,
     Trained,
     TrainTask,
     Update,
@@ -114,3 +115,14 @@ def test_a_job_with_other_knobs_than_the_recorded_ones_fails(recording: Recordin
     assert isinstance(update.outcome, Failed)
     assert update.outcome.kind is FailureKind.FATAL
     assert "weight_decay" in update.outcome.message
+
+
+def test_a_stopped_replay_ends_where_it_is_and_an_unknown_one_is_ignored(recording: Recording) -> None:
+    backend = SimulatorBackend(recording)
+    backend.start(task(recording, "a"), ONE)
+    backend.poll()
+    backend.stop("a")
+    backend.stop("never-started")
+    (update,) = backend.poll()
+    assert update == Update("a", outcome=Stopped())
+    assert backend.poll() == []

@@ -10,7 +10,7 @@ from PIL import Image
 
 from fixnorm_core.reports import EpochReport
 from fixnorm_core.spec import DataSpec, JobSpec, TrainingSpec, TrialSpec
-from worker.contracts import Evaluated, EvaluateTask, Failed, FailureKind, Outcome, Trained, TrainTask
+from worker.contracts import Evaluated, EvaluateTask, Failed, FailureKind, Outcome, Stopped, Trained, TrainTask
 from worker.run_task import LOG_NAME
 from worker.slot import Slot
 
@@ -55,6 +55,32 @@ def test_a_free_slot_takes_the_next_task_and_evaluates_what_the_first_one_left(
     assert isinstance(outcome, Evaluated)
     assert outcome.evaluation.split == "test"
     assert outcome.evaluation.examples == 359  # a fifth of the 1,797 digits, class by class
+
+
+def test_a_slot_that_is_told_to_stop_ends_after_its_epoch_and_is_free_for_the_next_task(
+    trial: TrialSpec, tmp_path: Path
+) -> None:
+    slot = Slot()
+    long = trial.model_copy(update={"training": trial.training.model_copy(update={"epochs": 1000})})
+    slot.start(TrainTask("a", long, str(tmp_path / "a")))
+    slot.stop("another")
+    slot.stop("a")
+    reports, outcome = run_to_end(slot)
+    assert outcome == Stopped()
+    assert [report.epoch for report in reports] == [1]
+    assert reports[0].classes == 10
+    slot.start(TrainTask("b", trial, str(tmp_path / "b")))
+    _, outcome = run_to_end(slot)
+    assert isinstance(outcome, Trained)
+
+
+def test_a_run_that_is_told_to_stop_in_its_last_epoch_has_its_result(trial: TrialSpec, tmp_path: Path) -> None:
+    slot = Slot()
+    short = trial.model_copy(update={"training": trial.training.model_copy(update={"epochs": 1})})
+    slot.start(TrainTask("a", short, str(tmp_path)))
+    slot.stop("a")
+    _, outcome = run_to_end(slot)
+    assert isinstance(outcome, Trained)
 
 
 def test_a_busy_slot_refuses_a_second_task(trial: TrialSpec, tmp_path: Path) -> None:

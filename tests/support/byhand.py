@@ -1,0 +1,65 @@
+"""A server without HTTP whose dispatcher is moved by hand, tick by tick."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fixnorm_core.spec import JobSpec
+from service.composition import Service, build
+from service.jobs import repository
+from service.jobs.submit import submit
+from service.schemas import JobState
+from service.settings import Settings
+from worker.simulator import SimulatorBackend
+
+
+@contextmanager
+def server(settings: Settings, *, backend: SimulatorBackend | None = None) -> Iterator[Service]:
+    """A server whose dispatcher is moved by hand."""
+    service = build(settings, backend=backend)
+    try:
+        yield service
+    finally:
+        service.close()
+
+
+def put(service: Service, spec: JobSpec) -> str:
+    job, _ = submit(
+        spec,
+        database=service.runtime.database,
+        images=Path("/"),
+        capacity=service.runtime.capacity(),
+        key=None,
+        now=service.runtime.now(),
+    )
+    service.dispatcher.wake()
+    return job.id
+
+
+def state_of(service: Service, job_id: str) -> JobState:
+    with service.runtime.database.read() as session:
+        job = repository.find_job(session, job_id)
+    assert job is not None
+    return JobState(job.state)
+
+
+def run_to_end(service: Service, job_id: str, *, ticks: int = 2000) -> JobState:
+    for _ in range(ticks):
+        service.dispatcher.tick()
+        if (state := state_of(service, job_id)) not in (JobState.QUEUED, JobState.RUNNING):
+            return state
+    raise AssertionError("the job did not end")
+
+
+def points(service: Service, job_id: str) -> list[dict[str, float]]:
+    return [trial.params for trial in trials(service, job_id)]
+
+
+def trials(service: Service, job_id: str) -> list[Any]:
+    with service.runtime.database.read() as session:
+        job = repository.find_job(session, job_id)
+    assert job is not None
+    return list(service.runtime.trials(job))

@@ -75,6 +75,13 @@ def test_a_failed_trial_is_not_charged() -> None:
     assert decision(trials) == Ask()
 
 
+def test_a_trial_that_was_stopped_early_is_charged_and_is_no_failure() -> None:
+    trials = [trial(0, state=TrialState.FAIL), trial(1, state=TrialState.PRUNED), trial(2, state=TrialState.FAIL)]
+    assert decision(trials) == Ask()
+    trials = [trial(0, 0.5), trial(1, state=TrialState.PRUNED), trial(2, 0.6)]
+    assert decision(trials) == EndSearch("the budget of 3 search trials is used up")
+
+
 def test_the_search_ends_when_its_part_of_the_budget_is_used_up() -> None:
     trials = [trial(number, 0.5 + number / 10) for number in range(3)]
     assert decision(trials) == EndSearch("the budget of 3 search trials is used up")

@@ -156,6 +156,13 @@ def test_best_prints_one_block(server: StandIn, cli: CLI) -> None:
     assert cli("best", "j1").stdout == BEST_BLOCK.format(url=server.url)
 
 
+def test_best_says_how_many_epochs_were_saved_by_stopping_trials(server: StandIn, cli: CLI) -> None:
+    progress = {"finished": 3, "pruned": 1, "running": 0, "failed": 0, "max_trials": 3}
+    server.on("GET", "/api/v1/jobs/j1", job(JobState.SUCCEEDED, progress=progress))
+    server.on("GET", "/api/v1/jobs/j1/best", best(epochs_saved=7))
+    assert "epochs saved         7, 1 trial stopped early" in cli("best", "j1").stdout
+
+
 def test_best_of_a_running_job_says_that_it_is_not_final(server: StandIn, cli: CLI) -> None:
     early = best(
         standard_error_source="images",

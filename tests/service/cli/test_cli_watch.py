@@ -70,6 +70,13 @@ def test_a_failed_trial_is_told_with_its_reason() -> None:
     assert changes(Snapshot(job(), (RUNNING,)), failed) == ["trial 0 failed: out of memory"]
 
 
+def test_a_trial_that_was_stopped_early_is_told_with_its_epochs_and_its_reason() -> None:
+    stopped = trial(0, TrialState.PRUNED, curve=(0.5,), reason="its chance to end above 0.9 is 2 %")
+    assert changes(Snapshot(job(), (RUNNING,)), Snapshot(job(), (stopped,))) == [
+        "trial 0 stopped early after 1 of 3 epochs: its chance to end above 0.9 is 2 %"
+    ]
+
+
 def test_watching_into_a_pipe_writes_one_line_for_each_event(
     server: StandIn, cli: CLI, monkeypatch: pytest.MonkeyPatch
 ) -> None:

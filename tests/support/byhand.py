@@ -30,6 +30,7 @@ def put(service: Service, spec: JobSpec) -> str:
     job, _ = submit(
         spec,
         database=service.runtime.database,
+        trials=service.runtime.trials,
         images=Path("/"),
         capacity=service.runtime.capacity(),
         key=None,

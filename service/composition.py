@@ -61,13 +61,24 @@ class Service:
     close: Callable[[], None]
 
 
-def build(settings: Settings, *, backend: Backend | None = None, on_ready: Callable[[], None] | None = None) -> Service:
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def build(
+    settings: Settings,
+    *,
+    backend: Backend | None = None,
+    on_ready: Callable[[], None] | None = None,
+    now: Callable[[], datetime] = _utc_now,
+) -> Service:
     """Builds a server.
 
     Args:
         settings: Its settings.
         backend: Where trials run; None makes the one that the settings name.
         on_ready: Called when the server is about to answer requests.
+        now: The wall clock, in UTC.
 
     Raises:
         StateFolderInUse: If another server works on the state folder or its database.
@@ -89,7 +100,7 @@ def build(settings: Settings, *, backend: Backend | None = None, on_ready: Calla
         raise
     holder = f"{socket.gethostname()}:{os.getpid()}"
     lease = Lease(database, holder, timedelta(seconds=settings.lease_seconds), alone=lock is not None, now=_utc_now)
-    dispatcher = Dispatcher(database, lease, studies, backend, settings.state_dir, _utc_now, settings.poll_interval)
+    dispatcher = Dispatcher(database, lease, studies, backend, settings.state_dir, now, settings.poll_interval)
 
     def start() -> None:
         dispatcher.start()
@@ -105,7 +116,14 @@ def build(settings: Settings, *, backend: Backend | None = None, on_ready: Calla
             lock.release()
 
     runtime = Runtime(
-        settings, database, reader, _remembered(backend), lambda: dispatcher.leads, dispatcher.wake, _utc_now
+        settings,
+        database,
+        reader,
+        _remembered(backend),
+        lambda: dispatcher.leads,
+        dispatcher.wake,
+        dispatcher.expected,
+        now,
     )
     return Service(create_app(runtime, start=start, close=close), dispatcher, runtime, close)
 
@@ -173,7 +191,3 @@ def _lock(settings: Settings) -> FileLock | None:
             "FIXNORM_DATABASE_URL=postgresql://user:password@host/database for each",
         ) from None
     return lock
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated
@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
+from fixnorm_core.tuning.recommend import Point
 from service.database.engine import Database
 from service.database.rows import JobRow
 from service.settings import Settings
@@ -30,6 +31,7 @@ class Runtime:
         capacity: All that trials can ever hold.
         leads: Whether this server is the one that dispatches.
         wake: Has the dispatcher look at all jobs now.
+        expected: What the sampler of a job that runs expects at its points; None when it has no such belief.
         now: The wall clock, in UTC.
     """
 
@@ -39,6 +41,7 @@ class Runtime:
     capacity: Callable[[], Resources]
     leads: Callable[[], bool]
     wake: Callable[[], None]
+    expected: Callable[[str], Mapping[Point, float] | None]
     now: Callable[[], datetime]
 
     def trials(self, job: JobRow) -> Sequence[FrozenTrial]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "TERMINAL_STATES",
     "BestView",
+    "CandidateView",
     "DatasetView",
     "FieldProblem",
     "Health",
@@ -78,25 +79,20 @@ class Progress(_View):
     max_trials: int
 
 
-class BestView(_View):
-    """The recommended point.
+class CandidateView(_View):
+    """A point that was tried, and what is known of its accuracy.
 
     Attributes:
         params: The knobs.
         validation_accuracy: Mean over ``runs`` training runs at this point: the confirming ones, if there is one.
-        standard_error: Of that mean: over seeds and validation images when there are two runs or more, else of the one
+        standard_error: Of that mean: over seeds and validation images when a point was repeated, else of the one
             run over validation images alone. ``standard_error_source`` says which.
         runs: Training runs that the mean is over.
         trials: Their numbers.
         confirmed: Whether they are confirming runs; if not, the point was chosen for this mean, which is therefore too
             high on average. None in results that were stored before this was told.
-        weights_trial: The run whose weights are kept.
-        weights: Path of those weights on the server.
-        weights_url: Where to fetch them; None until the job has ended.
-        test: Measured once, on data that no trial has seen; None until the job has ended.
-        report: Path of the report on the server; None until the job has ended.
-        stop_reason: Why the search ended; None while it runs.
-        epochs_saved: Epochs that trials did not train because they were stopped early (``search.pruner``).
+        expected_accuracy: What the sampler expects here from all trials, free of the seed's luck; what points are
+            ranked by. None when the sampler has no such belief.
     """
 
     params: dict[str, float]
@@ -106,13 +102,7 @@ class BestView(_View):
     runs: int
     trials: tuple[int, ...]
     confirmed: bool | None = None
-    weights_trial: int
-    weights: str | None = None
-    weights_url: str | None = None
-    test: Evaluation | None = None
-    report: str | None = None
-    stop_reason: str | None = None
-    epochs_saved: int = 0
+    expected_accuracy: float | None = None
 
     @property
     def basis(self) -> str:
@@ -123,11 +113,54 @@ class BestView(_View):
         return f"{runs}; standard error over {self.standard_error_source}"
 
 
+class BestView(CandidateView):
+    """The recommended point.
+
+    Attributes:
+        weights_trial: The run whose weights are kept.
+        weights: Path of those weights on the server.
+        weights_url: Where to fetch them; None until the job has ended.
+        test: Measured once, on data that no trial has seen; None until the job has ended.
+        report: Path of the report on the server; None until the job has ended.
+        stop_reason: Why the search ended; None while it runs.
+        epochs_saved: Epochs that trials did not train because they were stopped early (``search.pruner``).
+        runner_up: The next best point, of the confirmed ones if there are several; None if there is no other.
+        told_apart: Whether it is worse by more than the standard error of the difference; None without one, or while no
+            repeated run tells how much the seed matters.
+    """
+
+    weights_trial: int
+    weights: str | None = None
+    weights_url: str | None = None
+    test: Evaluation | None = None
+    report: str | None = None
+    stop_reason: str | None = None
+    epochs_saved: int = 0
+    runner_up: CandidateView | None = None
+    told_apart: bool | None = None
+
+    @property
+    def rivalry(self) -> str | None:
+        """How the runner-up compares, in words; None if there is none."""
+        other = self.runner_up
+        if other is None:
+            return None
+        point = ", ".join(f"{knob} {value:.4g}" for knob, value in other.params.items())
+        runs = ("1 run" if other.runs == 1 else f"{other.runs} runs") + ("" if other.confirmed else ", unconfirmed")
+        accuracy = f"{100 * other.validation_accuracy:.2f} % ± {100 * other.standard_error:.2f} % ({runs}) at {point}"
+        if self.told_apart is None:
+            return f"{accuracy}; how much of the difference is the seed's luck is not known without repeated runs"
+        if self.told_apart:
+            return f"{accuracy}; worse by more than the standard error"
+        return f"{accuracy}; the two cannot be told apart, the difference is within the standard error"
+
+
 class JobView(_View):
     """One job.
 
     Attributes:
         reason: Why it is in this state, for a person.
+        stop_reason: Why its search ended, also while points are still being confirmed; None before.
         best: The best point so far, final once the state is SUCCEEDED; None until a trial is complete.
         notes: What was made of each warm start.
         dashboard: Path of the job's study in the Optuna dashboard, for example ``/dashboard/studies/1``.
@@ -137,6 +170,7 @@ class JobView(_View):
     name: str
     state: JobState
     reason: str
+    stop_reason: str | None = None
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None

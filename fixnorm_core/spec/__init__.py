@@ -7,6 +7,7 @@ Unknown fields are refused on input (:meth:`JobSpec.model_validate`) and ignored
 from __future__ import annotations
 
 from fixnorm_core.spec.data import DataSpec, ModelSpec
+from fixnorm_core.spec.duration import duration_text
 from fixnorm_core.spec.job import JobSpec, ResourceSpec, TrialSpec
 from fixnorm_core.spec.search import (
     BudgetSpec,
@@ -42,6 +43,7 @@ __all__ = [
     "TrialSpec",
     "WarmStart",
     "WeightDecayRun",
+    "duration_text",
     "equivalent_start_of",
     "warm_starts_of",
 ]

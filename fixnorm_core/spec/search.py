@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from fixnorm_core.spec.base import Fraction, Spec
 from fixnorm_core.spec.data import DataSpec, ModelSpec
+from fixnorm_core.spec.duration import Duration
 from fixnorm_core.spec.training import TrainingSpec
 
 __all__ = [
@@ -235,27 +236,52 @@ class SearchSpec(Spec):
 
 
 class BudgetSpec(Spec):
-    """When to stop.
+    """When to stop, and what to make sure of then.
 
     Attributes:
         max_trials: Finished training runs at most, confirming runs and those that ``search.pruner`` stopped included.
         parallel_trials: Training runs at once at most.
-        confirm_runs: Of these, runs of the best point with new seeds, for its mean and standard error.
+        confirm_top_k: So many of the best points are run again at the end, to choose among them.
+        confirm_runs: Runs of each of these points with new seeds, for its mean and standard error.
         stop_early: Let the sampler end the search when it expects no more gain (FixNormSampler only).
+        tolerance: A gain in accuracy that is not worth a trial: for ``stop_early``, and for what counts as progress.
+        target_accuracy: The search ends as soon as a trial's final validation accuracy reaches it.
+        max_time: Of the whole job, from the start of its first trial, a stopped server's time included.
+        max_time_without_progress: The search ends so long after the trial that last raised the best accuracy by more
+            than ``tolerance``.
+        max_trials_without_progress: Likewise, after so many further search trials.
         max_failures: The job fails after this many trials in a row have failed.
     """
 
     max_trials: int = Field(default=12, ge=1)
     parallel_trials: int = Field(default=1, ge=1)
+    confirm_top_k: int = Field(default=1, ge=1)
     confirm_runs: int = Field(default=2, ge=0)
     stop_early: bool = True
+    tolerance: Fraction = 0.0
+    target_accuracy: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    max_time: Duration | None = None
+    max_time_without_progress: Duration | None = None
+    max_trials_without_progress: int | None = Field(default=None, ge=1)
     max_failures: int = Field(default=3, ge=1)
+
+    @property
+    def confirming_trials(self) -> int:
+        """Runs that are kept to confirm points."""
+        return self.confirm_top_k * self.confirm_runs
+
+    @property
+    def search_trials(self) -> int:
+        """Runs that the search may use."""
+        return self.max_trials - self.confirming_trials
 
     @model_validator(mode="after")
     def _leaves_room_to_search(self) -> Self:
-        if self.confirm_runs >= self.max_trials:
+        if self.search_trials < 1:
+            points = f" for each of confirm_top_k {self.confirm_top_k}" if self.confirm_top_k > 1 else ""
+            lower = "confirm_runs or confirm_top_k" if self.confirm_top_k > 1 else "confirm_runs"
             raise ValueError(
-                f"confirm_runs is {self.confirm_runs} of max_trials {self.max_trials}, which leaves no trial to "
-                "search with: raise max_trials or lower confirm_runs"
+                f"confirm_runs is {self.confirm_runs}{points} of max_trials {self.max_trials}, which leaves no trial "
+                f"to search with: raise max_trials or lower {lower}"
             )
         return self

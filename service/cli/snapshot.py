@@ -26,7 +26,8 @@ def look(client: Client, job_id: str) -> Snapshot:
 
 
 def changes(before: Snapshot | None, after: Snapshot) -> list[str]:
-    """One line for each thing that happened: a trial started or ended, the job's state or what it waits for changed.
+    """One line for each thing that happened, in the order in which it did: a trial started or ended, the search ended,
+    the job's state or what it waits for changed.
 
     Args:
         before: The look before; None makes everything in ``after`` news.
@@ -41,10 +42,15 @@ def changes(before: Snapshot | None, after: Snapshot) -> list[str]:
         if _has_ended(trial) and not (earlier and _has_ended(earlier)):
             lines.append(f"trial {trial.number} {_ending(trial)}")
     job = after.job
-    if before is None or before.job.state != job.state or _waits_for_something_else(before, after):
+    if job.stop_reason and not job.ended_at and not (before and before.job.stop_reason):
+        confirming = (place for place, line in enumerate(lines) if "started (confirm)" in line)
+        lines.insert(next(confirming, len(lines)), f"the search is over: {job.stop_reason}")
+    is_new_state = before is None or before.job.state != job.state
+    if is_new_state or (before and _waits_for_something_else(before, after)):
         line = f"job {job.id} is {job.state}{f': {job.reason}' if job.reason else ''}"
-        # The job's end is the last news; any other state comes before the trials that it brings.
-        lines.insert(len(lines) if job.ended_at else 0, line)
+        # A state comes before the trials that it brings. The job's end, and what it waits for once no trial runs, come
+        # after them.
+        lines.insert(0 if is_new_state and not job.ended_at else len(lines), line)
     return lines
 
 

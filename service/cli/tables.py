@@ -133,6 +133,8 @@ def best_block(job: JobView, best: BestView, *, server: str) -> Text:
     """The result: the point, how good it is, what it cost, and where everything lies."""
     rows = {name: number(value) for name, value in best.params.items()}
     rows["validation accuracy"] = f"{percent(best.validation_accuracy)} ± {percent(best.standard_error)} ({best.basis})"
+    if best.rivalry:
+        rows["runner-up"] = best.rivalry
     if best.test:
         rows["test accuracy"] = f"{percent(best.test.accuracy)} ({best.test.examples} images)"
     ended = best.stop_reason or job.reason

@@ -8,7 +8,7 @@ finishes; a late or repeated result finds its attempt ended, or another server's
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -113,11 +113,12 @@ class Attempts:
             applied = True
         return applied
 
-    def cancel(self, job_id: str) -> None:
-        """Ends all live attempts of a job, now."""
+    def cancel(self, job_id: str, *, reason: str, trials: Collection[int] | None = None) -> None:
+        """Ends live attempts of a job now: all, or those that train one of ``trials``."""
         for attempt in self.of(job_id):
-            self.backend.cancel(attempt.id)
-            self._end(attempt, AttemptState.CANCELLED, reason="the job was cancelled")
+            if trials is None or (attempt.kind is AttemptKind.TRAIN and attempt.trial_number in trials):
+                self.backend.cancel(attempt.id)
+                self._end(attempt, AttemptState.CANCELLED, reason=reason)
 
     def abandon(self) -> None:
         """Ends everything that runs here without a word to the database: another server has given it up as lost."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,17 +18,20 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from fixnorm_core.errors import FixNormError
-from fixnorm_core.spec import JobSpec
+from fixnorm_core.spec import BudgetSpec, JobSpec
+from fixnorm_core.tuning.recommend import Point
 from service.database.engine import Database
 from service.database.rows import JobRow
 from service.dispatch.attempts import Attempts
 from service.dispatch.facts import gather
 from service.dispatch.lease import Lease, LeaseLost
+from service.dispatch.limits import Times, until_next_limit
 from service.dispatch.policy import (
     Action,
     Ask,
     Confirm,
     EndSearch,
+    EndTrials,
     Evaluate,
     Fail,
     JobFacts,
@@ -50,9 +53,20 @@ log = structlog.get_logger(__name__)
 _LOOK_SECONDS = 0.5
 """How often the database is looked at for what other servers were asked; this one's own requests wake it."""
 
+_LONGEST_SLEEP = timedelta(days=1)
+
 
 class _JobMoved(Exception):
     """A job is in another state than it was when it was read; it is looked at again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Opinion:
+    """What a job's sampler thinks after so many finished trials. It costs as much as a suggestion."""
+
+    finished: int
+    stop: str | None
+    expected: Mapping[Point, float] | None
 
 
 @dataclass(slots=True)
@@ -80,7 +94,8 @@ class Dispatcher:
     _wake: threading.Event = field(default_factory=threading.Event, init=False)
     _stop: threading.Event = field(default_factory=threading.Event, init=False)
     _thread: threading.Thread | None = field(default=None, init=False)
-    _sampler_stops: dict[str, tuple[int, str | None]] = field(default_factory=dict, init=False)
+    _opinions: dict[str, _Opinion] = field(default_factory=dict, init=False)
+    _next_limit: datetime | None = field(default=None, init=False)
     _settled: bool = field(default=False, init=False)
     _requests: frozenset[tuple[str, str, bool]] = field(default_factory=frozenset, init=False)
     _look_at: float = field(default=0.0, init=False)
@@ -131,11 +146,16 @@ class Dispatcher:
         self._settled = True
         self._wake.set()
 
+    def expected(self, job_id: str) -> Mapping[Point, float] | None:
+        """What the sampler of a job that runs expects at its points, as of the last look; safe from any thread."""
+        opinion = self._opinions.get(job_id)
+        return opinion.expected if opinion is not None else None
+
     def tick(self) -> None:
-        """One look: results in, then whatever can be started. Nothing while another server dispatches."""
+        """One look: results in, then what can be started or a limit of time ends. Nothing while another dispatches."""
         if not self._lead():
             return
-        woken = self._wake.is_set()
+        woken = self._wake.is_set() or (self._next_limit is not None and self.now() >= self._next_limit)
         self._wake.clear()
         try:
             if self._attempts.take_in() or woken:
@@ -162,7 +182,7 @@ class Dispatcher:
         log.warning("dispatch.stood_down")
         self._settled = False
         self._attempts.abandon()
-        self._sampler_stops.clear()
+        self._opinions.clear()
         self.studies.forget_all()
 
     def _look(self) -> None:
@@ -190,6 +210,7 @@ class Dispatcher:
 
     def _dispatch(self) -> None:
         """Starts what it can, one trial at a time, for the job that runs the fewest (then the oldest)."""
+        self._next_limit = None
         with self.database.read() as session:
             jobs = {job.id: job for job in repository.active_jobs(session)}
         while jobs:
@@ -208,18 +229,23 @@ class Dispatcher:
             self._update(job, study_id=study.id)
             while True:
                 facts = self._facts(job, spec, study)
+                self._look_again_in_time(spec.budget, facts.times)
                 action = decide(facts)
                 match action:
                     case EndSearch(reason):
                         self._update(job, stop_reason=reason)
+                    case EndTrials(numbers, reason):
+                        self._attempts.cancel(job.id, reason=reason, trials=numbers)
+                        self.lease.check()
+                        for number in numbers:  # those that no attempt was training
+                            study.tell_failed(number)
                     case Resume(number) if (losing := study.reason_to_prune(number)) is not None:
                         self._attempts.prune(job.id, number, reason=losing)
                     case Wait(reason):
                         self._update(job, reason=reason)
                         return False
-                    case Succeed():
-                        assert job.stop_reason is not None
-                        self._finish(job, spec, study, facts, state=JobState.SUCCEEDED, reason=job.stop_reason)
+                    case Succeed(reason):
+                        self._finish(job, spec, study, facts, state=JobState.SUCCEEDED, reason=reason)
                         return False
                     case Fail(reason):
                         self._finish(job, spec, study, facts, state=JobState.FAILED, reason=reason)
@@ -263,23 +289,33 @@ class Dispatcher:
     def _facts(self, job: JobRow, spec: JobSpec, study: StudyHandle) -> JobFacts:
         with self.database.read() as session:
             rows = repository.attempts_of(session, [job.id])
+        opinion = self._opinion(job, spec, study)
         return gather(
+            job,
             spec,
             trials=study.trials(),
             rows=rows,
             live=self._attempts.of(job.id),
-            search_over=job.stop_reason,
-            sampler_stop=self._sampler_stop(job, spec, study),
+            sampler_stop=opinion.stop,
+            expected=opinion.expected,
+            now=self.now(),
         )
 
-    def _sampler_stop(self, job: JobRow, spec: JobSpec, study: StudyHandle) -> str | None:
-        """The sampler's wish to stop, asked once per finished trial: it costs as much as a suggestion."""
-        if job.stop_reason is not None or not spec.budget.stop_early:
-            return None
+    def _opinion(self, job: JobRow, spec: JobSpec, study: StudyHandle) -> _Opinion:
+        """The sampler's, asked once per finished trial."""
         finished = sum(trial.state.is_finished() for trial in study.trials())
-        if self._sampler_stops.get(job.id, (-1, None))[0] != finished:
-            self._sampler_stops[job.id] = (finished, study.stop_reason())
-        return self._sampler_stops[job.id][1]
+        opinion = self._opinions.get(job.id)
+        if opinion is None or opinion.finished != finished:
+            searching = job.stop_reason is None and spec.budget.stop_early
+            opinion = _Opinion(finished, study.stop_reason() if searching else None, study.expected())
+            self._opinions[job.id] = opinion
+        return opinion
+
+    def _look_again_in_time(self, budget: BudgetSpec, times: Times) -> None:
+        left = until_next_limit(budget, times)
+        if left is not None:
+            limit = self.now() + min(left, _LONGEST_SLEEP)
+            self._next_limit = min(limit, self._next_limit or limit)
 
     def _finish(
         self, job: JobRow, spec: JobSpec, study: StudyHandle, facts: JobFacts, *, state: JobState, reason: str
@@ -297,12 +333,14 @@ class Dispatcher:
 
     def _end_job(self, job: JobRow, state: JobState, reason: str, **values: object) -> None:
         """Ends a job: first everything that runs, then its state."""
-        self._attempts.cancel(job.id)
+        self._attempts.cancel(
+            job.id, reason="the job was cancelled" if state is JobState.CANCELLED else "the job has ended"
+        )
         if job.study_id is not None:
             self._open_study(job.id).end_open_trials()
         self._update(job, state=state, reason=reason, ended_at=self.now(), **values)
         self.studies.forget(job.id)
-        self._sampler_stops.pop(job.id, None)
+        self._opinions.pop(job.id, None)
         log.info("job.ended", job=job.id, state=state, reason=reason)
 
     def _update(self, job: JobRow, *, state: JobState | None = None, **values: object) -> None:

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 from optuna.trial import FrozenTrial
 
+from fixnorm_core.reports import TrialOutcome
 from fixnorm_core.spec import JobSpec
-from fixnorm_core.tuning.recommend import recommend, to_confirm
-from service.database.rows import AttemptKind, AttemptRow, AttemptState
+from fixnorm_core.tuning.attributes import CONFIRM, KIND
+from fixnorm_core.tuning.recommend import Point, recommend, to_confirm
+from service.database.rows import AttemptKind, AttemptRow, AttemptState, JobRow
 from service.dispatch.attempts import MAX_RETRYABLE_FAILURES, LiveAttempt
+from service.dispatch.limits import Finished, Times
 from service.dispatch.policy import JobFacts
 from service.jobs.views import validation_examples
 from worker.contracts import FailureKind
 
 __all__ = ["gather"]
 
+_FROM_OUTSIDE = (AttemptState.CANCELLED, AttemptState.LOST)
+
 
 def gather(
+    job: JobRow,
     spec: JobSpec,
     *,
     trials: Sequence[FrozenTrial],
     rows: Sequence[AttemptRow],
     live: Sequence[LiveAttempt],
-    search_over: str | None,
     sampler_stop: str | None,
+    expected: Mapping[Point, float] | None,
+    now: datetime,
 ) -> JobFacts:
-    """What is known of a job, from Optuna's trials, our attempts and those that run."""
+    """What is known of a job, from its row, Optuna's trials, our attempts and those that run."""
     examples = validation_examples(rows)
+    top_k = spec.budget.confirm_top_k
     failed = [row for row in rows if row.state == AttemptState.FAILED]
     evaluations = [row for row in rows if row.kind == AttemptKind.EVALUATE]
     evaluated = [row.trial_number for row in evaluations if row.state == AttemptState.COMPLETE]
@@ -36,10 +45,12 @@ def gather(
         budget=spec.budget,
         trials=trials,
         live=frozenset(attempt.trial_number for attempt in live if attempt.kind is AttemptKind.TRAIN),
-        search_over=search_over,
+        search_over=job.stop_reason,
         sampler_stop=sampler_stop,
-        best=recommend(trials, validation_examples=examples),
-        to_confirm=to_confirm(trials, validation_examples=examples),
+        times=_measure(job, spec, trials, rows, now=now),
+        ended=_ended(rows),
+        best=recommend(trials, validation_examples=examples, expected=expected),
+        to_confirm=to_confirm(trials, validation_examples=examples, top_k=top_k, expected=expected),
         evaluating=any(attempt.kind is AttemptKind.EVALUATE for attempt in live),
         evaluated_trial=evaluated[-1] if evaluated else None,
         evaluation_hopeless=len(failed_evaluations) >= MAX_RETRYABLE_FAILURES,
@@ -54,3 +65,32 @@ def _fatal(rows: Sequence[AttemptRow]) -> str | None:
     has_trained = any(row.kind == AttemptKind.TRAIN and row.state == AttemptState.COMPLETE for row in rows)
     lasting = [row for row in fatal if row.kind == AttemptKind.EVALUATE or not has_trained]
     return lasting[0].reason if lasting else None
+
+
+def _measure(
+    job: JobRow, spec: JobSpec, trials: Sequence[FrozenTrial], rows: Sequence[AttemptRow], *, now: datetime
+) -> Times:
+    confirming = {trial.number for trial in trials if trial.user_attrs.get(KIND) == CONFIRM}
+    trained = [
+        (row.created_at, row.ended_at, row.trial_number, row.result)
+        for row in rows
+        if row.kind == AttemptKind.TRAIN and row.state in (AttemptState.COMPLETE, AttemptState.PRUNED)
+    ]
+    searched, lengths = [], []
+    for created_at, ended_at, number, result in sorted(trained, key=lambda each: str(each[1])):
+        assert ended_at is not None
+        accuracy = None  # of a diverged trial, or one that was stopped early
+        if result is not None and result["outcome"] == TrialOutcome.COMPLETE:
+            accuracy = result["validation_accuracy"]
+            lengths.append(ended_at - created_at)
+        if number not in confirming:
+            searched.append(Finished(ended_at, accuracy))
+    return Times.measure(
+        started_at=job.started_at, now=now, searched=searched, lengths=lengths, tolerance=spec.budget.tolerance
+    )
+
+
+def _ended(rows: Sequence[AttemptRow]) -> frozenset[int]:
+    """The trials whose last attempt did not fail, but was cancelled or lost."""
+    last = {row.trial_number: row.state for row in rows if row.kind == AttemptKind.TRAIN}
+    return frozenset(number for number, state in last.items() if state in _FROM_OUTSIDE)

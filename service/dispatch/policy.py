@@ -1,6 +1,6 @@
 """What a job should do next: a pure function of what is known of it. The dispatcher acts on the answer.
 
-A job searches, then runs its best point again with new seeds, then evaluates the weights of its best run on the test
+A job searches, then runs its best points again with new seeds, then evaluates the weights of its best run on the test
 split, once, and succeeds. Complete, diverged and pruned trials are charged to the budget.
 """
 
@@ -12,14 +12,16 @@ from dataclasses import dataclass, field
 from optuna.trial import FrozenTrial, TrialState
 
 from fixnorm_core.spec import BudgetSpec
-from fixnorm_core.tuning.attributes import CONFIRM, KIND
-from fixnorm_core.tuning.recommend import Recommendation
+from fixnorm_core.tuning.attributes import CONFIRM, DIVERGED, KIND
+from fixnorm_core.tuning.recommend import Recommendation, point_of
+from service.dispatch.limits import Times, no_progress, no_time_for_a_trial, time_is_up
 
 __all__ = [
     "Action",
     "Ask",
     "Confirm",
     "EndSearch",
+    "EndTrials",
     "Evaluate",
     "Fail",
     "JobFacts",
@@ -40,8 +42,10 @@ class JobFacts:
         live: Numbers of the trials that an attempt is training now.
         search_over: Why the search has ended; None while it has not.
         sampler_stop: Why the sampler would end it now; None if it would not, or is not asked.
+        times: How long things have taken.
+        ended: Numbers of the failed trials that were ended from outside: by a limit, or with the server.
         best: What is recommended so far; None before a complete trial.
-        to_confirm: The point whose accuracy is to be confirmed next; None before a complete trial.
+        to_confirm: The points whose accuracies are to be confirmed, the best first; none before a complete trial.
         evaluating: Whether an attempt is evaluating now.
         evaluated_trial: The trial whose weights have been evaluated; None before that.
         evaluation_hopeless: Whether evaluating has failed too often to try again.
@@ -54,8 +58,10 @@ class JobFacts:
     live: frozenset[int] = field(default_factory=frozenset)
     search_over: str | None = None
     sampler_stop: str | None = None
+    times: Times = field(default_factory=Times)
+    ended: frozenset[int] = field(default_factory=frozenset)
     best: Recommendation | None = None
-    to_confirm: dict[str, float] | None = None
+    to_confirm: Sequence[dict[str, float]] = ()
     evaluating: bool = False
     evaluated_trial: int | None = None
     evaluation_hopeless: bool = False
@@ -70,7 +76,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Confirm:
-    """Train the best point again with a new seed."""
+    """Train a point again with a new seed."""
 
     params: dict[str, float]
 
@@ -90,6 +96,14 @@ class EndSearch:
 
 
 @dataclass(frozen=True, slots=True)
+class EndTrials:
+    """End these running trials now, whether or not an attempt is training them, then decide again."""
+
+    numbers: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluate:
     """Evaluate the weights of this trial on the test split."""
 
@@ -98,7 +112,9 @@ class Evaluate:
 
 @dataclass(frozen=True, slots=True)
 class Succeed:
-    """All is done."""
+    """All is done; ``reason`` says why the search ended, and what was left out."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,19 +131,19 @@ class Wait:
     reason: str
 
 
-Action = Ask | Confirm | Resume | EndSearch | Evaluate | Succeed | Fail | Wait
+Action = Ask | Confirm | Resume | EndSearch | EndTrials | Evaluate | Succeed | Fail | Wait
 
 
 def decide(facts: JobFacts) -> Action:
     """The next action. It is asked again after each action that is carried out, until the answer is to wait or end."""
     if facts.fatal is not None:
         return Fail(facts.fatal)
-    if (failures := _failures_in_a_row(facts.trials)) >= facts.budget.max_failures:
+    if (failures := _failures_in_a_row(facts)) >= facts.budget.max_failures:
         return Fail(f"{failures} trials in a row failed, the last one with: {facts.last_failure}")
+    if (action := _end_at_once(facts)) is not None:
+        return action
     room = facts.budget.parallel_trials - len(facts.live)
-    orphans = [
-        trial.number for trial in facts.trials if trial.state is TrialState.RUNNING and trial.number not in facts.live
-    ]
+    orphans = [trial.number for trial in _unfinished(facts) if trial.number not in facts.live]
     if orphans:
         return Resume(orphans[0]) if room > 0 else Wait(_running(facts))
     if facts.search_over is None:
@@ -135,38 +151,94 @@ def decide(facts: JobFacts) -> Action:
     return _finish(facts, room=room)
 
 
+def _end_at_once(facts: JobFacts) -> Action | None:
+    """What the limits ask for that do not let running trials finish."""
+    up = time_is_up(facts.budget, facts.times)
+    reason = up or _target_reached(facts)
+    if reason is None:
+        return None
+    if facts.search_over is None:
+        return EndSearch(reason)
+    doomed = tuple(trial.number for trial in _unfinished(facts) if up or not _is_confirming(trial))
+    return EndTrials(doomed, reason) if doomed else None
+
+
+def _target_reached(facts: JobFacts) -> str | None:
+    target = facts.budget.target_accuracy
+    for trial in facts.trials:
+        if trial.state is not TrialState.COMPLETE or _is_confirming(trial) or trial.user_attrs.get(DIVERGED):
+            continue
+        if target is not None and trial.value is not None and trial.value >= target:
+            return f"trial {trial.number} reached target_accuracy {100 * target:g} %: {100 * trial.value:.2f} %"
+    return None
+
+
 def _search(facts: JobFacts, *, room: int) -> Action:
-    planned = facts.budget.max_trials - facts.budget.confirm_runs
+    budget = facts.budget
     finished = sum(_is_finished(trial) for trial in facts.trials)
-    if finished >= planned:
-        trials = "1 search trial" if planned == 1 else f"{planned} search trials"
-        return EndSearch(f"the budget of {trials} is used up")
-    if facts.sampler_stop is not None:
-        return EndSearch(facts.sampler_stop)
-    if room <= 0 or finished + len(facts.live) >= planned:
+    if finished >= budget.search_trials:
+        return EndSearch(_used_up(budget))
+    if (reason := no_progress(budget, facts.times) or facts.sampler_stop) is not None:
+        return EndSearch(reason)
+    if room <= 0 or finished + len(facts.live) >= budget.search_trials:
         return Wait(_running(facts))
+    if (reason := no_time_for_a_trial(budget, facts.times, confirming=budget.confirming_trials)) is not None:
+        return EndSearch(reason)
     return Ask()
+
+
+def _used_up(budget: BudgetSpec) -> str:
+    if not budget.confirming_trials:
+        return f"max_trials {budget.max_trials} is used up"
+    kept = "1 is" if budget.confirming_trials == 1 else f"{budget.confirming_trials} are"
+    return f"max_trials is {budget.max_trials}: {budget.search_trials} to search are used up, {kept} to confirm"
 
 
 def _finish(facts: JobFacts, *, room: int) -> Action:
     searching = [trial for trial in facts.trials if trial.number in facts.live and not _is_confirming(trial)]
-    if searching:  # their results can change which point is the best
+    if searching:  # their results can change which points are the best
         return Wait(_running(facts))
-    if facts.best is None or facts.to_confirm is None:
-        if facts.live:
-            return Wait(_running(facts))
-        return Fail("every trial diverged or was stopped: lower the upper end of search.space.lr")
-    confirming = [trial for trial in facts.trials if _is_confirming(trial)]
-    counted = sum(_is_finished(trial) or trial.number in facts.live for trial in confirming)
-    if counted < facts.budget.confirm_runs:
-        return Confirm(facts.to_confirm) if room > 0 else Wait(_running(facts))
+    if facts.best is None:
+        return Wait(_running(facts)) if facts.live else Fail(_nothing_to_recommend(facts))
+    point = _next_to_confirm(facts)
+    late = _too_late_to_confirm(facts) if point is not None else None
+    if point is not None and late is None:
+        return Confirm(point) if room > 0 else Wait(_running(facts))
     if facts.live:
         return Wait(_running(facts))
     if facts.evaluated_trial == facts.best.best_run:
-        return Succeed()
+        return Succeed("; ".join(filter(None, (facts.search_over, late))))
     if facts.evaluation_hopeless:
         return Fail(f"the test accuracy could not be measured: {facts.last_failure}")
     return Wait("measuring the test accuracy") if facts.evaluating else Evaluate(facts.best.best_run)
+
+
+def _nothing_to_recommend(facts: JobFacts) -> str:
+    up = time_is_up(facts.budget, facts.times)
+    if up is not None and not any(_is_finished(trial) for trial in facts.trials):
+        return f"{up} before a trial was complete: raise budget.max_time or lower training.epochs"
+    return "every trial diverged or was stopped: lower the upper end of search.space.lr"
+
+
+def _next_to_confirm(facts: JobFacts) -> dict[str, float] | None:
+    """The point with the fewest confirming runs, the best of several; None when all have theirs."""
+    confirming = [trial for trial in facts.trials if _is_confirming(trial)]
+    counted = [point_of(trial.params) for trial in confirming if _is_finished(trial) or trial.number in facts.live]
+    runs = [counted.count(point_of(params)) for params in facts.to_confirm]
+    fewest = min(runs, default=facts.budget.confirm_runs)
+    if len(counted) >= facts.budget.confirming_trials or fewest >= facts.budget.confirm_runs:
+        return None
+    return facts.to_confirm[runs.index(fewest)]
+
+
+def _too_late_to_confirm(facts: JobFacts) -> str | None:
+    """Why the confirming runs that are still missing are left out."""
+    budget, times = facts.budget, facts.times
+    if time_is_up(budget, times) or no_time_for_a_trial(budget, times, confirming=0):
+        wanted = min(budget.confirming_trials, len(facts.to_confirm) * budget.confirm_runs)
+        done = sum(_is_confirming(trial) and _is_finished(trial) for trial in facts.trials)
+        return f"max_time left no time for {wanted - done} of {wanted} confirming runs"
+    return None
 
 
 def _running(facts: JobFacts) -> str:
@@ -184,11 +256,15 @@ def _is_confirming(trial: FrozenTrial) -> bool:
     return trial.user_attrs.get(KIND) == CONFIRM
 
 
-def _failures_in_a_row(trials: Sequence[FrozenTrial]) -> int:
+def _unfinished(facts: JobFacts) -> list[FrozenTrial]:
+    return [trial for trial in facts.trials if trial.state is TrialState.RUNNING]
+
+
+def _failures_in_a_row(facts: JobFacts) -> int:
     failures = 0
-    for trial in trials:
+    for trial in facts.trials:
         if trial.state is TrialState.FAIL:
-            failures += 1
+            failures += trial.number not in facts.ended
         elif trial.state.is_finished():
             failures = 0
     return failures

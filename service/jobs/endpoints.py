@@ -160,7 +160,8 @@ def _view(running: Running, job: JobRow) -> JobView:
 def _view_of(running: Running, job: JobRow, attempts: Sequence[AttemptRow]) -> JobView:
     best = None
     if job.result is None:
-        best = best_so_far(JobSpec.from_stored(job.spec), running.trials(job), attempts=attempts)
+        spec, expected = JobSpec.from_stored(job.spec), running.expected(job.id)
+        best = best_so_far(spec, running.trials(job), attempts=attempts, expected=expected)
     return job_view(job, attempts=attempts, best=best)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -12,9 +12,9 @@ from optuna.trial import TrialState as OptunaState
 from fixnorm_core.reports import Evaluation, TrialResult
 from fixnorm_core.spec import JobSpec, warm_starts_of
 from fixnorm_core.tuning.attributes import CONFIRM, DIVERGED, KIND, SEED
-from fixnorm_core.tuning.recommend import Recommendation, recommend
+from fixnorm_core.tuning.recommend import Point, Recommendation, recommend
 from service.database.rows import LIVE_ATTEMPT_STATES, AttemptKind, AttemptRow, AttemptState, JobRow
-from service.schemas import BestView, JobState, JobView, Progress, TrialState, TrialView
+from service.schemas import BestView, CandidateView, JobState, JobView, Progress, TrialState, TrialView
 
 __all__ = [
     "best_so_far",
@@ -38,6 +38,7 @@ def job_view(job: JobRow, *, attempts: Sequence[AttemptRow], best: BestView | No
         name=job.name,
         state=JobState(job.state),
         reason=job.reason,
+        stop_reason=job.stop_reason,
         created_at=job.created_at,
         started_at=job.started_at,
         ended_at=job.ended_at,
@@ -60,9 +61,15 @@ def trial_views(
     ]
 
 
-def best_so_far(spec: JobSpec, trials: Sequence[FrozenTrial], *, attempts: Sequence[AttemptRow]) -> BestView | None:
-    """The point that would be recommended now."""
-    best = recommend(trials, validation_examples=validation_examples(attempts))
+def best_so_far(
+    spec: JobSpec,
+    trials: Sequence[FrozenTrial],
+    *,
+    attempts: Sequence[AttemptRow],
+    expected: Mapping[Point, float] | None = None,
+) -> BestView | None:
+    """The point that would be recommended now, given what the sampler expects."""
+    best = recommend(trials, validation_examples=validation_examples(attempts), expected=expected)
     if best is None:
         return None
     return best_view(best, attempts=attempts, saved=epochs_saved(spec, trials))
@@ -78,17 +85,26 @@ def best_view(best: Recommendation, *, attempts: Sequence[AttemptRow], saved: in
     """A recommendation with the weights of its best run, and the epochs that were saved on the way."""
     result = result_of(best.best_run, attempts=attempts)
     return BestView(
-        params=dict(best.params),
-        validation_accuracy=best.mean,
-        standard_error=best.standard_error,
-        standard_error_source=best.source,
-        runs=best.runs,
-        trials=best.trials,
-        confirmed=best.confirmed,
+        **_judgement(best),
         weights_trial=best.best_run,
         weights=result.weights if result is not None else None,
         epochs_saved=saved,
+        runner_up=CandidateView(**_judgement(best.runner_up)) if best.runner_up is not None else None,
+        told_apart=best.told_apart,
     )
+
+
+def _judgement(point: Recommendation) -> dict[str, Any]:
+    return {
+        "params": dict(point.params),
+        "validation_accuracy": point.mean,
+        "standard_error": point.standard_error,
+        "standard_error_source": point.source,
+        "runs": point.runs,
+        "trials": point.trials,
+        "confirmed": point.confirmed,
+        "expected_accuracy": point.expected,
+    }
 
 
 def result_of(trial_number: int, *, attempts: Sequence[AttemptRow]) -> TrialResult | None:
@@ -165,6 +181,6 @@ def _state(trial: FrozenTrial, attempts: Sequence[AttemptRow]) -> TrialState:
     if trial.state is OptunaState.PRUNED:
         return TrialState.PRUNED
     if trial.state is OptunaState.FAIL:
-        cancelled = not attempts or attempts[-1].state == AttemptState.CANCELLED
-        return TrialState.CANCELLED if cancelled else TrialState.FAILED
+        failed = attempts and attempts[-1].state == AttemptState.FAILED  # else it was ended, or lost and not resumed
+        return TrialState.FAILED if failed else TrialState.CANCELLED
     return TrialState.RUNNING

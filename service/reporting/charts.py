@@ -84,6 +84,8 @@ def _result_rows(best: BestView, trials: Sequence[TrialView], run: TrialResult |
     runs = "1 run" if best.runs == 1 else f"{best.runs} runs"
     accuracy = f"{100 * best.validation_accuracy:.2f} % ± {100 * best.standard_error:.2f} %"
     yield "validation accuracy", f"{accuracy} ({runs}; standard error over {best.standard_error_source})"
+    if best.rivalry is not None:
+        yield "runner-up", best.rivalry
     if best.test is not None:
         yield "test accuracy", f"{100 * best.test.accuracy:.2f} % (measured once)"
     used = sum(trial.state in _FINISHED for trial in trials)

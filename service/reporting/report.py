@@ -58,6 +58,8 @@ def _result_rows(best: BestView) -> Iterable[tuple[str, str]]:
         yield f"best {knob}", f"{value:.4g}"
     accuracy = f"{_percent(best.validation_accuracy)} ± {_percent(best.standard_error)}"
     yield "validation accuracy", f"{accuracy} ({best.basis})"
+    if best.rivalry is not None:
+        yield "runner-up", best.rivalry
     if best.test is not None:
         yield "test accuracy", f"{_percent(best.test.accuracy)} ({best.test.examples} images, measured once)"
     yield "stopped because", best.stop_reason or ""

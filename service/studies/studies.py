@@ -21,6 +21,7 @@ from fixnorm_core.reports import EpochReport, TrialOutcome, TrialResult
 from fixnorm_core.spec import JobSpec, PrunerName, SamplerName
 from fixnorm_core.tuning.attributes import CLASSES, CONFIRM, DIVERGED, KIND, PRUNED_BECAUSE, SEED, TRAIN_LOSS
 from fixnorm_core.tuning.choice import build_pruner, build_sampler, first_point, search_space
+from fixnorm_core.tuning.recommend import Point, complete_points, point_of
 from fixnorm_core.tuning.sampler import FixNormSampler
 
 __all__ = ["AskedTrial", "SamplerFailed", "Studies", "StudyHandle", "trial_seed"]
@@ -60,8 +61,18 @@ class StudyHandle:
         return self.study.get_trials(deepcopy=False)
 
     def stop_reason(self) -> str | None:
-        """Why the sampler expects no more gain; None while it does, or when it cannot tell."""
-        return self.sampler.stop_reason(self.study) if isinstance(self.sampler, FixNormSampler) else None
+        """Why the sampler expects no gain worth a trial; None while it does, or when it cannot tell."""
+        if not isinstance(self.sampler, FixNormSampler):
+            return None
+        return self.sampler.stop_reason(self.study, tolerance=self.spec.budget.tolerance)
+
+    def expected(self) -> dict[Point, float] | None:
+        """The accuracy that the sampler expects at each point that can be recommended; None when it cannot tell."""
+        if not isinstance(self.sampler, FixNormSampler):
+            return None
+        points = complete_points(self.trials())
+        means = self.sampler.expected(self.study, points) if points else ()
+        return {point_of(point): mean for point, mean in zip(points, means, strict=True)}
 
     def ask(self) -> AskedTrial:
         """The next point to train.

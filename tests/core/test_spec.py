@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -24,6 +25,33 @@ def test_unknown_fields_are_refused_on_input_and_ignored_when_read_back() -> Non
     assert JobSpec.from_stored(stored) == JobSpec()
 
 
+def test_a_spec_that_was_stored_before_there_were_limits_confirms_as_many_runs_as_it_did() -> None:
+    old = JobSpec().model_dump(mode="json")
+    old["budget"] = {"max_trials": 3, "parallel_trials": 1, "confirm_runs": 2, "stop_early": True, "max_failures": 3}
+    budget = JobSpec.from_stored(old).budget
+    assert (budget.search_trials, budget.confirming_trials, budget.max_time) == (1, 2, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "duration", "told"),
+    [
+        ("8h", timedelta(hours=8), "8h"),
+        ("1h 30min", timedelta(minutes=90), "1h 30min"),
+        ("1.5h", timedelta(minutes=90), "1h 30min"),
+        ("2d3h", timedelta(hours=51), "2d 3h"),
+        (".25 s", timedelta(milliseconds=250), "0.25s"),
+        ("90s", timedelta(seconds=90), "1min 30s"),
+    ],
+)
+def test_a_duration_is_a_number_with_its_unit_and_survives_the_trip_through_json(
+    text: str, duration: timedelta, told: str
+) -> None:
+    spec = JobSpec.model_validate({"budget": {"max_time": text}})
+    assert spec.budget.max_time == duration
+    assert spec.model_dump(mode="json")["budget"]["max_time"] == told
+    assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
 @pytest.mark.parametrize(
     ("document", "rule"),
     [
@@ -34,6 +62,11 @@ def test_unknown_fields_are_refused_on_input_and_ignored_when_read_back() -> Non
         ({"search": {"start": {"lr": 0.01}}}, "it needs one value for each"),
         ({"search": {"start": {"lr": 5.0, "fc_norm": 1.0}}}, "start.lr is 5, outside its range"),
         ({"budget": {"max_trials": 2, "confirm_runs": 2}}, "leaves no trial to search with"),
+        ({"budget": {"confirm_top_k": 6}}, "confirm_runs is 2 for each of confirm_top_k 6 of max_trials 12"),
+        ({"budget": {"max_time": 3600}}, "3600 is no duration: write it with a unit"),
+        ({"budget": {"max_time": "8 hours"}}, "'8 hours' is no duration: write it with a unit"),
+        ({"budget": {"max_time_without_progress": "0s"}}, "0s is no time at all"),
+        ({"budget": {"target_accuracy": 95}}, "less than or equal to 1"),
         ({"resources": {"gpus_per_trial": 1.5}}, "1.5 GPUs cannot be held"),
         ({"training": {"device": "cuda"}}, "hides every GPU from the trial"),
         ({"data": {"crop": "random_resized", "storage": "memory"}}, "storage is memory: set storage to auto or stream"),

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from fixnorm_core.spec import BudgetSpec
 from fixnorm_core.tuning.attributes import CONFIRM, DIVERGED, KIND
 from fixnorm_core.tuning.recommend import recommend, to_confirm
+from service.dispatch.limits import Times
 from service.dispatch.policy import (
     Action,
     Ask,
     Confirm,
     EndSearch,
+    EndTrials,
     Evaluate,
     Fail,
     JobFacts,
@@ -41,11 +45,13 @@ def trial(
     return made
 
 
-def decision(trials: list[FrozenTrial], *, live: set[int] | None = None, **facts: object) -> Action:
+def decision(
+    trials: list[FrozenTrial], *, live: set[int] | None = None, budget: BudgetSpec = BUDGET, **facts: object
+) -> Action:
     best = recommend(trials, validation_examples=100)
-    confirm = to_confirm(trials, validation_examples=100)
+    confirm = to_confirm(trials, validation_examples=100, top_k=budget.confirm_top_k)
     return decide(
-        JobFacts(BUDGET, trials, live=frozenset(live or ()), best=best, to_confirm=confirm, **facts)  # type: ignore[arg-type]
+        JobFacts(budget, trials, live=frozenset(live or ()), best=best, to_confirm=confirm, **facts)  # type: ignore[arg-type]
     )
 
 
@@ -84,9 +90,9 @@ def test_a_trial_that_was_stopped_early_is_charged_and_is_no_failure() -> None:
 
 def test_the_search_ends_when_its_part_of_the_budget_is_used_up() -> None:
     trials = [trial(number, 0.5 + number / 10) for number in range(3)]
-    assert decision(trials) == EndSearch("the budget of 3 search trials is used up")
+    assert decision(trials) == EndSearch("max_trials is 4: 3 to search are used up, 1 is to confirm")
     one = BUDGET.model_copy(update={"max_trials": 1, "confirm_runs": 0})
-    assert decide(JobFacts(one, trials[:1])) == EndSearch("the budget of 1 search trial is used up")
+    assert decide(JobFacts(one, trials[:1])) == EndSearch("max_trials 1 is used up")
 
 
 def test_the_search_ends_when_the_sampler_wants_it_to() -> None:
@@ -108,7 +114,7 @@ def test_the_weights_of_the_best_run_are_evaluated_once_and_then_the_job_succeed
     trials = [trial(0, 0.5), trial(1, 0.6, confirm=True)]
     assert decision(trials, search_over="x") == Evaluate(1)
     assert decision(trials, search_over="x", evaluating=True) == Wait("measuring the test accuracy")
-    assert decision(trials, search_over="x", evaluated_trial=1) == Succeed()
+    assert decision(trials, search_over="x", evaluated_trial=1) == Succeed("x")
 
 
 def test_failures_in_a_row_fail_the_job_and_name_the_last() -> None:
@@ -121,6 +127,118 @@ def test_failures_in_a_row_fail_the_job_and_name_the_last() -> None:
 def test_a_success_between_two_failures_starts_the_count_again() -> None:
     trials = [trial(0, state=TrialState.FAIL), trial(1, 0.5), trial(2, state=TrialState.FAIL)]
     assert decision(trials) == Ask()
+
+
+def test_trials_that_were_ended_from_outside_are_no_failures() -> None:
+    trials = [trial(0, 0.5), trial(1, state=TrialState.FAIL), trial(2, state=TrialState.FAIL)]
+    assert decision(trials, ended=frozenset({1, 2})) == Ask()
+
+
+def test_each_of_the_best_points_gets_its_runs_the_least_run_first_and_in_parallel() -> None:
+    budget = BudgetSpec(max_trials=8, confirm_top_k=2, confirm_runs=2, parallel_trials=3)
+    trials = [trial(0, 0.9, lr=0.1), trial(1, 0.8, lr=0.2), trial(2, 0.5, lr=0.3)]
+    order = []
+    for number in range(3, 6):
+        action = decision(trials, live={each.number for each in trials[3:]}, budget=budget, search_over="x")
+        assert isinstance(action, Confirm)
+        order.append(action.params["lr"])
+        trials.append(trial(number, confirm=True, lr=action.params["lr"]))
+    assert order == [0.1, 0.2, 0.1]
+    assert decision(trials, live={3, 4, 5}, budget=budget, search_over="x") == Wait("training trials 3 and 4 and 5")
+
+
+def test_a_diverged_point_hands_what_is_left_of_its_runs_to_the_next_and_the_budget_is_kept() -> None:
+    budget = BudgetSpec(max_trials=5, confirm_runs=2)
+    trials = [trial(0, 0.9, lr=0.1), trial(1, 0.8, lr=0.2), trial(2, 0.1, confirm=True, lr=0.1)]
+    trials[2].set_user_attr(DIVERGED, True)
+    assert decision(trials, budget=budget, search_over="x") == Confirm({"lr": 0.2, "fc_norm": 2.0})
+    trials.append(trial(3, 0.7, confirm=True, lr=0.2))
+    assert decision(trials, budget=budget, search_over="x") == Evaluate(1)
+
+
+HOUR = timedelta(hours=1)
+TIMED = BudgetSpec(max_trials=9, confirm_runs=2, parallel_trials=2, max_time=8 * HOUR)
+
+
+def test_a_job_whose_time_is_over_ends_all_its_trials_and_keeps_the_best() -> None:
+    times = Times(job=8 * HOUR, trial=HOUR)
+    trials = [trial(0, 0.5), trial(1, 0.6, lr=0.1), trial(2, lr=0.2), trial(3, lr=0.3)]
+    over = "max_time of 8h is over"
+    assert decision(trials, live={2}, budget=TIMED, times=times) == EndSearch(over)
+    assert decision(trials, live={2}, budget=TIMED, times=times, search_over=over) == EndTrials((2, 3), over)
+    ended = [*trials[:2], trial(2, state=TrialState.FAIL), trial(3, state=TrialState.FAIL)]
+    facts = {"budget": TIMED, "times": times, "search_over": over, "ended": frozenset({2, 3})}
+    assert decision(ended, **facts) == Evaluate(1)
+    assert decision(ended, **facts, evaluating=True) == Wait("measuring the test accuracy")
+    assert decision(ended, **facts, evaluated_trial=1) == Succeed(
+        f"{over}; max_time left no time for 2 of 2 confirming runs"
+    )
+
+
+def test_confirming_runs_are_ended_by_max_time_too() -> None:
+    times = Times(job=8 * HOUR, trial=HOUR)
+    trials = [trial(0, 0.5), trial(1, 0.6, confirm=True), trial(2, confirm=True)]
+    assert decision(trials, live={2}, budget=TIMED, times=times, search_over="x") == EndTrials(
+        (2,), "max_time of 8h is over"
+    )
+
+
+def test_a_job_whose_time_is_over_before_any_trial_was_complete_fails_and_says_what_to_change() -> None:
+    action = decision([trial(0, state=TrialState.FAIL)], budget=TIMED, times=Times(job=9 * HOUR), search_over="x")
+    assert action == Fail(
+        "max_time of 8h is over before a trial was complete: raise budget.max_time or lower training.epochs"
+    )
+
+
+def test_no_trial_is_started_that_would_leave_no_time_to_confirm() -> None:
+    trials = [trial(0, 0.5)]
+    assert decision(trials, budget=TIMED, times=Times(job=6 * HOUR, trial=HOUR)) == Ask()
+    assert decision(trials, budget=TIMED, times=Times(job=6.1 * HOUR, trial=HOUR)) == EndSearch(
+        "max_time of 8h leaves no time for another trial and 2 runs to confirm: a trial takes 1h"
+    )
+
+
+def test_no_confirming_run_is_started_that_would_not_end_in_time() -> None:
+    trials = [trial(0, 0.5), trial(1, 0.6, confirm=True)]
+    late = Times(job=7.5 * HOUR, trial=HOUR)
+    assert decision(trials, budget=TIMED, times=late, search_over="x") == Evaluate(1)
+    in_time = Times(job=6.5 * HOUR, trial=HOUR)
+    assert decision(trials, budget=TIMED, times=in_time, search_over="x") == Confirm({"lr": 0.01, "fc_norm": 2.0})
+
+
+def test_a_trial_that_reaches_the_target_ends_the_search_and_the_other_trials_and_is_confirmed() -> None:
+    budget = BudgetSpec(max_trials=9, confirm_runs=1, parallel_trials=2, target_accuracy=0.9)
+    trials = [trial(0, 0.899), trial(1, 0.9, lr=0.1), trial(2)]
+    reached = "trial 1 reached target_accuracy 90 %: 90.00 %"
+    assert decision(trials[:1], budget=budget) == Ask()
+    assert decision(trials, live={2}, budget=budget) == EndSearch(reached)
+    assert decision(trials, live={2}, budget=budget, search_over=reached) == EndTrials((2,), reached)
+    ended = [*trials[:2], trial(2, state=TrialState.FAIL)]
+    confirm = Confirm({"lr": 0.1, "fc_norm": 2.0})
+    assert decision(ended, budget=budget, search_over=reached) == confirm
+    confirming = [*ended, trial(3, confirm=True, lr=0.1)]
+    assert decision(confirming, live={3}, budget=budget, search_over=reached) == Wait("training trial 3")
+
+
+def test_a_diverged_trial_reaches_no_target() -> None:
+    lucky = trial(0, 0.95)
+    lucky.set_user_attr(DIVERGED, True)
+    assert decision([lucky], budget=BudgetSpec(target_accuracy=0.9)) == Ask()
+
+
+def test_a_search_without_progress_ends_and_lets_the_running_trials_finish() -> None:
+    budget = BudgetSpec(parallel_trials=2, tolerance=0.002, max_trials_without_progress=3)
+    trials, times = [trial(0, 0.5), trial(1)], Times(trials_without_progress=3)
+    ends = EndSearch(
+        "the last 3 trials have not raised the best accuracy by more than 0.2 points (max_trials_without_progress)"
+    )
+    assert decision(trials, live={1}, budget=budget, times=times) == ends
+    assert decision(trials, live={1}, budget=budget, times=times, search_over="x") == Wait("training trial 1")
+    timed = BudgetSpec(max_time_without_progress=2 * HOUR)
+    assert decision(trials[:1], budget=timed, times=Times(without_progress=1.9 * HOUR)) == Ask()
+    assert decision(trials[:1], budget=timed, times=Times(without_progress=2 * HOUR)) == EndSearch(
+        "no trial has raised the best accuracy for 2h (max_time_without_progress)"
+    )
 
 
 def test_a_job_whose_trials_all_diverged_fails_and_says_what_to_change() -> None:

@@ -65,6 +65,27 @@ def test_a_reason_is_news_only_while_the_job_waits() -> None:
     assert changes(Snapshot(job(), (RUNNING,)), training) == []
 
 
+def test_what_the_job_waits_for_after_its_last_trial_is_told_after_that_trials_end() -> None:
+    measuring = Snapshot(job(reason="measuring the test accuracy"), (trial(0),))
+    assert changes(Snapshot(job(reason="training trial 0"), (RUNNING,)), measuring) == [
+        "trial 0 finished: 93.33 % validation accuracy",
+        "job j1 is RUNNING: measuring the test accuracy",
+    ]
+
+
+def test_why_the_search_ended_is_told_once_between_its_last_trial_and_the_confirming_runs() -> None:
+    over = job(stop_reason="nothing to gain")
+    confirming = Snapshot(over, (trial(0), trial(1, TrialState.RUNNING, kind="confirm")))
+    assert changes(Snapshot(job(), (RUNNING,)), confirming) == [
+        "trial 0 finished: 93.33 % validation accuracy",
+        "the search is over: nothing to gain",
+        "trial 1 started (confirm): lr 0.01, fc_norm 1",
+    ]
+    assert changes(confirming, Snapshot(over, (trial(0), trial(1, kind="confirm")))) == [
+        "trial 1 finished: 93.33 % validation accuracy"
+    ]
+
+
 def test_a_failed_trial_is_told_with_its_reason() -> None:
     failed = Snapshot(job(), (trial(0, TrialState.FAILED, reason="out of memory"),))
     assert changes(Snapshot(job(), (RUNNING,)), failed) == ["trial 0 failed: out of memory"]

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from service.cli.words import knobs, local_time, number, percent, sparkline
+from service.cli.words import knobs, limits, local_time, number, percent, sparkline
 from service.schemas import BestView, DatasetView, JobState, JobView, ModelView, RecipeView, TrialState, TrialView
 
 __all__ = [
@@ -116,10 +116,13 @@ def job_block(job: JobView, *, server: str) -> Text:
         "search": f"{spec.search.method} by {spec.search.sampler}: "
         + ", ".join(f"{knob} in [{number(r.low)}, {number(r.high)}]" for knob, r in spec.search.space.items()),
         **({"warm start": "; ".join(job.notes)} if job.notes else {}),
+        "limits": limits(spec.budget),
         "submitted": local_time(job.created_at),
         "started": local_time(job.started_at),
         "ended": local_time(job.ended_at),
     }
+    if job.stop_reason and job.stop_reason != job.reason:
+        rows["search ended"] = job.stop_reason
     if job.best:
         rows["best so far" if job.ended_at is None else "best"] = (
             f"{percent(job.best.validation_accuracy)} at {knobs(job.best.params)}"
@@ -137,7 +140,7 @@ def best_block(job: JobView, best: BestView, *, server: str) -> Text:
         rows["runner-up"] = best.rivalry
     if best.test:
         rows["test accuracy"] = f"{percent(best.test.accuracy)} ({best.test.examples} images)"
-    ended = best.stop_reason or job.reason
+    ended = best.stop_reason or job.stop_reason or job.reason
     rows["trials used"] = f"{job.progress.finished} of {job.progress.max_trials}{f': {ended}' if ended else ''}"
     if best.epochs_saved:
         stopped = "1 trial" if job.progress.pruned == 1 else f"{job.progress.pruned} trials"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-__all__ = ["knobs", "local_time", "number", "percent", "sparkline"]
+from fixnorm_core.spec import BudgetSpec, duration_text
+
+__all__ = ["knobs", "limits", "local_time", "number", "percent", "sparkline"]
 
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -23,6 +25,22 @@ def number(value: float) -> str:
 def knobs(params: Mapping[str, float]) -> str:
     """A point of the search space in one line."""
     return ", ".join(f"{name} {number(value)}" for name, value in params.items())
+
+
+def limits(budget: BudgetSpec) -> str:
+    """What ends a job, in one line."""
+    words = [f"{budget.max_trials} trials"]
+    if budget.confirming_trials:
+        words.append(f"{budget.confirming_trials} of them to confirm {_points(budget.confirm_top_k)}")
+    if budget.max_time is not None:
+        words.append(f"{duration_text(budget.max_time)} in all")
+    if budget.target_accuracy is not None:
+        words.append(f"until {percent(budget.target_accuracy)}")
+    if budget.max_time_without_progress is not None:
+        words.append(f"{duration_text(budget.max_time_without_progress)} without progress")
+    if budget.max_trials_without_progress is not None:
+        words.append(f"{budget.max_trials_without_progress} trials without progress")
+    return ", ".join(words)
 
 
 def local_time(moment: datetime | None) -> str:
@@ -44,3 +62,7 @@ def sparkline(curve: Sequence[float], *, low: float, high: float, width: int = 1
     span = (high - low) or 1.0
     steps = len(_BARS) - 1
     return "".join(_BARS[min(steps, max(0, round((value - low) / span * steps)))] for value in curve)
+
+
+def _points(count: int) -> str:
+    return "the best point" if count == 1 else f"the best {count} points"

@@ -69,7 +69,7 @@ def clocked(settings: Settings) -> Iterator[tuple[httpx.Client, Minutes]]:
 def run(http: httpx.Client, job: dict[str, Any], **budget: Any) -> tuple[JobView, list[dict[str, Any]]]:
     """A job at its end, with its trials; its search is not ended by the sampler, and random, so that it is fast."""
     job_id = submit(http, job, **budget)
-    view = wait_for(http, job_id, seconds=90)
+    view = wait_for(http, job_id)
     return view, http.get(f"{JOBS}/{job_id}/trials").json()
 
 
@@ -155,6 +155,7 @@ def test_a_job_whose_time_is_over_before_a_trial_is_complete_fails_and_says_what
     assert {trial["state"] for trial in trials} == {TrialState.CANCELLED}
 
 
+@pytest.mark.both_databases
 def test_a_servers_absence_counts_and_the_job_has_its_result_soon_after_the_restart(
     settings: Settings, job: dict[str, Any]
 ) -> None:
@@ -166,7 +167,7 @@ def test_a_servers_absence_counts_and_the_job_has_its_result_soon_after_the_rest
     again = Minutes(Recording.packaged(), Resources(cpus=8.0, gpus=0.0))
     again.time = backend.time
     with serving_with(settings, again) as (http, _):
-        view = wait_for(http, job_id, seconds=60)
+        view = wait_for(http, job_id)
         trials = http.get(f"{JOBS}/{job_id}/trials").json()
     assert view.state is JobState.SUCCEEDED, view.reason
     assert view.ended_at is not None

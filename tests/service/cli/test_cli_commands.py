@@ -8,7 +8,8 @@ import pytest
 from standin import Answer, StandIn, best, job, problem, trial
 from typer.testing import Result
 
-from service.schemas import BestView, FieldProblem, JobPage, JobState, JobView, TrialState, TrialView
+from fixnorm_core.spec import JobSpec
+from service.schemas import BestView, CandidateView, FieldProblem, JobPage, JobState, JobView, TrialState, TrialView
 
 CLI = Callable[..., Result]
 
@@ -161,6 +162,43 @@ def test_best_says_how_many_epochs_were_saved_by_stopping_trials(server: StandIn
     server.on("GET", "/api/v1/jobs/j1", job(JobState.SUCCEEDED, progress=progress))
     server.on("GET", "/api/v1/jobs/j1/best", best(epochs_saved=7))
     assert "epochs saved         7, 1 trial stopped early" in cli("best", "j1").stdout
+
+
+@pytest.mark.parametrize(
+    ("told_apart", "words"),
+    [
+        (False, "the two cannot be told apart, the difference is within the standard error"),
+        (True, "worse by more than the standard error"),
+        (None, "how much of the difference is the seed's luck is not known without repeated runs"),
+    ],
+)
+def test_best_says_whether_the_runner_up_can_be_told_apart(
+    server: StandIn, cli: CLI, told_apart: bool | None, words: str
+) -> None:
+    second = CandidateView(
+        params={"lr": 0.02, "fc_norm": 2.0},
+        validation_accuracy=0.981,
+        standard_error=0.004,
+        standard_error_source="seeds and images",
+        runs=2,
+        trials=(4, 5),
+        confirmed=True,
+    )
+    server.on("GET", "/api/v1/jobs/j1/best", best(runner_up=second, told_apart=told_apart))
+    server.on("GET", "/api/v1/jobs/j1", finished())
+    assert (
+        f"runner-up            98.10 % ± 0.40 % (2 runs) at lr 0.02, fc_norm 2; {words}\n" in cli("best", "j1").stdout
+    )
+
+
+def test_show_tells_the_limits_and_why_the_search_ended(server: StandIn, cli: CLI) -> None:
+    budget = {"max_trials": 9, "confirm_top_k": 2, "max_time": "8h", "target_accuracy": 0.95}
+    spec = JobSpec.model_validate({"budget": budget | {"max_time_without_progress": "90min"}})
+    server.on("GET", "/api/v1/jobs/j1", job(spec=spec, reason="training trial 5", stop_reason="nothing to gain"))
+    shown = cli("show", "j1").stdout
+    limits = "9 trials, 4 of them to confirm the best 2 points, 8h in all, until 95.00 %, 1h 30min without progress"
+    assert f"limits        {limits}\n" in shown
+    assert "search ended  nothing to gain\n" in shown
 
 
 def test_best_of_a_running_job_says_that_it_is_not_final(server: StandIn, cli: CLI) -> None:

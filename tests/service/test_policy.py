@@ -85,7 +85,7 @@ def test_a_trial_that_was_stopped_early_is_charged_and_is_no_failure() -> None:
     trials = [trial(0, state=TrialState.FAIL), trial(1, state=TrialState.PRUNED), trial(2, state=TrialState.FAIL)]
     assert decision(trials) == Ask()
     trials = [trial(0, 0.5), trial(1, state=TrialState.PRUNED), trial(2, 0.6)]
-    assert decision(trials) == EndSearch("the budget of 3 search trials is used up")
+    assert decision(trials) == EndSearch("max_trials is 4: 3 to search are used up, 1 is to confirm")
 
 
 def test_the_search_ends_when_its_part_of_the_budget_is_used_up() -> None:
@@ -220,10 +220,11 @@ def test_a_trial_that_reaches_the_target_ends_the_search_and_the_other_trials_an
     assert decision(confirming, live={3}, budget=budget, search_over=reached) == Wait("training trial 3")
 
 
-def test_a_diverged_trial_reaches_no_target() -> None:
+def test_a_trial_that_diverged_or_was_stopped_early_reaches_no_target() -> None:
     lucky = trial(0, 0.95)
     lucky.set_user_attr(DIVERGED, True)
-    assert decision([lucky], budget=BudgetSpec(target_accuracy=0.9)) == Ask()
+    stopped = trial(1, 0.95, state=TrialState.PRUNED)
+    assert decision([lucky, stopped], budget=BudgetSpec(target_accuracy=0.9)) == Ask()
 
 
 def test_a_search_without_progress_ends_and_lets_the_running_trials_finish() -> None:

@@ -108,7 +108,8 @@ class Dispatcher:
 
         While another server dispatches, waits for that one to stop instead.
         """
-        self._lead()
+        if not self._lead():
+            log.info("dispatch.standing_by")
         self.lease.keep()
         self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
         self._thread.start()

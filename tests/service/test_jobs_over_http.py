@@ -23,7 +23,6 @@ def submit(http: httpx.Client, job: dict[str, Any], key: str | None = None) -> s
     return str(answer.json()["id"])
 
 
-@pytest.mark.both_databases
 def test_a_whole_job_takes_under_two_seconds_of_a_processor(http: httpx.Client, job: dict[str, Any]) -> None:
     begin = time.process_time()  # of the server too, which is a thread of this process; a busy machine adds nothing
     view = wait_for(http, submit(http, job))

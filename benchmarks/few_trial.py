@@ -25,9 +25,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import optuna
 from few_trial.contest import Course, Surface, run
 from few_trial.made_up import MADE_UP, MadeUp
-from few_trial.results import RECORDED, RESULTS, TRIALS, read
+from few_trial.results import DECAYED, RECORDED, RESULTS, TRIALS, read
 from few_trial.rivals import RIVALS
-from few_trial.surfaces import load
+from few_trial.surfaces import load, load_decay
 
 Task = tuple[str, str, int, int, int]
 
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=1)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rivals", nargs="+", choices=RIVALS, default=list(RIVALS))
-    parser.add_argument("--surfaces", nargs="+", default=[*RECORDED, *MADE_UP])
+    parser.add_argument("--surfaces", nargs="+", default=[*RECORDED, *MADE_UP, *DECAYED])
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     done = {course.key for course in read()}
@@ -49,7 +49,7 @@ def main() -> None:
         for rival in arguments.rivals
         for surface in arguments.surfaces
         for seed in range(arguments.seeds)
-        if RIVALS[rival].decay == surface.endswith("-decay") and (rival, surface, seed, arguments.slots) not in done
+        if RIVALS[rival].decay == (surface in DECAYED) and (rival, surface, seed, arguments.slots) not in done
     ]
     RESULTS.mkdir(exist_ok=True)
     with multiprocessing.get_context("forkserver").Pool(arguments.processes) as pool:
@@ -68,6 +68,9 @@ def _course(task: Task) -> Course:
 
 @lru_cache(maxsize=64)
 def _surface(name: str, seed: int) -> Surface:
+    if name in DECAYED:
+        task = name.removesuffix("-decay")
+        return load_decay(task, noise=_recorded(RECORDED[task]).noise)
     return MadeUp(name, seed) if name in MADE_UP else _recorded(RECORDED[name])
 
 

@@ -30,7 +30,7 @@ _SHOWN = {
 
 def draw_plots(courses: Sequence[Course], folder: Path) -> None:
     """Draws regret over trials and the surfaces themselves, as PNG."""
-    names = [name for name in RECORDED if not name.endswith("-decay")]
+    names = list(RECORDED)
     figure, panels = plt.subplots(2, 4, figsize=(14, 6), layout="constrained")
     for panel, name in zip(panels.flat, names, strict=False):
         for rival, color in _SHOWN.items():

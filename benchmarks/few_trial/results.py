@@ -8,12 +8,15 @@ from pathlib import Path
 
 from few_trial.contest import Course
 
-__all__ = ["RECORDED", "RESULTS", "TRIALS", "read"]
+__all__ = ["DECAYED", "RECORDED", "RESULTS", "TRIALS", "read"]
 
 RESULTS = Path(__file__).parent / "results"
 
 RECORDED = {path.stem: path for path in sorted((Path(__file__).parents[1] / "surfaces").glob("*.json"))}
-"""The recorded surfaces by name; those of weight decay end in ``-decay``."""
+"""The recorded surfaces by name."""
+
+DECAYED = ("over-decay", "under-decay")
+"""Of two of these tasks, the surfaces of the usual training over (lr, weight_decay)."""
 
 
 TRIALS = 16

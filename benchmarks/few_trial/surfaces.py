@@ -16,12 +16,13 @@ from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
+from accuracy.runs import read_outcomes
 from scipy.interpolate import PchipInterpolator
 from scipy.linalg import cho_factor, cho_solve
 
 from worker.recording import Recording, Run
 
-__all__ = ["Box", "Landscape", "load"]
+__all__ = ["Box", "Landscape", "load", "load_decay"]
 
 Array = npt.NDArray[np.float64]
 Point = dict[str, float]
@@ -131,6 +132,27 @@ def load(path: Path) -> Landscape:
     error = noise / math.sqrt(fmean(map(len, finals)))
     smooth = _smooth(np.log(np.array(points)), means, error)
     return Landscape(path.stem, (first, second), axes, smooth.reshape(len(axes[0]), len(axes[1])), noise)
+
+
+def load_decay(task: str, *, noise: float) -> Landscape:
+    """The landscape of (lr, weight_decay) of one of the accuracy benchmark's tasks: the usual training.
+
+    Its grid was laid around the best points, one and a half decades of either knob, so it is an easy box.
+
+    Args:
+        task: A name in :data:`accuracy.tasks.TASKS`.
+        noise: Standard deviation of a run over seeds; most points of this grid have one seed only.
+    """
+    runs: dict[tuple[float, float], list[float]] = {}
+    for outcome in read_outcomes("methods").values():
+        way = outcome.run.way
+        if outcome.run.task == task and way.hold == "no" and way.decayed == "all" and way.weight_decay > 0:
+            runs.setdefault((way.lr, way.weight_decay), []).append((outcome.validation + outcome.test) / 2)
+    axes = (np.array(sorted({first for first, _ in runs})), np.array(sorted({second for _, second in runs})))
+    points = list(itertools.product(*axes))
+    means = np.array([fmean(runs[point]) for point in points])
+    smooth = _smooth(np.log(np.array(points)), means, noise)
+    return Landscape(f"{task}-decay", ("lr", "weight_decay"), axes, smooth.reshape(len(axes[0]), -1), noise)
 
 
 def _final(run: Run, chance: float) -> float:

@@ -23,7 +23,7 @@ def surfaces(_courses: Sequence[Course]) -> str:
     for name, path in RECORDED.items():
         surface = load(path)
         peak, best = surface.peak(), surface.truth([surface.peak()])[0]
-        lacks = f"{100 * (best - surface.truth([START])[0]):.1f}" if START.keys() == set(surface.knobs) else ""
+        lacks = f"{100 * (best - surface.truth([START])[0]):.1f}"
         first, second = (f"{peak[knob]:.2g}" for knob in surface.knobs)
         rows.append(
             [
@@ -36,7 +36,7 @@ def surfaces(_courses: Sequence[Course]) -> str:
                 lacks,
             ]
         )
-    return _table(["surface", "best %", "noise", "ε", "best lr", "best fc_norm or decay", "default start lacks"], rows)
+    return _table(["surface", "best %", "noise", "ε", "best lr", "best fc_norm", "default start lacks"], rows)
 
 
 def trials(courses: Sequence[Course]) -> str:
@@ -108,7 +108,11 @@ def _by_surface(courses: Sequence[Course], names: Sequence[str], measure: Callab
     for rival in RIVALS:
         cells, centres = [], []
         for name in names:
-            values = [float(measure(course)) for course in courses if course.key[:2] == (rival, name)]
+            values = [
+                float(measure(course))
+                for course in courses
+                if course.rival == rival and course.surface.removesuffix("-decay") == name
+            ]
             cells.append(_mean(values) if values else "")
             centres += [fmean(values)] if values else []
         if centres and len(centres) == len(names):
@@ -121,7 +125,7 @@ def _by_surface(courses: Sequence[Course], names: Sequence[str], measure: Callab
 
 def _recorded(courses: Sequence[Course]) -> list[str]:
     seen = {course.surface for course in courses}
-    return [name for name in RECORDED if name in seen and not name.endswith("-decay")]
+    return [name for name in RECORDED if name in seen]
 
 
 def _mean(values: Sequence[float]) -> str:

@@ -49,7 +49,9 @@ def main() -> None:
         for rival in arguments.rivals
         for surface in arguments.surfaces
         for seed in range(arguments.seeds)
-        if RIVALS[rival].decay == (surface in DECAYED) and (rival, surface, seed, arguments.slots) not in done
+        if RIVALS[rival].decay == (surface in DECAYED)
+        and not (RIVALS[rival].omniscient and surface in MADE_UP)
+        and (rival, surface, seed, arguments.slots) not in done
     ]
     RESULTS.mkdir(exist_ok=True)
     with multiprocessing.get_context("forkserver").Pool(arguments.processes) as pool:

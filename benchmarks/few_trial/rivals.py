@@ -26,11 +26,13 @@ class Rival:
         build: From a search space, a seed and the first point, if there is a given one.
         started: Whether its first trial is the trainer's default start, where that lies inside the box.
         decay: Whether it searches (lr, weight_decay) of the same task instead.
+        omniscient: Whether it is the oracle, which is built from the surface itself.
     """
 
     build: Callable[[Space, int, Start], BaseSampler]
     started: bool = False
     decay: bool = False
+    omniscient: bool = False
 
 
 def _fixnorm(space: Space, seed: int, start: Start) -> BaseSampler:
@@ -80,4 +82,5 @@ RIVALS: dict[str, Rival] = {
     "TPE, default start": Rival(_tpe(4), started=True),
     "CMA-ES, default start": Rival(_cmaes, started=True),
     "GP on weight decay": Rival(_gp(4), decay=True),
+    "oracle": Rival(_random, omniscient=True),
 }

@@ -173,8 +173,8 @@ def table(courses: Sequence[Course]) -> str:
     of = {way: {(each.surface, each.seed): each for each in courses if each.way == way} for way in WAYS}
     lines = [
         "| | studies | first trial lacks | trials to near-optimal | against blind | against the default start "
-        "| trials at the stop | regret there |",
-        "|---|---|---|---|---|---|---|---|",
+        "| over two more | trials at the stop | regret there |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for way, own in of.items():
         if own:
@@ -184,6 +184,7 @@ def table(courses: Sequence[Course]) -> str:
                 f"{fmean(each.near for each in own.values()):.2f}",
                 _difference(own, of["blind"]),
                 _difference(own, of["default start"]),
+                _over_two(own, of["default start"]),
                 f"{fmean(each.stop for each in own.values()):.1f}",
                 f"{fmean(each.regret_at_stop for each in own.values()):.2f}",
             ]
@@ -196,6 +197,11 @@ def _difference(own: dict[tuple[str, int], Course], other: dict[tuple[str, int],
     if len(apart) < 2 or not any(apart):
         return ""
     return f"{fmean(apart):+.2f} ± {stdev(apart) / math.sqrt(len(apart)):.2f}"
+
+
+def _over_two(own: dict[tuple[str, int], Course], other: dict[tuple[str, int], Course]) -> str:
+    apart = [own[key].near - other[key].near > 2 for key in own.keys() & other.keys()]
+    return f"{100 * fmean(apart):.0f} %" if apart and own is not other else ""
 
 
 def main() -> None:

@@ -53,7 +53,7 @@ class FixNormSampler(BaseSampler):
         start: The first point, a value for each parameter that has more than one. It is also taken for a hint: the peak
             is probably within a factor of three of it. None begins where most surfaces are nearly at their best.
         hints: Points that are probably near the peak, as far as each says, such as what earlier studies found. Trials
-            that speak against them outweigh them. Without ``start``, the first point is what they make the most of.
+            that speak against them outweigh them. Without ``start``, the first point is the first hint's.
 
     Raises:
         SpecError: ``search_space`` is empty, or ``start`` or a hint lacks a parameter, names another one, or has a
@@ -166,24 +166,17 @@ class FixNormSampler(BaseSampler):
         for number in (*history.unplaced[-_MAX_UNPLACED:], trial.number):
             rng = self._rng(number)
             is_first = not len(history.observations.values) and not len(pending)
-            point = self._first(history, axes, rng) if is_first else None
+            point = self._first(axes) if is_first else None
             if point is None:
                 belief = self._belief(history, axes, rng).imagine(pending)
                 point = propose(belief, axes, tried=np.vstack([tried, pending]), rng=rng)
             pending = np.vstack([pending, point[None]])
         return axes.params(pending[-1])
 
-    def _first(self, history: History, axes: Axes, rng: np.random.Generator) -> Array | None:
-        """The start, or that of all hints and their middle which they make the most of; None without either."""
-        if self._start is not None and axes.hold(self._start):
-            return axes.point(self._start)
+    def _first(self, axes: Axes) -> Array | None:
+        """The start, or the first hint; None without either."""
         hints = Hints.on(axes, self._hints)
-        if hints is None:
-            return None
-        middle = np.where(axes.choices > 0, hints.points[0], hints.points.mean(axis=0))
-        points = axes.snap(np.vstack([hints.points, middle]))
-        best: Array = points[int(np.argmax(self._belief(history, axes, rng).expected(points)))]
-        return best
+        return axes.snap(hints.points[:1])[0] if hints is not None else None
 
     def _belief(self, history: History, axes: Axes, rng: np.random.Generator) -> Belief:
         return Belief.learn(history.observations, axes, rng=rng, hints=Hints.on(axes, self._hints))

@@ -42,8 +42,8 @@ _WIDTHS, _POWERS = (0.08, 3.0), (1.0, 3.0)
 _TILTED, _TILT_SD = 0.2, 0.7
 # A wrong category costs a twentieth of the depth, within a factor of three or so.
 _PENALTY = (0.05, 1.2)
-# In how many cases one of the hints is right.
-_HINTED = 0.6
+# A hint is right in three cases of five, whatever the others are; but all of them can be wrong together.
+_RIGHT, _MOST_HINTED = 0.6, 0.85
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +84,10 @@ class Shapes:
         peak = spans * rng.random(size)
         if hints is not None:
             away, chance = rng.standard_normal(size), rng.random(count)
-            which = np.minimum((chance / _HINTED * len(hints.points)).astype(np.intp), len(hints.points) - 1)
+            hinted = min(1.0 - (1.0 - _RIGHT) ** len(hints.points), _MOST_HINTED)
+            which = np.minimum((chance / hinted * len(hints.points)).astype(np.intp), len(hints.points) - 1)
             near = np.clip(hints.points[which] + hints.spreads[which] * away, 0.0, spans)
-            peak = np.where(chance[:, None] < _HINTED, near, peak)
+            peak = np.where(chance[:, None] < hinted, near, peak)
         side = rng.random(size)
         flat_above = ~rates & (side < _FLAT_ABOVE)
         flat_below = ~rates & (side > 1.0 - _FLAT_BELOW)

@@ -22,7 +22,7 @@ THERE = {"lr": 0.2, "fc_norm": 0.5}
 ELSEWHERE = {"lr": 0.001, "fc_norm": 8.0}
 
 
-def test_the_first_point_is_the_hints() -> None:
+def test_the_first_point_is_the_hint() -> None:
     assert ask(study_of(Hint(THERE))) == pytest.approx(THERE)
 
 
@@ -34,15 +34,12 @@ def test_a_start_comes_before_the_hints_and_they_still_count() -> None:
     assert ask(study_of(Hint(THERE), start=start, told=told)) != ask(study_of(start=start, told=told))
 
 
-def test_two_hints_are_met_between_them_where_that_is_expected_to_be_best() -> None:
-    first = ask(study_of(Hint({"lr": 0.003, "fc_norm": 1.0}), Hint({"lr": 0.03, "fc_norm": 4.0})))
-    assert first == pytest.approx({"lr": 0.0094868, "fc_norm": 2.0}, rel=1e-4)
-
-
-def test_of_hints_that_disagree_the_one_that_two_share_is_tried() -> None:
-    hints = [Hint(ELSEWHERE, spread={"lr": 0.1, "fc_norm": 0.1}), Hint(THERE), Hint(THERE)]
-    tried = ask(study_of(*hints))
-    assert abs(math.log(tried["lr"] / THERE["lr"])) < abs(math.log(tried["lr"] / ELSEWHERE["lr"]))
+def test_of_several_hints_the_first_is_tried_first_and_all_count() -> None:
+    assert ask(study_of(Hint(THERE), Hint(ELSEWHERE))) == pytest.approx(THERE)
+    corner = Hint({"lr": 0.0003, "fc_norm": 0.3}, spread={"lr": 0.3, "fc_norm": 0.3})
+    told = [(THERE, 0.15)]
+    alone, both = ask(study_of(Hint(THERE), told=told)), ask(study_of(Hint(THERE), corner, told=told))
+    assert away(both, corner) < 0.5 * away(alone, corner)
 
 
 def test_a_hint_outside_the_range_begins_at_that_end() -> None:
@@ -81,6 +78,11 @@ def test_hints_of_a_category_are_tried_as_they_are() -> None:
     hints = [Hint(THERE | {"norm": "layer"}), Hint(THERE | {"norm": "layer"})]
     study = optuna.create_study(sampler=FixNormSampler(space, seed=0, hints=hints))
     assert study.ask(space).params == pytest.approx(THERE | {"norm": "layer"})
+
+
+def away(params: dict[str, float], hint: Hint) -> float:
+    """How far from a hint, in factors of e."""
+    return math.hypot(*(math.log(params[knob] / value) for knob, value in hint.params.items()))
 
 
 def study_of(

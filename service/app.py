@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from service import catalog, problems
 from service.dashboard import WithDashboard
+from service.events import endpoints as events
 from service.jobs import endpoints as jobs
 from service.loopback import LoopbackOnly
 from service.runtime import Running, Runtime
@@ -41,6 +42,7 @@ def create_app(runtime: Runtime, *, start: Callable[[], None], close: Callable[[
     problems.install(app)
     api = APIRouter(prefix="/api/v1")
     api.include_router(jobs.router)
+    api.include_router(events.router)
     api.include_router(catalog.router)
     app.include_router(api)
     app.add_api_route("/healthz", _health, methods=["GET"], tags=["health"])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from threading import Event
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -33,6 +34,7 @@ class Runtime:
         wake: Has the dispatcher look at all jobs now.
         expected: What the sampler of a job that runs expects at its points; None when it has no such belief.
         now: The wall clock, in UTC.
+        stopping: Set when the server begins to stop; whatever streams ends then.
     """
 
     settings: Settings
@@ -43,6 +45,7 @@ class Runtime:
     wake: Callable[[], None]
     expected: Callable[[str], Mapping[Point, float] | None]
     now: Callable[[], datetime]
+    stopping: Event = field(default_factory=Event)
 
     def trials(self, job: JobRow) -> Sequence[FrozenTrial]:
         """A job's trials as Optuna has them; none before its study exists."""

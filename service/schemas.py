@@ -22,6 +22,8 @@ __all__ = [
     "BestView",
     "CandidateView",
     "DatasetView",
+    "EventKind",
+    "EventView",
     "FieldProblem",
     "Health",
     "JobPage",
@@ -212,6 +214,46 @@ class TrialView(_View):
     reason: str
     attempts: int
     seconds: float | None
+
+
+class EventKind(StrEnum):
+    """What an event tells of."""
+
+    JOB_CHANGED = "job.changed"
+    JOB_ENDED = "job.ended"
+    ATTEMPT_STARTED = "attempt.started"
+    ATTEMPT_ENDED = "attempt.ended"
+    TRIAL_EPOCH = "trial.epoch"
+    TRIAL_ENDED = "trial.ended"
+
+
+class EventView(_View):
+    """Something that happened to a job. Which of the optional fields are there depends on the kind.
+
+    Attributes:
+        number: Counts the job's events from 1 without gaps; the ``id`` of a server-sent event.
+        kind: ``job.changed`` and ``job.ended`` (``state``, ``reason``); ``attempt.started`` (``trial``, ``attempt``,
+            ``task``, ``params``) and ``attempt.ended`` (``state``, ``reason``), one for each try at training a trial
+            or at evaluating its weights; ``trial.epoch`` (``epoch``, ``validation_accuracy``); ``trial.ended``
+            (``state``, ``validation_accuracy``, ``reason``).
+        at: When it was stored.
+        state: A job's, an attempt's or a trial's, as the kind says.
+        task: ``train`` or ``evaluate``.
+        epoch: Counted from 1.
+    """
+
+    number: int
+    job: str
+    kind: EventKind
+    at: datetime
+    state: str | None = None
+    reason: str | None = None
+    trial: int | None = None
+    attempt: str | None = None
+    task: Literal["train", "evaluate"] | None = None
+    params: dict[str, float] | None = None
+    epoch: int | None = None
+    validation_accuracy: float | None = None
 
 
 class ModelView(_View):

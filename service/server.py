@@ -8,6 +8,7 @@ import socket
 import sys
 from ipaddress import ip_address
 from pathlib import Path
+from threading import Event
 from types import FrameType
 
 import optuna
@@ -60,11 +61,23 @@ def run_server(settings: Settings, *, host: str, port: int, url_file: Path | Non
         signal.signal(signal.SIGTERM, _exit)
         config = uvicorn.Config(service.app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
         try:
-            uvicorn.Server(config).run(sockets=[listener])
+            _Server(config, service.runtime.stopping).run(sockets=[listener])
         finally:
             service.close()
             if url_file is not None:
                 url_file.unlink(missing_ok=True)
+
+
+class _Server(uvicorn.Server):
+    """Tells of its stop at once: it waits for open answers, and a stream of events would stay open."""
+
+    def __init__(self, config: uvicorn.Config, stopping: Event) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._stopping.set()
+        super().handle_exit(sig, frame)
 
 
 def _exit(_signal: int, _frame: FrameType | None) -> None:

@@ -36,6 +36,7 @@ class Settings(BaseSettings):
             database dispatches in its place.
         poll_interval: Pause between two looks at the backend.
         epoch_seconds: How long the simulator's epochs take.
+        heartbeat: How long a stream of events may be silent before it says that it is alive.
     """
 
     model_config = SettingsConfigDict(env_prefix="FIXNORM_", frozen=True, extra="ignore")
@@ -52,6 +53,7 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=10.0, ge=0.1)
     poll_interval: timedelta = timedelta(milliseconds=50)
     epoch_seconds: float = Field(default=0.0, ge=0)
+    heartbeat: timedelta = timedelta(seconds=15)
 
     @field_validator("state_dir", "data_root")
     @classmethod

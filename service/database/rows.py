@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, text
+from sqlalchemy import ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from service.database.types import Document, LongWords, UtcDateTime, Words
 from service.schemas import JobState
 
-__all__ = ["LIVE_ATTEMPT_STATES", "AttemptKind", "AttemptRow", "AttemptState", "Base", "JobRow", "LeaseRow"]
+__all__ = ["LIVE_ATTEMPT_STATES", "AttemptKind", "AttemptRow", "AttemptState", "Base", "EventRow", "JobRow", "LeaseRow"]
 
 
 class AttemptKind(StrEnum):
@@ -130,3 +130,26 @@ class LeaseRow(Base):
     token: Mapped[str | None] = mapped_column(Words(40))
     holder: Mapped[str | None] = mapped_column(Words(200))
     ends_at: Mapped[datetime | None]
+
+
+class EventRow(Base):
+    """Something that happened to a job, in the order in which it was stored; never changed and never removed.
+
+    Attributes:
+        number: Counts a job's events from 1 without gaps, in the order in which they became visible to readers.
+        kind: An :class:`~service.schemas.EventKind`.
+        key: What it tells of, where that may be recorded again after a crash; the second time changes nothing.
+        data: The rest of the :class:`~service.schemas.EventView`.
+        created_at: When it was stored.
+    """
+
+    __tablename__ = "events"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    kind: Mapped[str] = mapped_column(Words(30))
+    key: Mapped[str | None] = mapped_column(Words(60))
+    data: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(default=lambda: datetime.now(UTC))
+
+    __table_args__ = (UniqueConstraint("job_id", "key", name="uq_events_job_id_key"),)

@@ -8,7 +8,7 @@ finishes; a late or repeated result finds its attempt ended, or another server's
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -21,8 +21,11 @@ from fixnorm_core.spec import JobSpec, TrialSpec
 from service.database.engine import Database
 from service.database.rows import LIVE_ATTEMPT_STATES, AttemptKind, AttemptRow, AttemptState
 from service.dispatch.lease import Lease
+from service.events.records import record, record_ends, record_epochs
 from service.jobs import repository
 from service.jobs.folders import trial_folder
+from service.jobs.views import trial_views
+from service.schemas import EventKind
 from service.studies.studies import AskedTrial, StudyHandle
 from worker.contracts import (
     Backend,
@@ -86,12 +89,14 @@ class Attempts:
 
     def train(self, job_id: str, spec: JobSpec, asked: AskedTrial) -> None:
         """Starts an attempt at a trial."""
-        attempt = self._open(job_id, AttemptKind.TRAIN, asked.number, Resources.of(spec.resources))
+        attempt = self._open(job_id, AttemptKind.TRAIN, asked.number, Resources.of(spec.resources), params=asked.params)
         self._start(TrainTask(attempt.id, *self._what(job_id, spec, asked)), attempt)
 
     def evaluate(self, job_id: str, spec: JobSpec, asked: AskedTrial) -> None:
         """Starts the evaluation of a trial's weights on the test split."""
-        attempt = self._open(job_id, AttemptKind.EVALUATE, asked.number, Resources.of(spec.resources))
+        attempt = self._open(
+            job_id, AttemptKind.EVALUATE, asked.number, Resources.of(spec.resources), params=asked.params
+        )
         self._start(EvaluateTask(attempt.id, *self._what(job_id, spec, asked)), attempt)
 
     def prune(self, job_id: str, number: int, *, reason: str) -> None:
@@ -141,6 +146,20 @@ class Attempts:
         for row in rows:
             if row.kind == AttemptKind.TRAIN:
                 self._tell(row)
+        self.tell_events(job_id, epochs=True)
+
+    def tell_events(self, job_id: str, number: int | None = None, *, epochs: bool = False) -> None:
+        """Records the events of what Optuna has been told of a trial, or of all: ends, and ``epochs`` after a crash."""
+        with self.database.read() as session:
+            job, rows = repository.find_job(session, job_id), repository.attempts_of(session, [job_id])
+        assert job is not None
+        trials = self.open_study(job_id).trials()
+        trials = trials if number is None else [trials[number]]
+        views = trial_views(JobSpec.from_stored(job.spec), trials, attempts=rows, now=self.now())
+        with self.lease.writing() as session:
+            for trial in trials if epochs else ():
+                record_epochs(session, job_id, trial.number, trial.intermediate_values)
+            record_ends(session, job_id, views)
 
     def _what(self, job_id: str, spec: JobSpec, asked: AskedTrial) -> tuple[TrialSpec, str]:
         return spec.trial(asked.params, seed=asked.seed), str(trial_folder(self.state_dir, job_id, asked.number))
@@ -153,7 +172,15 @@ class Attempts:
             failure = Failed(FailureKind.RETRYABLE, f"it could not be started: {error}", traceback.format_exc())
             self._inbox.append(Update(attempt.id, outcome=failure))
 
-    def _open(self, job_id: str, kind: AttemptKind, number: int, resources: Resources) -> LiveAttempt:
+    def _open(
+        self,
+        job_id: str,
+        kind: AttemptKind,
+        number: int,
+        resources: Resources,
+        *,
+        params: Mapping[str, float] | None = None,
+    ) -> LiveAttempt:
         lease = self.lease.token
         with self.lease.writing() as session:
             earlier = [row for row in repository.attempts_of(session, [job_id]) if row.trial_number == number]
@@ -161,6 +188,8 @@ class Attempts:
             row = AttemptRow(id=attempt.id, job_id=job_id, kind=kind, trial_number=number, lease=lease)
             row.created_at = self.now()
             session.add(row)
+            told = {"trial": number, "attempt": attempt.id, "task": kind, "params": params}
+            record(session, job_id, EventKind.ATTEMPT_STARTED, told)
         self.live[attempt.id] = attempt
         return attempt
 
@@ -173,6 +202,9 @@ class Attempts:
         if update.reports:
             self._announce(attempt)
             self.open_study(attempt.job_id).report(attempt.trial_number, update.reports)
+            accuracies = {report.epoch: report.validation_accuracy for report in update.reports}
+            with self.lease.writing() as session:
+                record_epochs(session, attempt.job_id, attempt.trial_number, accuracies)
             if update.outcome is None and not update.reports[-1].diverged:
                 self._stop_if_losing(attempt)
         match update.outcome:
@@ -238,6 +270,7 @@ class Attempts:
             final = state is AttemptState.CANCELLED or failure in (FailureKind.CRASHED, FailureKind.FATAL)
             if final or _count_failures(rows, attempt) >= MAX_RETRYABLE_FAILURES:
                 self.open_study(attempt.job_id).tell_failed(attempt.trial_number)
+            self.tell_events(attempt.job_id, attempt.trial_number)
         self._forget(attempt.id)
         log.info("attempt.ended", attempt=attempt.id, state=state, reason=reason)
 

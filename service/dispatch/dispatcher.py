@@ -339,6 +339,7 @@ class Dispatcher:
         )
         if job.study_id is not None:
             self._open_study(job.id).end_open_trials()
+            self._attempts.tell_events(job.id)
         self._update(job, state=state, reason=reason, ended_at=self.now(), **values)
         self.studies.forget(job.id)
         self._opinions.pop(job.id, None)

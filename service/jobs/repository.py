@@ -6,7 +6,7 @@ started, and changes nothing when the row has moved on. Which moves there are is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,8 +14,9 @@ from sqlalchemy import select, tuple_, update
 from sqlalchemy.orm import Session
 
 from service.database.rows import LIVE_ATTEMPT_STATES, AttemptRow, AttemptState, JobRow
+from service.events.records import record
 from service.jobs.states import ACTIVE_JOB_STATES, ATTEMPT_MOVES, JOB_MOVES, check_move, origins
-from service.schemas import JobState
+from service.schemas import TERMINAL_STATES, EventKind, JobState
 
 __all__ = [
     "active_jobs",
@@ -64,8 +65,7 @@ def page_of_jobs(
 
 def update_job(session: Session, job_id: str, origin: JobState, **values: Any) -> bool:
     """Changes a job and leaves it in its state; returns False, and changes nothing, when it was not in that."""
-    guard = (JobRow.id == job_id, JobRow.state == origin)
-    return bool(session.execute(update(JobRow).where(*guard).values(**values)).rowcount)  # type: ignore[attr-defined]
+    return _change(session, job_id, (origin,), **values)
 
 
 def move_job(session: Session, job_id: str, origin: JobState, to: JobState, **values: Any) -> bool:
@@ -75,8 +75,7 @@ def move_job(session: Session, job_id: str, origin: JobState, to: JobState, **va
         IllegalMove: If the one never follows the other.
     """
     check_move(JOB_MOVES, origin, to)
-    guard = (JobRow.id == job_id, JobRow.state == origin)
-    return bool(session.execute(update(JobRow).where(*guard).values(state=to, **values)).rowcount)  # type: ignore[attr-defined]
+    return _change(session, job_id, (origin,), state=to, **values)
 
 
 def requests(session: Session) -> frozenset[tuple[str, str, bool]]:
@@ -88,9 +87,19 @@ def requests(session: Session) -> frozenset[tuple[str, str, bool]]:
 
 def request_cancel(session: Session, job_id: str) -> bool:
     """Asks the dispatcher to end a job; returns whether it had not ended."""
-    guard = (JobRow.id == job_id, JobRow.state.in_(ACTIVE_JOB_STATES))
-    asked = update(JobRow).where(*guard).values(cancel_requested=True, reason="being cancelled")
-    return bool(session.execute(asked).rowcount)  # type: ignore[attr-defined]
+    return _change(session, job_id, ACTIVE_JOB_STATES, cancel_requested=True, reason="being cancelled")
+
+
+def _change(session: Session, job_id: str, origins: Collection[JobState], **values: Any) -> bool:
+    """Changes a job that is in one of ``origins``. Each change of its state or reason is an event."""
+    changed = update(JobRow).where(JobRow.id == job_id, JobRow.state.in_(origins)).values(**values)
+    if not session.execute(changed).rowcount:  # type: ignore[attr-defined]
+        return False
+    if values.keys() & {"state", "reason"}:
+        state, reason = session.execute(select(JobRow.state, JobRow.reason).where(JobRow.id == job_id)).one()
+        kind = EventKind.JOB_ENDED if state in TERMINAL_STATES else EventKind.JOB_CHANGED
+        record(session, job_id, kind, {"state": state, "reason": reason})
+    return True
 
 
 def attempts_of(session: Session, job_ids: Iterable[str]) -> Sequence[AttemptRow]:
@@ -131,7 +140,12 @@ def end_attempt(
 ) -> bool:
     """Ends a live attempt; returns False, and changes nothing, when it had ended or belongs to another lease."""
     values = {"reason": reason, "failure": failure, "result": result, "ended_at": now}
-    return _move(session, attempt_id, state, lease=lease, **values)
+    if not _move(session, attempt_id, state, lease=lease, **values):
+        return False
+    row = session.get_one(AttemptRow, attempt_id)
+    told = {"trial": row.trial_number, "attempt": row.id, "task": row.kind, "state": state, "reason": reason}
+    record(session, row.job_id, EventKind.ATTEMPT_ENDED, told)
+    return True
 
 
 def _move(session: Session, attempt_id: str, to: AttemptState, *, lease: str | None, **values: Any) -> bool:

@@ -13,10 +13,11 @@ from fixnorm_core.models.catalog import check_method, check_model
 from fixnorm_core.spec import JobSpec
 from service.database.engine import Database
 from service.database.rows import JobRow
+from service.events.records import record
 from service.jobs import repository
 from service.jobs.warm_start import Trials, with_summaries
 from service.problems import KeyReused, ResourcesNeverFree
-from service.schemas import JobState
+from service.schemas import EventKind, JobState
 from worker.contracts import Resources
 
 __all__ = ["submit"]
@@ -72,6 +73,7 @@ def submit(
                 created_at=now,
             )
             session.add(job)
+            record(session, job.id, EventKind.JOB_CHANGED, {"state": job.state, "reason": job.reason})
         return job, True
     except IntegrityError:  # the same key, sent twice at once: the other one won
         assert key is not None

@@ -1,0 +1,107 @@
+"""Events are written and read here. Functions take a session; the caller owns the transaction.
+
+An event of one of our own rows is stored in the transaction that changes the row. What Optuna's storage holds (epochs,
+results of trials) changes in a transaction of Optuna's, so its event is stored right after and carries a key: after a
+crash in between it is stored by whoever settles the job, and never twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from service.database.rows import EventRow, JobRow
+from service.schemas import EventKind, EventView, TrialState, TrialView
+
+__all__ = ["events_after", "last_number", "record", "record_ends", "record_epochs"]
+
+
+def record(session: Session, job_id: str, kind: EventKind, data: Mapping[str, Any], *, key: str | None = None) -> bool:
+    """Appends an event; with a key that the job has had, changes nothing and returns False.
+
+    The job's row is locked first (SQLite locks everything), so that numbers follow the order of the commits and a
+    reader who has seen a number never misses a lower one.
+    """
+    session.execute(select(JobRow.id).where(JobRow.id == job_id).with_for_update())
+    if key is not None and _keys(session, job_id, (key,)):
+        return False
+    number = last_number(session, job_id) + 1
+    session.add(EventRow(job_id=job_id, number=number, kind=kind, key=key, data=dict(data)))
+    session.flush()
+    return True
+
+
+def record_epochs(session: Session, job_id: str, number: int, accuracies: Mapping[int, float]) -> None:
+    """Appends the epochs of a trial that the events do not tell of yet: validation accuracy by epoch, from 1."""
+    told = [
+        (f"trial.{number}.epoch.{epoch}", {"epoch": epoch, "validation_accuracy": _finite(accuracies[epoch])})
+        for epoch in sorted(accuracies)
+    ]
+    _record_new(session, job_id, EventKind.TRIAL_EPOCH, [(key, {"trial": number, **data}) for key, data in told])
+
+
+def record_ends(session: Session, job_id: str, trials: Iterable[TrialView]) -> None:
+    """Appends the ends of those trials that have ended and whose end the events do not tell of yet."""
+    told = [
+        (
+            f"trial.{trial.number}.ended",
+            {
+                "trial": trial.number,
+                "state": trial.state,
+                "validation_accuracy": _finite(trial.validation_accuracy),
+                "reason": trial.reason,
+            },
+        )
+        for trial in trials
+        if trial.state is not TrialState.RUNNING
+    ]
+    _record_new(session, job_id, EventKind.TRIAL_ENDED, told)
+
+
+def events_after(session: Session, job_id: str, number: int, *, limit: int) -> Sequence[EventView]:
+    """A job's events after a number, in order."""
+    query = (
+        select(EventRow)
+        .where(EventRow.job_id == job_id, EventRow.number > number)
+        .order_by(EventRow.number)
+        .limit(limit)
+    )
+    return [_view(row) for row in session.scalars(query)]
+
+
+def last_number(session: Session, job_id: str) -> int:
+    """The number of a job's last event; 0 before the first."""
+    return session.scalar(select(func.max(EventRow.number)).where(EventRow.job_id == job_id)) or 0
+
+
+def _view(row: EventRow) -> EventView:
+    return EventView(number=row.number, job=row.job_id, kind=EventKind(row.kind), at=row.created_at, **row.data)
+
+
+def _record_new(session: Session, job_id: str, kind: EventKind, told: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    known = _keys(session, job_id, tuple(key for key, _ in told))
+    for key, data in told:
+        if key not in known:
+            record(session, job_id, kind, data, key=key)
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no NaN, which a run that diverges may report."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _keys(session: Session, job_id: str, keys: tuple[str, ...]) -> set[str]:
+    """Those of ``keys`` that the job's events have."""
+    found: set[str] = set()
+    for begin in range(0, len(keys), _KEYS_AT_ONCE):
+        some = keys[begin : begin + _KEYS_AT_ONCE]
+        query = select(EventRow.key).where(EventRow.job_id == job_id, EventRow.key.in_(some))
+        found.update(key for key in session.scalars(query) if key is not None)
+    return found
+
+
+_KEYS_AT_ONCE = 500  # an older SQLite takes 999 parameters

@@ -137,6 +137,7 @@ def test_what_was_done_before_a_crash_and_not_told_is_told_after_it(
         spec, database=runtime.database, images=Path("/"), capacity=runtime.capacity(), key=None, now=runtime.now()
     )
     service.dispatcher.wake()
+    service.dispatcher.tick()  # two trials have begun
     with monkeypatch.context() as patched:
         patched.setattr(attempts_module, where, die)
         with pytest.raises(Crash):

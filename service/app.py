@@ -8,7 +8,6 @@ from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp
 
 from service import catalog, problems
@@ -16,6 +15,7 @@ from service.dashboard import WithDashboard
 from service.events import endpoints as events
 from service.jobs import endpoints as jobs
 from service.loopback import LoopbackOnly
+from service.pages import endpoints as pages
 from service.runtime import Running, Runtime
 from service.schemas import Health
 
@@ -46,12 +46,8 @@ def create_app(runtime: Runtime, *, start: Callable[[], None], close: Callable[[
     api.include_router(catalog.router)
     app.include_router(api)
     app.add_api_route("/healthz", _health, methods=["GET"], tags=["health"])
-    app.add_api_route("/", _front, methods=["GET"], include_in_schema=False)
+    app.include_router(pages.router)
     return LoopbackOnly(WithDashboard(app, runtime.storage))
-
-
-def _front() -> RedirectResponse:
-    return RedirectResponse("/dashboard")
 
 
 def _health(running: Running) -> Health:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
     from postgres import Postgres
 
 # Before torch is imported anywhere: tests run beside each other on few cores
@@ -53,6 +55,20 @@ def postgres() -> Iterator[Postgres]:
         yield server
     finally:
         server.remove()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A Chromium without a window, the one of this machine."""
+    from playwright.sync_api import sync_playwright  # only now: few tests look at pages
+
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        raise _missing("Chromium is not on this machine; Debian's package 'chromium' has it")
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=program, args=["--disable-gpu"], timeout=180_000)
+        yield opened
+        opened.close()
 
 
 @pytest.fixture

@@ -41,6 +41,8 @@ from service.dispatch.policy import (
     decide,
 )
 from service.jobs import repository
+from service.jobs.views import trial_views
+from service.reporting.figures import surface_chart
 from service.reporting.result import write_result
 from service.schemas import JobState
 from service.studies.studies import Studies, StudyHandle
@@ -330,6 +332,8 @@ class Dispatcher:
         best = write_result(
             self.state_dir, job, spec, trials=study.trials(), rows=rows, best=facts.best, stop_reason=reason
         )
+        views = trial_views(spec, study.trials(), attempts=rows, now=self.now())
+        study.show(surface_chart(spec, views, best=best, study=study.study))
         self._end_job(job, state, reason, result=best.model_dump(mode="json"))
 
     def _end_job(self, job: JobRow, state: JobState, reason: str, **values: object) -> None:

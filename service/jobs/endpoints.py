@@ -21,7 +21,7 @@ from service.problems import NoResultYet, NotFound
 from service.runtime import Running
 from service.schemas import TERMINAL_STATES, BestView, JobPage, JobState, JobView, Problem, TrialView
 
-__all__ = ["router"]
+__all__ = ["cancel_job", "final_file", "list_jobs", "list_trials", "router", "show_job"]
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -110,14 +110,14 @@ def show_summary(job_id: str, running: Running) -> Summary:
 @router.get("/{job_id}/weights", responses=_NOT_FOUND | {409: _PROBLEM}, response_class=FileResponse)
 def fetch_weights(job_id: str, running: Running) -> FileResponse:
     """The best run's weights, as safetensors."""
-    path = _final(running, job_id, "weights")
+    path = final_file(running, job_id, "weights")
     return FileResponse(path, media_type="application/octet-stream", filename=f"{job_id}.safetensors")
 
 
 @router.get("/{job_id}/report", responses=_NOT_FOUND | {409: _PROBLEM}, response_class=FileResponse)
 def fetch_report(job_id: str, running: Running) -> FileResponse:
     """The report, as Markdown."""
-    return FileResponse(_final(running, job_id, "report"), media_type="text/markdown; charset=utf-8")
+    return FileResponse(final_file(running, job_id, "report"), media_type="text/markdown; charset=utf-8")
 
 
 @router.post("/{job_id}/cancel", responses=_NOT_FOUND | {409: _PROBLEM})
@@ -140,7 +140,8 @@ def _find(running: Running, job_id: str) -> JobRow:
     return job
 
 
-def _final(running: Running, job_id: str, what: str) -> Path:
+def final_file(running: Running, job_id: str, what: str) -> Path:
+    """A file that an ended job has kept: its ``weights`` or its ``report``."""
     job = _find(running, job_id)
     path = (job.result or {}).get(what)
     if path is None:

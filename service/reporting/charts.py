@@ -14,7 +14,7 @@ from plotly.subplots import make_subplots
 from fixnorm_core.reports import EpochReport, TrialResult
 from service.schemas import BestView, TrialState, TrialView
 
-__all__ = ["render_charts"]
+__all__ = ["log_axis", "render_charts", "trial_label"]
 
 _FINISHED = frozenset({TrialState.COMPLETE, TrialState.DIVERGED, TrialState.PRUNED})
 _BEST, _OTHER, _DIVERGED = "#0b62a4", "#b5bac0", "#c23b22"
@@ -115,7 +115,7 @@ def _curves(best: BestView, trials: Sequence[TrialView]) -> Any:
             x=list(range(1, len(trial.curve) + 1)),
             y=[100 * accuracy for accuracy in trial.curve],
             mode="lines+markers" if len(trial.curve) == 1 else "lines",
-            name=_label(trial),
+            name=trial_label(trial),
             line={
                 "color": _BEST if chosen else _DIVERGED if diverged else _OTHER,
                 "width": 3 if chosen else 1.5,
@@ -153,8 +153,8 @@ def _surface(best: BestView, trials: Sequence[TrialView]) -> Any:
         marker={"symbol": "star-open", "size": 24, "color": "#111", "line": {"width": 2}},
     )
     shown = [*finished, *diverged, *pruned]
-    figure.update_xaxes(title=across, **_log_axis([trial.params[across] for trial in shown]))
-    figure.update_yaxes(title=up, **_log_axis([trial.params[up] for trial in shown]))
+    figure.update_xaxes(title=across, **log_axis([trial.params[across] for trial in shown]))
+    figure.update_yaxes(title=up, **log_axis([trial.params[up] for trial in shown]))
     return figure
 
 
@@ -165,14 +165,14 @@ def _add_points(
         figure.add_scatter(
             x=[trial.params[across] for trial in trials],
             y=[trial.params[up] for trial in trials],
-            text=[_label(trial) for trial in trials],
+            text=[trial_label(trial) for trial in trials],
             mode="markers",
             name=name,
             marker=marker,
         )
 
 
-def _log_axis(values: Iterable[float | None]) -> dict[str, Any]:
+def log_axis(values: Iterable[float | None]) -> dict[str, Any]:
     """A log axis whose ticks are 1, 2 and 5 in each decade, or powers of ten where those would be too many."""
     known = [value for value in values if value is not None and 0 < value < math.inf]
     if not known:
@@ -212,7 +212,7 @@ def _mechanisms(history: Sequence[EpochReport]) -> Any:
     line(3, 1, [one.last_gain for _, one in seen], name="last gains (rms)", line={"color": "#8c4fa3"})
     for column, measure in ((1, "rotation"), (2, "effective_learning_rate")):
         values = [getattr(getattr(one, role), measure) for role, _, _ in _ROLES for _, one in seen]
-        figure.update_yaxes(**_log_axis(values), row=1, col=column)
+        figure.update_yaxes(**log_axis(values), row=1, col=column)
     for row in (2, 3):
         figure.update_yaxes(rangemode="tozero", row=row)
     figure.update_xaxes(title="epoch")
@@ -227,7 +227,8 @@ def _layout(*, height: int) -> dict[str, Any]:
     return {"template": "plotly_white", "height": height, "margin": {"l": 60, "r": 20, "t": 40, "b": 50}}
 
 
-def _label(trial: TrialView) -> str:
+def trial_label(trial: TrialView) -> str:
+    """A trial in a few words, for a legend or a point."""
     accuracy = trial.validation_accuracy
     found = "" if accuracy is None else f", {100 * accuracy:.2f} %"
     return f"trial {trial.number} ({trial.kind}){found}"

@@ -9,12 +9,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import optuna
+import plotly.graph_objects as go
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
+from optuna_dashboard import save_note, save_plotly_graph_object
 
 from fixnorm_core.errors import FixNormError
 from fixnorm_core.reports import EpochReport, TrialOutcome, TrialResult
@@ -155,6 +158,15 @@ class StudyHandle:
         """Ends a trial without a result."""
         self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
+    def show(self, chart: dict[str, Any]) -> None:
+        """Has the dashboard show the surface of the study; a second time replaces it.
+
+        Args:
+            chart: Plotly's data and layout.
+        """
+        figure = go.Figure(chart).update_layout(title="Expected accuracy, and the trials")
+        save_plotly_graph_object(self.study, figure, graph_object_id=_SURFACE)
+
     def end_open_trials(self) -> None:
         """Ends every trial that has not finished: nothing of an ended job stays RUNNING or WAITING."""
         for trial in self.trials():
@@ -197,6 +209,7 @@ class Studies:
         # Optuna's samplers draw from a stream that a restart would begin again; ours looks at the trial's number.
         is_ours = spec.search.sampler is SamplerName.FIXNORM
         seed = spec.seed if is_ours else trial_seed(spec.seed, len(study.get_trials(deepcopy=False)))
+        _note_the_job(study)
         sampler = build_sampler(spec.search, training=spec.training, seed=seed)
         study.sampler = sampler
         study.pruner = build_pruner(spec.search, training=spec.training)
@@ -206,6 +219,18 @@ class Studies:
             # FixNormSampler tries its start by itself; enqueue for the others, once over restarts.
             study.enqueue_trial(start, skip_if_exists=True)
         return handle
+
+
+def _note_the_job(study: optuna.Study) -> None:
+    """Has the dashboard's page of the study lead to the job's own page; a note that is there stays as it is."""
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    if not any(name.startswith(_NOTE_PREFIX) for name in attributes):
+        job = study.study_name
+        save_note(study, f"Job [{job}](/jobs/{job}): its state, best point, recipe and files are on that page.")
+
+
+_SURFACE = "fixnorm-surface"
+_NOTE_PREFIX = "dashboard:note"  # the names of optuna-dashboard's attributes begin like this
 
 
 def trial_seed(job_seed: int, number: int) -> int:

@@ -24,4 +24,4 @@ def test_the_servers_own_page_and_plain_clients_can(http: httpx.Client, job: dic
     assert http.post("/api/v1/jobs", json=job, headers={"origin": own}).status_code == 201
     port = http.base_url.port
     assert http.get("/healthz", headers={"host": f"localhost:{port}"}).status_code == 200
-    assert http.get("/").headers["location"] == "/dashboard"
+    assert http.get("/").status_code == 200

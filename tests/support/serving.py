@@ -13,9 +13,12 @@ from starlette.types import ASGIApp
 
 
 @contextmanager
-def serving(app: ASGIApp) -> Iterator[str]:
-    """The address of ``app`` on a free port of loopback; its lifespan has begun on entry and ended on exit."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+def serving(app: ASGIApp, *, port: int = 0) -> Iterator[str]:
+    """The address of ``app`` on a port of loopback, a free one for 0.
+
+    Its lifespan has begun on entry and ended on exit.
+    """
+    with socket.create_server(("127.0.0.1", port)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -1,0 +1,149 @@
+"""The pages' addresses: ``/``, ``/jobs/{id}``, the parts of them that are fetched anew, and the verbs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Annotated, Any
+
+import optuna
+from fastapi import APIRouter, Query
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse
+from optuna.exceptions import StorageInternalError
+
+from service.events.records import last_number
+from service.jobs import endpoints as jobs
+from service.pages.assets import find_asset
+from service.pages.recipe import job_file, training_code
+from service.pages.rendering import render
+from service.problems import NotFound
+from service.reporting.figures import curves_chart, surface_chart
+from service.runtime import Running, Runtime
+from service.schemas import TERMINAL_STATES, JobState, JobView
+
+__all__ = ["router"]
+
+router = APIRouter(include_in_schema=False)
+
+_JOBS_ON_A_PAGE = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """Something that a user does to a job by a button.
+
+    Attributes:
+        label: On the button.
+        confirm: What is asked first; empty asks nothing.
+        states: In which states of a job the button is there.
+        act: Does it, as the API does.
+    """
+
+    label: str
+    confirm: str
+    states: frozenset[JobState]
+    act: Callable[[str, Runtime], Any]
+
+
+_ACTIVE = frozenset(JobState) - TERMINAL_STATES
+VERBS: Mapping[str, Verb] = {
+    "cancel": Verb("Cancel", "Cancel this job now? Its running trials end without a result.", _ACTIVE, jobs.cancel_job),
+}
+
+
+@router.get("/", response_class=HTMLResponse)
+def show_jobs(running: Running, cursor: str | None = None) -> HTMLResponse:
+    """All jobs, newest first."""
+    return render("jobs.html", **_list(running, cursor))
+
+
+@router.get("/jobs", response_class=HTMLResponse)
+def show_list(running: Running, cursor: str | None = None) -> HTMLResponse:
+    """The list alone, for the page to replace."""
+    return render("jobs_list.html", **_list(running, cursor))
+
+
+@router.get("/jobs/{job_id}", response_class=HTMLResponse)
+def show_job(job_id: str, running: Running) -> HTMLResponse:
+    """One job, live."""
+    try:
+        return render("job.html", **_job(running, job_id))
+    except NotFound as missing:
+        return render("missing.html", status=HTTPStatus.NOT_FOUND, rule=missing.rule)
+
+
+@router.get("/jobs/{job_id}/live", response_class=HTMLResponse)
+def show_live(job_id: str, running: Running) -> HTMLResponse:
+    """What changes on a job's page, for the page to replace."""
+    return render("job_live.html", **_job(running, job_id))
+
+
+@router.get("/jobs/{job_id}/charts", response_class=JSONResponse)
+def show_charts(job_id: str, running: Running) -> JSONResponse:
+    """What a job's page draws: plotly's data and layouts, by name."""
+    job, trials = jobs.show_job(job_id, running), jobs.list_trials(job_id, running)
+    charts = {
+        "surface": surface_chart(job.spec, trials, best=job.best, study=_study(running, job)),
+        "curves": curves_chart(trials, best=job.best),
+    }
+    return JSONResponse(charts, headers={"Cache-Control": "no-store"})
+
+
+@router.get("/jobs/{job_id}/report.html", response_class=FileResponse)
+def show_report(job_id: str, running: Running) -> FileResponse:
+    """The report of an ended job: charts and all, one file."""
+    return FileResponse(jobs.final_file(running, job_id, "report").with_name("report.html"), media_type="text/html")
+
+
+@router.post("/jobs/{job_id}/{verb}", response_class=RedirectResponse)
+def act(job_id: str, verb: str, running: Running) -> RedirectResponse:
+    """Does what a button says and shows the job again. Requests of other sites' pages never get here."""
+    if verb not in VERBS:
+        raise NotFound(f"there is no verb {verb!r}", f"Those that there are: {', '.join(VERBS)}")
+    VERBS[verb].act(job_id, running)
+    return RedirectResponse(f"/jobs/{job_id}", HTTPStatus.SEE_OTHER)
+
+
+@router.get("/assets/{name}", response_class=FileResponse)
+def fetch_asset(name: str, version: Annotated[str | None, Query(alias="v")] = None) -> FileResponse:
+    """A script or a style of the pages; one asked for with its version never changes."""
+    found = find_asset(name)
+    if found is None:
+        raise NotFound(f"there is no asset {name!r}", "Load / and what it names")
+    path, media_type = found
+    kept = "public, max-age=31536000, immutable" if version else "no-cache"
+    return FileResponse(path, media_type=media_type, headers={"Cache-Control": kept})
+
+
+def _list(running: Runtime, cursor: str | None) -> dict[str, Any]:
+    page = jobs.list_jobs(running, state=None, limit=_JOBS_ON_A_PAGE, cursor=cursor)
+    return {"page": page, "cursor": cursor, "now": running.now()}
+
+
+def _job(running: Runtime, job_id: str) -> dict[str, Any]:
+    with running.database.read() as session:
+        number = last_number(session, job_id)  # first: whatever comes later is news to the page
+    job, trials = jobs.show_job(job_id, running), jobs.list_trials(job_id, running)
+    accuracies = [accuracy for trial in trials for accuracy in trial.curve]
+    best = job.best
+    return {
+        "job": job,
+        "trials": trials,
+        "knobs_of_job": list(job.spec.search.space),
+        "scale": (min(accuracies, default=0.0), max(accuracies, default=1.0)),
+        "verbs": {name: verb for name, verb in VERBS.items() if job.state in verb.states},
+        "code": training_code(job.spec, best) if best is not None else None,
+        "file": job_file(job.spec, best) if best is not None else None,
+        "last_event": number,
+        "now": running.now(),
+    }
+
+
+def _study(running: Runtime, job: JobView) -> optuna.Study | None:
+    if job.dashboard is None:
+        return None
+    try:
+        return optuna.load_study(study_name=job.id, storage=running.storage)
+    except (KeyError, StorageInternalError):
+        return None

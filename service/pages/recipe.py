@@ -1,0 +1,66 @@
+"""What a user takes from a job into code or a job file of their own."""
+
+from __future__ import annotations
+
+import yaml
+
+from fixnorm_core.spec import JobSpec, Method, TrainingSpec
+from service.schemas import BestView
+
+__all__ = ["job_file", "training_code"]
+
+
+def job_file(spec: JobSpec, best: BestView) -> str:
+    """The job again, beginning at the best point: only what differs from the defaults, as YAML."""
+    point = {}
+    for knob, value in best.params.items():
+        span = spec.search.space[knob]
+        point[knob] = min(max(float(f"{value:.4g}"), span.low), span.high)
+    stored = spec.model_dump(mode="json", exclude_defaults=True)
+    search = {name: value for name, value in stored.get("search", {}).items() if name != "start_from"}
+    changed = {**stored, "search": search | {"start": point}}
+    return str(yaml.safe_dump(changed, sort_keys=False, default_flow_style=None, width=100))
+
+
+def training_code(spec: JobSpec, best: BestView) -> str:
+    """The lines that train at the best point in a loop of one's own; the optimizer is the trials' own."""
+    training = spec.training
+    lr = f"lr={best.params['lr']:.4g}"
+    if spec.search.method is Method.WEIGHT_DECAY:
+        settings = f"{lr}, {_momentum(training)}, weight_decay={best.params['weight_decay']:.4g}"
+        return (
+            "decayed = [p for p in model.parameters() if p.dim() >= 2]  # neither biases nor gains\n"
+            "free = [p for p in model.parameters() if p.dim() < 2]\n"
+            'groups = [{"params": decayed}, {"params": free, "weight_decay": 0.0}]\n'
+            f"optimizer = torch.optim.{_class(training)}(groups, {settings})\n"
+        )
+    factor = _rest_lr_factor(training)
+    rest = f", rest_lr_factor={factor:.4g}" if factor is not None else ""
+    held = "" if training.weight_norm == 1.0 else f", weight_norm={training.weight_norm!r}"
+    decay = ", weight_decay=0.0" if training.optimizer.name == "adamw" else ""
+    return (
+        "roles = find_roles(model, images)\n"
+        f"groups = parameter_groups(model, roles, {lr}{rest})\n"
+        f"base = torch.optim.{_class(training)}(groups, {_momentum(training)}{decay})\n"
+        f"optimizer = FixNorm(base, model, roles=roles, fc_norm={best.params['fc_norm']:.4g}{held})\n"
+    )
+
+
+def _class(training: TrainingSpec) -> str:
+    return "AdamW" if training.optimizer.name == "adamw" else "SGD"
+
+
+def _momentum(training: TrainingSpec) -> str:
+    optimizer = training.optimizer
+    if optimizer.name == "adamw":
+        return f"betas=({optimizer.momentum:g}, 0.999)"
+    return f"momentum={optimizer.momentum:g}, nesterov={optimizer.nesterov and optimizer.momentum > 0}"
+
+
+def _rest_lr_factor(training: TrainingSpec) -> float | None:
+    """``fixnorm_core.training.optimization.rest_lr_factor`` without torch; None where it is the default of the call."""
+    if training.rest_lr_factor is not None:
+        return training.rest_lr_factor
+    if training.weight_norm == "init" or training.optimizer.name != "sgd":
+        return 1.0
+    return None if training.weight_norm == 1.0 else 8.0 / training.weight_norm**2

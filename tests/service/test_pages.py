@@ -1,0 +1,245 @@
+"""Our web pages, in a real browser and over plain HTTP."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+import yaml
+from serving import serving
+from standin import best
+from waiting import wait_for
+from watching import PATIENCE_MILLISECONDS, save_picture, watched_page
+
+from fixnorm_core.spec import JobSpec, Method
+from fixnorm_core.training.optimization import rest_lr_factor
+from service.composition import build
+from service.pages.endpoints import VERBS
+from service.pages.recipe import job_file, training_code
+from service.schemas import JobState, JobView
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+JOBS = "/api/v1/jobs"
+PHONE = {"width": 390, "height": 844}
+
+
+@pytest.fixture
+def url(settings: Settings) -> Iterator[str]:
+    """A server whose trials take a while, so that a page can be watched filling up."""
+    service = build(settings.model_copy(update={"epoch_seconds": 0.25}))
+    with serving(service.app) as address:
+        yield address
+
+
+def submit(url: str, job: dict[str, Any]) -> str:
+    return str(httpx.post(url + JOBS, json=job, timeout=60).raise_for_status().json()["id"])
+
+
+def ended(url: str, job_id: str) -> JobView:
+    with httpx.Client(base_url=url, timeout=60) as client:
+        return wait_for(client, job_id)
+
+
+def count_marks(page: Page) -> int:
+    return page.locator("#surface .scatterlayer .point").count()
+
+
+def test_a_jobs_page_fills_up_live_and_ends_with_a_recipe(browser: Browser, url: str, job: dict[str, Any]) -> None:
+    with watched_page(browser, url) as page:
+        page.goto("/")
+        page.get_by_text("No job yet").wait_for()
+        job_id = submit(url, job | {"name": "a <b>watched</b> job"})
+        page.get_by_role("link", name="a <b>watched</b> job").click()  # the list fills up by itself too
+        page.wait_for_url(f"**/jobs/{job_id}")
+        page.evaluate("window.untouched = true")  # gone if the page were loaded anew
+        page.locator("#trial-0").wait_for()
+        page.locator("#curves .scatterlayer .trace").first.wait_for(state="attached")
+        save_picture(page, "job-running")
+        page.locator("#surface .contourlayer path").first.wait_for(state="attached")
+        page.get_by_text("The recipe so far").wait_for()
+        page.locator(".status .badge.succeeded").wait_for()
+        assert page.evaluate("window.untouched")
+        view = ended(url, job_id)
+        page.get_by_role("heading", name="The recipe", exact=True).wait_for()
+        assert page.locator("tbody tr").count() == view.progress.finished
+        page.wait_for_function(f"document.querySelectorAll('#curves .trace').length == {view.progress.finished}")
+        assert count_marks(page) >= view.progress.finished
+        assert view.best is not None
+        assert view.best.test is not None
+        assert f"{100 * view.best.test.accuracy:.2f} %" in page.locator(".numbers").inner_text()
+        assert page.get_by_role("button", name="Cancel").count() == 0
+        save_picture(page, "job-light")
+
+
+@pytest.mark.parametrize(("scheme", "background"), [("light", "rgb(245, 246, 248)"), ("dark", "rgb(18, 22, 27)")])
+def test_a_page_is_as_dark_as_the_system_and_fits_a_phone(
+    browser: Browser, http: httpx.Client, job: dict[str, Any], scheme: str, background: str
+) -> None:
+    url = str(http.base_url).rstrip("/")
+    job_id = wait_for(http, submit(url, job)).id
+    with watched_page(browser, url, viewport=PHONE, color_scheme=scheme) as page:
+        for name, path in (("jobs", "/"), ("job", f"/jobs/{job_id}")):
+            page.goto(path)
+            if name == "job":
+                page.locator("#curves .main-svg").first.wait_for()
+                page.locator("#surface .main-svg").first.wait_for()
+            assert page.evaluate("getComputedStyle(document.body).backgroundColor") == background
+            assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+            save_picture(page, f"{name}-phone-{scheme}")
+
+
+STATES_AFTER = {"cancel": JobState.CANCELLED}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_is_a_button_that_asks_first(browser: Browser, url: str, job: dict[str, Any], verb: str) -> None:
+    long = job | {"budget": {"max_trials": 500, "confirm_runs": 0, "stop_early": False}}
+    job_id = submit(url, long)
+    with watched_page(browser, url) as page:
+        page.goto(f"/jobs/{job_id}")
+        page.locator("#trial-0").wait_for()
+        button = page.get_by_role("button", name=VERBS[verb].label)
+        if VERBS[verb].confirm:
+            asked: list[str] = []
+            page.once("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
+            button.click()
+            assert asked == [VERBS[verb].confirm]
+            assert httpx.get(f"{url}{JOBS}/{job_id}").json()["state"] in ("QUEUED", "RUNNING")
+            page.once("dialog", lambda dialog: dialog.accept())
+        button.click()
+        page.locator(f".status .badge.{STATES_AFTER[verb].lower()}").wait_for()
+        save_picture(page, f"after-{verb}")
+    assert httpx.get(f"{url}{JOBS}/{job_id}").json()["state"] == STATES_AFTER[verb]
+
+
+def test_a_page_finds_its_server_again(browser: Browser, settings: Settings, job: dict[str, Any]) -> None:
+    slow = settings.model_copy(update={"epoch_seconds": 0.25})
+    first = build(slow)
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MILLISECONDS)
+    with serving(first.app) as url:
+        port = httpx.URL(url).port
+        assert port is not None
+        job_id = submit(url, job)
+        page.goto(f"{url}/jobs/{job_id}")
+        page.locator("#trial-0").wait_for()
+        first.runtime.stopping.set()
+    page.get_by_text("The server does not answer").wait_for()
+    with serving(build(slow).app, port=port):
+        page.locator(".status .badge.succeeded").wait_for()
+        assert page.locator("#lost").is_hidden()
+    context.close()
+
+
+def test_the_optuna_dashboard_fills_up_live_for_reading_and_leads_back_to_the_job(
+    browser: Browser, url: str, job: dict[str, Any]
+) -> None:
+    job_id = submit(url, job)
+    with watched_page(browser, url) as page:
+        page.goto(f"/jobs/{job_id}")
+        page.get_by_role("link", name="Study in the Optuna dashboard").click()
+        page.get_by_text(job_id).first.wait_for()
+        page.locator(".main-svg").first.wait_for()
+        save_picture(page, "dashboard-running")
+        ended(url, job_id)
+        page.reload()
+        page.locator(".main-svg").first.wait_for()
+        save_picture(page, "dashboard")
+        page.get_by_text("expected").first.wait_for(state="attached")
+        page.goto(f"{page.url.rstrip('/')}/note")
+        page.get_by_role("link", name=job_id).last.wait_for()
+        save_picture(page, "dashboard-note")
+        page.get_by_role("link", name=job_id).last.click()
+        page.locator(".status .badge.succeeded").wait_for()
+
+
+def test_without_scripts_a_page_still_tells_everything_but_charts(
+    browser: Browser, http: httpx.Client, job: dict[str, Any]
+) -> None:
+    url = str(http.base_url).rstrip("/")
+    view = wait_for(http, submit(url, job))
+    with watched_page(browser, url, java_script_enabled=False) as page:
+        page.goto(f"/jobs/{view.id}")
+        assert page.locator("tbody tr").count() == view.progress.finished
+        assert "optimizer = FixNorm(" in page.locator("#code").inner_text()
+        assert "Without JavaScript" in page.locator("noscript").inner_text()
+
+
+def test_every_asset_is_the_servers_own_and_may_be_kept(http: httpx.Client, job: dict[str, Any]) -> None:
+    job_id = http.post(JOBS, json=job).json()["id"]
+    page = http.get(f"/jobs/{job_id}")
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
+    links = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert all(link.startswith(("/", "#")) for link in links)
+    assets = {link for link in links if link.startswith("/assets/")}
+    assert len(assets) >= 5
+    for asset in assets:
+        answer = http.get(asset)
+        assert (answer.status_code, "immutable" in answer.headers["cache-control"]) == (200, True)
+    assert http.get("/assets/../endpoints.py").status_code == 404
+    assert http.get("/assets/nothing.js").status_code == 404
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null"])
+def test_another_sites_page_cannot_press_a_button(http: httpx.Client, job: dict[str, Any], origin: str) -> None:
+    job_id = http.post(JOBS, json=job | {"budget": {"max_trials": 500, "confirm_runs": 0}}).json()["id"]
+    assert http.post(f"/jobs/{job_id}/cancel", headers={"origin": origin}).status_code == 403
+    assert http.get(f"{JOBS}/{job_id}").json()["state"] != JobState.CANCELLED
+    own = str(http.base_url).rstrip("/")
+    pressed = http.post(f"/jobs/{job_id}/cancel", headers={"origin": own})
+    assert (pressed.status_code, pressed.headers["location"]) == (303, f"/jobs/{job_id}")
+
+
+def test_a_job_that_does_not_exist_and_a_verb_that_does_not_are_not_found(http: httpx.Client) -> None:
+    page = http.get("/jobs/job-nope")
+    assert (page.status_code, page.headers["content-type"]) == (404, "text/html; charset=utf-8")
+    assert "There is no job" in page.text
+    assert http.post("/jobs/job-nope/explode").status_code == 404
+    assert http.post("/jobs/job-nope/cancel").status_code == 404
+
+
+def test_jobs_come_in_pages(http: httpx.Client, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.pages.endpoints._JOBS_ON_A_PAGE", 2)
+    for number in range(3):
+        http.post(JOBS, json=job | {"name": f"job {number}"})
+    first = http.get("/").text
+    assert ("job 2" in first, "job 0" in first, "Newest jobs" in first) == (True, False, False)
+    (older,) = re.findall(r'href="(/\?cursor=[^"]+)"', first)
+    rest = http.get(older).text
+    assert ("job 2" in rest, "job 0" in rest, "Newest jobs" in rest) == (False, True, True)
+
+
+@pytest.mark.parametrize("norm", [1.0, 2.0, "init"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("given", [None, 3.0])
+def test_the_code_to_copy_has_the_trials_own_rates(norm: float | str, optimizer: str, given: float | None) -> None:
+    training = {"weight_norm": norm, "optimizer": {"name": optimizer}, "rest_lr_factor": given}
+    spec = JobSpec.model_validate({"training": training})
+    code = training_code(spec, best())
+    assert f"torch.optim.{'SGD' if optimizer == 'sgd' else 'AdamW'}(groups" in code
+    told = re.search(r"rest_lr_factor=([0-9.]+)", code)
+    assert (float(told[1]) if told else 8.0) == rest_lr_factor(spec.training)
+    assert ("weight_norm" in code) == (norm != 1.0)
+    compile(code, "recipe", "exec")
+
+
+def test_the_job_file_to_copy_is_the_job_that_begins_at_the_best_point(job: dict[str, Any]) -> None:
+    spec = JobSpec.model_validate(job)
+    again = JobSpec.model_validate(yaml.safe_load(job_file(spec, best())))
+    assert again.search.start == {knob: pytest.approx(value, rel=1e-3) for knob, value in best().params.items()}
+    assert again.model_copy(update={"search": spec.search}) == spec
+
+
+def test_weight_decays_code_to_copy_decays_no_gains() -> None:
+    spec = JobSpec.model_validate({"search": {"method": Method.WEIGHT_DECAY}})
+    code = training_code(spec, best(params={"lr": 0.1, "weight_decay": 5e-4}))
+    assert "lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.0005" in code
+    compile(code, "recipe", "exec")

@@ -134,7 +134,13 @@ def test_what_was_done_before_a_crash_and_not_told_is_told_after_it(
     service = build(settings)
     runtime = service.runtime
     submitted, _ = submit(
-        spec, database=runtime.database, images=Path("/"), capacity=runtime.capacity(), key=None, now=runtime.now()
+        spec,
+        database=runtime.database,
+        images=Path("/"),
+        capacity=runtime.capacity(),
+        trials=runtime.trials,
+        key=None,
+        now=runtime.now(),
     )
     service.dispatcher.wake()
     service.dispatcher.tick()  # two trials have begun

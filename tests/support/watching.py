@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response
 
 # A busy machine with two cores draws a chart in seconds
-PATIENCE_MILLISECONDS = 120_000
+PATIENCE_MILLISECONDS = 240_000
 
 
 @contextmanager

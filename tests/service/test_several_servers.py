@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from byhand import put
 from optuna.trial import TrialState
 from sqlalchemy import update
 
@@ -16,7 +17,6 @@ from fixnorm_core.spec import JobSpec
 from service.composition import Service, build
 from service.database.rows import AttemptRow, AttemptState, JobRow, LeaseRow
 from service.jobs import repository
-from service.jobs.submit import submit
 from service.schemas import TERMINAL_STATES, JobState
 from service.settings import BackendName, Settings
 from worker.contracts import Resources, Task
@@ -62,14 +62,6 @@ def servers(
 @pytest.fixture
 def spec(job: dict[str, Any]) -> JobSpec:
     return JobSpec.model_validate(job | {"budget": {"max_trials": 4, "confirm_runs": 1, "stop_early": False}})
-
-
-def put(service: Service, spec: JobSpec) -> str:
-    runtime = service.runtime
-    capacity = runtime.capacity()
-    job, _ = submit(spec, database=runtime.database, images=Path("/"), capacity=capacity, key=None, now=runtime.now())
-    service.dispatcher.wake()
-    return job.id
 
 
 def run_out(service: Service) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from itertools import count
@@ -51,7 +53,9 @@ class Postgres:
         for name, value in _FAST.items():
             command += ["-c", f"{name}={value}"]
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", **self._as_user)
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd="/", preexec_fn=_end_with_parent, **self._as_user
+            )
         deadline = time.monotonic() + 60
         while True:
             try:
@@ -89,6 +93,12 @@ class Postgres:
 
     def _connect(self) -> psycopg.Connection[Any]:
         return psycopg.connect(host=str(self._folder), user="fixnorm", dbname="postgres", autocommit=True)
+
+
+def _end_with_parent() -> None:
+    """Has Linux end this process when the tests are killed, which then cannot end it themselves."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGQUIT)  # PR_SET_PDEATHSIG
 
 
 def _unprivileged() -> dict[str, Any]:

@@ -27,6 +27,8 @@ from service.runtime import Runtime
 from service.settings import BackendName, Settings
 from service.studies.storage import close_storage, open_reading_storage, open_writing_storage
 from service.studies.studies import Studies
+from service.webhooks.courier import Courier
+from service.webhooks.signature import load_secret
 from worker.contracts import Backend, Resources
 
 __all__ = ["CannotStart", "Service", "StateFolderInUse", "build"]
@@ -93,6 +95,7 @@ def build(
         ) from error
     try:
         database, studies, reader = _open_database(settings)
+        secret = _webhook_secret(settings)
         backend = backend or _backend(settings)
     except BaseException:
         if lock is not None:
@@ -102,12 +105,16 @@ def build(
     lease = Lease(database, holder, timedelta(seconds=settings.lease_seconds), alone=lock is not None, now=_utc_now)
     dispatcher = Dispatcher(database, lease, studies, backend, settings.state_dir, now, settings.poll_interval)
 
+    courier = Courier(database, secret, settings.webhook_private, now)
+
     def start() -> None:
         dispatcher.start()
+        courier.start()
         if on_ready is not None:
             on_ready()
 
     def close() -> None:
+        courier.close()
         dispatcher.close()
         for storage in (studies.storage, reader):
             close_storage(storage)
@@ -144,6 +151,11 @@ def _open_database(settings: Settings) -> tuple[Database, Studies, BaseStorage]:
             f"the database {make_url(settings.url)!r} cannot be opened: {error}",
             "Correct FIXNORM_DATABASE_URL, or leave it out for an SQLite file in the state folder",
         ) from error
+
+
+def _webhook_secret(settings: Settings) -> str:
+    given = settings.webhook_secret
+    return load_secret(given.get_secret_value() if given else None, file=settings.state_dir / "webhook-secret")
 
 
 def _backend(settings: Settings) -> Backend:

@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pydantic import AliasChoices, Field, field_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 __all__ = ["BackendName", "Settings"]
@@ -36,6 +36,8 @@ class Settings(BaseSettings):
             database dispatches in its place.
         poll_interval: Pause between two looks at the backend.
         epoch_seconds: How long the simulator's epochs take.
+        webhook_private: Whether a job's webhook may lead to this machine and into private networks.
+        webhook_secret: What webhooks are signed with, ``whsec_`` and base64; None makes one in ``state_dir``.
         heartbeat: How long a stream of events may be silent before it says that it is alive.
     """
 
@@ -53,6 +55,8 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=10.0, ge=0.1)
     poll_interval: timedelta = timedelta(milliseconds=50)
     epoch_seconds: float = Field(default=0.0, ge=0)
+    webhook_private: bool = False
+    webhook_secret: SecretStr | None = None
     heartbeat: timedelta = timedelta(seconds=15)
 
     @field_validator("state_dir", "data_root")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -68,7 +69,11 @@ class TrialSpec(Spec):
 
 
 class JobSpec(Spec):
-    """A whole tuning job."""
+    """A whole tuning job.
+
+    Attributes:
+        webhook: An http or https address that is told when the job has ended; None tells nobody.
+    """
 
     name: str = Field(default="job", min_length=1, max_length=100)
     model: ModelSpec = ModelSpec()
@@ -78,6 +83,15 @@ class JobSpec(Spec):
     budget: BudgetSpec = BudgetSpec()
     resources: ResourceSpec = ResourceSpec()
     seed: int = Field(default=0, ge=0, lt=2**31)
+    webhook: str | None = Field(default=None, max_length=2000)
+
+    @field_validator("webhook")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        parts = urlsplit(value) if value is not None else None
+        if parts is not None and (parts.scheme not in ("http", "https") or not parts.hostname):
+            raise ValueError(f"{value!r} is no http or https address")
+        return value
 
     @model_validator(mode="after")
     def _has_the_gpu_it_asks_for(self) -> Self:

@@ -12,7 +12,17 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from service.database.types import Document, LongWords, UtcDateTime, Words
 from service.schemas import JobState
 
-__all__ = ["LIVE_ATTEMPT_STATES", "AttemptKind", "AttemptRow", "AttemptState", "Base", "EventRow", "JobRow", "LeaseRow"]
+__all__ = [
+    "LIVE_ATTEMPT_STATES",
+    "AttemptKind",
+    "AttemptRow",
+    "AttemptState",
+    "Base",
+    "DeliveryRow",
+    "EventRow",
+    "JobRow",
+    "LeaseRow",
+]
 
 
 class AttemptKind(StrEnum):
@@ -37,6 +47,10 @@ class AttemptState(StrEnum):
 LIVE_ATTEMPT_STATES = (AttemptState.STARTING, AttemptState.RUNNING)
 
 _IS_LIVE = text("state IN ('STARTING', 'RUNNING')")
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
 class Base(DeclarativeBase):
@@ -150,6 +164,30 @@ class EventRow(Base):
     kind: Mapped[str] = mapped_column(Words(30))
     key: Mapped[str | None] = mapped_column(Words(60))
     data: Mapped[dict[str, Any]]
-    created_at: Mapped[datetime] = mapped_column(default=lambda: datetime.now(UTC))
+    created_at: Mapped[datetime] = mapped_column(default=_utc_now)
 
     __table_args__ = (UniqueConstraint("job_id", "key", name="uq_events_job_id_key"),)
+
+
+class DeliveryRow(Base):
+    """An event that a webhook is to be told.
+
+    Attributes:
+        url: Where to.
+        tries: So far.
+        due_at: When it is tried next; None when it has arrived or was given up.
+        delivered_at: When it arrived; None while it has not.
+        error: What went wrong at the last try.
+    """
+
+    __tablename__ = "deliveries"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    url: Mapped[str] = mapped_column(LongWords)
+    tries: Mapped[int] = mapped_column(default=0)
+    due_at: Mapped[datetime | None] = mapped_column(default=_utc_now)
+    delivered_at: Mapped[datetime | None]
+    error: Mapped[str | None] = mapped_column(LongWords)
+
+    __table_args__ = (Index("ix_deliveries_due_at", "due_at"),)

@@ -20,6 +20,7 @@ from service.jobs.warm_start import summary_of
 from service.problems import NoResultYet, NotFound
 from service.runtime import Running
 from service.schemas import TERMINAL_STATES, BestView, JobPage, JobState, JobView, Problem, TrialView
+from service.webhooks.targets import check_address
 
 __all__ = ["cancel_job", "final_file", "list_jobs", "list_trials", "router", "show_job"]
 
@@ -37,6 +38,8 @@ def submit_job(
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> JobView:
     """Stores a job and answers at once; with a key that was used before, answers that job and 200."""
+    if spec.webhook is not None and not running.settings.webhook_private:
+        check_address(spec.webhook)
     job, is_new = submit(
         spec,
         database=running.database,

@@ -17,6 +17,7 @@ from service.database.rows import LIVE_ATTEMPT_STATES, AttemptRow, AttemptState,
 from service.events.records import record
 from service.jobs.states import ACTIVE_JOB_STATES, ATTEMPT_MOVES, JOB_MOVES, check_move, origins
 from service.schemas import TERMINAL_STATES, EventKind, JobState
+from service.webhooks.deliveries import promise
 
 __all__ = [
     "active_jobs",
@@ -99,6 +100,8 @@ def _change(session: Session, job_id: str, origins: Collection[JobState], **valu
         state, reason = session.execute(select(JobRow.state, JobRow.reason).where(JobRow.id == job_id)).one()
         kind = EventKind.JOB_ENDED if state in TERMINAL_STATES else EventKind.JOB_CHANGED
         record(session, job_id, kind, {"state": state, "reason": reason})
+        if kind is EventKind.JOB_ENDED:
+            promise(session, job_id)
     return True
 
 

@@ -1,0 +1,119 @@
+"""Delivers what :mod:`service.webhooks.deliveries` holds, at least once, with growing pauses, in its own thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from http import HTTPStatus
+
+import httpx
+import structlog
+
+from service.database.engine import Database
+from service.database.rows import DeliveryRow
+from service.webhooks import deliveries
+from service.webhooks.signature import signed_headers
+from service.webhooks.targets import WebhookRefused, resolve
+
+__all__ = ["PAUSES", "Courier"]
+
+PAUSES = tuple(timedelta(seconds=seconds) for seconds in (10, 60, 300, 1800, 7200, 21600))
+"""After the first try, the second and so on; after the last one it is given up."""
+
+_TIMEOUT_SECONDS = 10.0
+_LOOK_EVERY_SECONDS = 1.0
+_LEASE = timedelta(minutes=1)
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Courier:
+    """Sends webhooks.
+
+    Attributes:
+        database: Ours.
+        secret: What they are signed with.
+        allow_private: Whether they may go to this machine and to private networks.
+        now: The wall clock, in UTC.
+    """
+
+    database: Database
+    secret: str
+    allow_private: bool
+    now: Callable[[], datetime]
+    _stop: threading.Event = field(default_factory=threading.Event, init=False)
+    _thread: threading.Thread | None = field(default=None, init=False)
+
+    def start(self) -> None:
+        """Looks for what is due, every second, until :meth:`close`."""
+        self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stops after the try that is under way. What is not delivered yet is, when a server starts again."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(_TIMEOUT_SECONDS)  # a name server may take longer than that to say nothing
+
+    def deliver_due(self) -> int:
+        """Tries whatever is due once; returns how many that was."""
+        with self.database.read() as session:
+            due = deliveries.due(session, now=self.now())
+        tried = 0
+        for delivery in due:
+            with self.database.write.begin() as session:
+                mine = deliveries.claim(session, delivery, until=self.now() + _LEASE)
+            if mine and not self._stop.is_set():
+                self._try(delivery)
+                tried += 1
+        return tried
+
+    def _run(self) -> None:
+        while not self._stop.wait(_LOOK_EVERY_SECONDS):
+            try:
+                self.deliver_due()
+            except Exception:  # the loop must outlive a lost database; what was due still is
+                log.exception("webhook.failed")
+
+    def _try(self, delivery: DeliveryRow) -> None:
+        tries = delivery.tries + 1
+        error: str | None
+        try:
+            error, final = self._send(delivery), False
+        except WebhookRefused as refused:
+            error, final = refused.rule, True
+        except _Gone as gone:
+            error, final = str(gone), True
+        except (httpx.HTTPError, OSError) as failed:
+            error, final = f"{type(failed).__name__}: {failed}", False
+        ended = error is None or final or tries > len(PAUSES)
+        due_at = None if ended else self.now() + PAUSES[tries - 1]
+        with self.database.write.begin() as session:
+            deliveries.note(session, delivery, error=error, due_at=due_at, now=self.now())
+        outcome = "webhook.delivered" if error is None else "webhook.given_up" if ended else "webhook.not_delivered"
+        log.info(outcome, job=delivery.job_id, url=delivery.url, tries=tries, error=error)
+
+    def _send(self, delivery: DeliveryRow) -> str | None:
+        """One try; what was wrong with the answer, or None when the message has arrived."""
+        with self.database.read() as session:
+            body = deliveries.message(session, delivery)
+        message_id = f"{delivery.job_id}.{delivery.number}"
+        headers = signed_headers(self.secret, message_id=message_id, at=self.now(), body=body)
+        url = httpx.URL(delivery.url)
+        address = resolve(delivery.url, allow_private=self.allow_private)
+        headers |= {"Content-Type": "application/json", "Host": url.netloc.decode(), "User-Agent": "fixnorm-tune"}
+        # Redirects are not followed: they could lead anywhere. Nor is a proxy of the environment asked.
+        with httpx.Client(timeout=_TIMEOUT_SECONDS, follow_redirects=False, trust_env=False) as http:
+            answer = http.post(
+                url.copy_with(host=address), content=body, headers=headers, extensions={"sni_hostname": url.host}
+            )
+        if answer.status_code == HTTPStatus.GONE:
+            raise _Gone("the receiver answered 410: it wants no more")
+        return None if answer.is_success else f"the receiver answered {answer.status_code}"
+
+
+class _Gone(Exception):
+    pass

@@ -1,0 +1,210 @@
+"""Webhooks: what arrives, who vouches for it, what is tried again, and where they never go."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from serving import serving
+from standin import Answer, Drop, StandIn
+from waiting import wait_for
+
+from service.composition import Service, build
+from service.database.rows import DeliveryRow
+from service.settings import Settings
+from service.webhooks.courier import PAUSES, Courier
+from service.webhooks.signature import BadSecret, load_secret
+from service.webhooks.targets import WebhookRefused, check_address, resolve
+
+JOBS = "/api/v1/jobs"
+SECRET = "whsec_" + "QUJD" * 11
+QUICKSTART = Path(__file__).parents[2] / "docs" / "quickstart.md"
+
+
+@pytest.fixture
+def receiver() -> Iterator[StandIn]:
+    server = StandIn()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def verify() -> Callable[[str, dict[str, str], bytes], bool]:
+    """The function that the documentation tells users to verify with."""
+    (shown,) = re.findall(r"```python\n(import base64.*?)```", QUICKSTART.read_text("utf-8"), flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(shown, names)
+    found = names["verify"]
+    assert callable(found)
+    return found
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"webhook_private": True})
+
+
+def run_job(service: Service, job: dict[str, Any], webhook: str) -> str:
+    """Runs a job to its end; its webhook is due, and no server is there to send it."""
+    with serving(service.app) as url, httpx.Client(base_url=url, timeout=60) as http:
+        job_id = str(http.post(JOBS, json=job | {"webhook": webhook}).raise_for_status().json()["id"])
+        wait_for(http, job_id)
+    return job_id
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time = datetime.now(UTC) + timedelta(seconds=1)
+
+    def __call__(self) -> datetime:
+        return self.time
+
+
+def delivery(service: Service) -> DeliveryRow:
+    with service.runtime.database.read() as session:
+        return session.query(DeliveryRow).one()
+
+
+@pytest.fixture
+def due(settings: Settings, job: dict[str, Any], receiver: StandIn) -> Iterator[tuple[Service, Courier, Clock]]:
+    """An ended job whose webhook waits, and a courier to be moved by hand."""
+    receiver.stop()  # nothing answers while the job's own server is there
+    run_job(build(settings), job, f"{receiver.url}/hook")
+    receiver.start()
+    service = build(settings)
+    clock = Clock()
+    clock.time += timedelta(hours=1)  # the server's own try is long past
+    yield service, Courier(service.runtime.database, SECRET, allow_private=True, now=clock), clock
+    service.close()
+
+
+def test_a_jobs_end_is_told_once_with_a_signature_that_the_documented_way_verifies(
+    settings: Settings, job: dict[str, Any], receiver: StandIn, verify: Callable[[str, dict[str, str], bytes], bool]
+) -> None:
+    receiver.on("POST", "/hook", Answer())
+    service = build(settings)
+    with serving(service.app) as url, httpx.Client(base_url=url, timeout=60) as http:
+        job_id = http.post(JOBS, json=job | {"webhook": f"{receiver.url}/hook"}).json()["id"]
+        best = wait_for(http, job_id).best
+        while delivery(service).delivered_at is None:
+            time.sleep(0.02)
+    (sent,) = receiver.sent("POST", "/hook")
+    told = json.loads(sent.body)
+    assert (told["type"], told["data"]["job"], told["data"]["state"]) == ("job.ended", job_id, "SUCCEEDED")
+    assert best is not None
+    assert told["data"]["best"]["params"] == best.params
+    secret = (settings.state_dir / "webhook-secret").read_text().strip()
+    assert verify(secret, sent.headers, sent.body)
+    assert not verify(secret, sent.headers, sent.body + b" ")
+    assert not verify(SECRET, sent.headers, sent.body)
+    assert not verify(secret, sent.headers | {"webhook-timestamp": "1700000000"}, sent.body)
+
+
+def test_one_that_does_not_arrive_is_tried_again_with_growing_pauses_and_the_same_id(
+    due: tuple[Service, Courier, Clock], receiver: StandIn
+) -> None:
+    service, courier, clock = due
+    receiver.on("POST", "/hook", Answer(status=500), Drop(), Answer(status=302), Answer())
+    tries_before = delivery(service).tries
+    for number in range(3):
+        assert courier.deliver_due() == 1
+        assert courier.deliver_due() == 0
+        row = delivery(service)
+        assert row.error
+        assert row.due_at == clock.time + PAUSES[tries_before + number]
+        clock.time = row.due_at - timedelta(seconds=1)
+        assert courier.deliver_due() == 0
+        clock.time = row.due_at
+    assert courier.deliver_due() == 1
+    row = delivery(service)
+    assert (row.delivered_at, row.due_at, row.error) == (clock.time, None, None)
+    assert len({sent.headers["webhook-id"] for sent in receiver.sent("POST", "/hook")}) == 1
+    assert len(receiver.sent("POST", "/hook")) == 4
+
+
+@pytest.mark.parametrize(("answer", "tries"), [(Answer(status=410), 1), (Answer(status=503), len(PAUSES) + 1)])
+def test_it_is_given_up_when_the_receiver_wants_no_more_or_never_takes_it(
+    due: tuple[Service, Courier, Clock], receiver: StandIn, answer: Answer, tries: int
+) -> None:
+    service, courier, clock = due
+    receiver.on("POST", "/hook", answer)
+    done = delivery(service).tries
+    while (row := delivery(service)).due_at is not None:
+        clock.time = max(clock.time, row.due_at)
+        courier.deliver_due()
+    assert len(receiver.sent("POST", "/hook")) == (1 if tries == 1 else tries - done)
+    assert row.delivered_at is None
+    assert str(answer.status) in (row.error or "")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:8000/x",
+        "http://localhost/x",
+        "http://a.localhost/x",
+        "http://10.1.2.3/",
+        "http://169.254.169.254/latest/meta-data",
+        "http://[::1]/",
+        "http://[::ffff:127.0.0.1]/",
+        "http://[64:ff9b::7f00:1]/",
+        "http://[fe80::1]/",
+        "http://0.0.0.0/",
+        "http://224.0.0.1/",
+    ],
+)
+def test_a_private_address_is_refused_at_once_and_at_every_try(url: str) -> None:
+    with pytest.raises(WebhookRefused, match="private network"):
+        check_address(url)
+    with pytest.raises((WebhookRefused, OSError)):
+        resolve(url, allow_private=False)
+
+
+def test_a_name_that_leads_into_a_private_network_is_refused_when_it_is_tried(
+    due: tuple[Service, Courier, Clock], receiver: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, courier, _ = due
+    courier.allow_private = False
+    courier.deliver_due()
+    row = delivery(service)
+    assert row.due_at is None
+    assert "127.0.0.1, which is not a public address" in (row.error or "")
+    assert receiver.sent("POST", "/hook") == []
+    mixed = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 443)) for address in ("8.8.8.8", "192.168.1.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: mixed)
+    with pytest.raises(WebhookRefused, match=re.escape("192.168.1.1")):
+        resolve("https://looks-public.example/", allow_private=False)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: mixed[:1])
+    assert resolve("https://is-public.example/", allow_private=False) == "8.8.8.8"
+
+
+def test_a_job_with_a_private_webhook_is_refused_unless_the_operator_allows_it(
+    settings: Settings, job: dict[str, Any]
+) -> None:
+    strict = build(settings.model_copy(update={"webhook_private": False}))
+    with serving(strict.app) as url, httpx.Client(base_url=url, timeout=60) as http:
+        answer = http.post(JOBS, json=job | {"webhook": "http://127.0.0.1/x"})
+        assert (answer.status_code, answer.json()["code"]) == (422, "webhook_refused")
+        assert "FIXNORM_WEBHOOK_PRIVATE" in answer.json()["way_out"]
+        assert http.post(JOBS, json=job | {"webhook": "ftp://example.org"}).status_code == 422
+        assert http.get(JOBS).json()["jobs"] == []
+
+
+def test_the_secret_is_made_once_for_its_owner_alone_and_a_weak_one_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    made = load_secret(None, file=file)
+    assert load_secret(None, file=file) == made
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert list(tmp_path.iterdir()) == [file]
+    assert load_secret(SECRET, file=file) == SECRET
+    for weak in ("", "secret", "whsec_", "whsec_QUJD", "whsec_!!!"):
+        with pytest.raises(BadSecret):
+            load_secret(weak, file=file)

@@ -82,7 +82,8 @@ def test_one_pass_at_a_time(split: StreamedSplit) -> None:
 
 
 IDLE = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started without it
 from pathlib import Path
 import torch
 from fixnorm_core.data.augment import Augmentation

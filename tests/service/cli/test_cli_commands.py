@@ -120,7 +120,7 @@ def test_list_asks_for_one_state_in_any_case(server: StandIn, cli: CLI) -> None:
 def test_a_state_that_does_not_exist_is_bad_input(cli: CLI) -> None:
     result = cli("list", "--state", "sleeping")
     assert result.exit_code == 2
-    assert "the states are queued, running, succeeded, failed, cancelled" in result.stderr
+    assert "the states are queued, running, paused, stopping, succeeded, failed, cancelled" in result.stderr
 
 
 def test_show_says_where_a_job_is_and_why(server: StandIn, cli: CLI) -> None:

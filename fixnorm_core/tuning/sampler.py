@@ -38,7 +38,7 @@ class FixNormSampler(BaseSampler):
     too. Values may be in any unit, and either direction works; fractions and percents of right or wrong answers are
     recognized. A trial with the user attribute ``fixnorm:diverged``, or with a value that is not finite, says that the
     learning rate was too high (without one, some number) and nothing more. A failed or pruned trial is not visited
-    again, but says nothing about the surface.
+    again, but says nothing about the surface, unless whoever pruned it left a prediction (``fixnorm:predicted``).
 
     A suggestion is a pure function of the study's trials, the seed and the trial's number: there is no hidden state,
     so one sampler may serve several threads, and a restarted process suggests the same. Running trials count as

@@ -169,7 +169,7 @@ def _landscape(name: str) -> Landscape:
 
 
 def table(courses: Sequence[Course]) -> str:
-    """One row for each way; differences to blind and to the default start are paired by surface and seed."""
+    """One row for each way. Differences are paired by surface and seed; the last two columns are at the own stop."""
     of = {way: {(each.surface, each.seed): each for each in courses if each.way == way} for way in WAYS}
     lines = [
         "| | studies | first trial lacks | trials to near-optimal | against blind | against the default start "
@@ -178,17 +178,29 @@ def table(courses: Sequence[Course]) -> str:
     ]
     for way, own in of.items():
         if own:
+            without = of["blind" if way.endswith("no default") else "default start"]
             cells = [
                 str(len(own)),
                 f"{fmean(each.first for each in own.values()):.1f}",
                 f"{fmean(each.near for each in own.values()):.2f}",
                 _difference(own, of["blind"]),
                 _difference(own, of["default start"]),
-                _over_two(own, of["default start"]),
+                _over_two(own, without) if way not in ("blind", "default start") else "",
                 f"{fmean(each.stop for each in own.values()):.1f}",
                 f"{fmean(each.regret_at_stop for each in own.values()):.2f}",
             ]
             lines.append("| " + " | ".join([way, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def surface_table(courses: Sequence[Course]) -> str:
+    """Mean trials to near-optimal, one column for each surface."""
+    surfaces = list(dict.fromkeys(each.surface for each in sorted(courses, key=lambda each: each.surface)))
+    lines = ["| | " + " | ".join(surfaces) + " |", "|---" * (len(surfaces) + 1) + "|"]
+    for way in WAYS:
+        near = [[each.near for each in courses if (each.way, each.surface) == (way, name)] for name in surfaces]
+        if all(near):
+            lines.append("| " + " | ".join([way, *(f"{fmean(each):.1f}" for each in near)]) + " |")
     return "\n".join(lines)
 
 
@@ -201,7 +213,7 @@ def _difference(own: dict[tuple[str, int], Course], other: dict[tuple[str, int],
 
 def _over_two(own: dict[tuple[str, int], Course], other: dict[tuple[str, int], Course]) -> str:
     apart = [own[key].near - other[key].near > 2 for key in own.keys() & other.keys()]
-    return f"{100 * fmean(apart):.0f} %" if apart and own is not other else ""
+    return f"{100 * fmean(apart):.0f} %" if apart else ""
 
 
 def main() -> None:
@@ -229,9 +241,7 @@ def main() -> None:
                     file.write(json.dumps(asdict(each)) + "\n")
     wanted = set(arguments.ways), set(arguments.surfaces), set(range(arguments.seeds))
     shown = [each for each in courses if all(map(set.__contains__, wanted, (each.way, each.surface, each.seed)))]
-    print(table(shown))
-    for surface in arguments.surfaces:
-        print(f"\n{surface}\n\n{table([each for each in shown if each.surface == surface])}")
+    print(f"{table(shown)}\n\n{surface_table(shown)}")
 
 
 def _kept(file: Path | None) -> list[Course]:

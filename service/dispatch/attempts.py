@@ -151,11 +151,10 @@ class Attempts:
     def tell_events(self, job_id: str, number: int | None = None, *, epochs: bool = False) -> None:
         """Records the events of what Optuna has been told of a trial, or of all: ends, and ``epochs`` after a crash."""
         with self.database.read() as session:
-            job, rows = repository.find_job(session, job_id), repository.attempts_of(session, [job_id])
-        assert job is not None
-        trials = self.open_study(job_id).trials()
-        trials = trials if number is None else [trials[number]]
-        views = trial_views(JobSpec.from_stored(job.spec), trials, attempts=rows, now=self.now())
+            rows = repository.attempts_of(session, [job_id])
+        study = self.open_study(job_id)
+        trials = study.trials() if number is None else [study.trials()[number]]
+        views = trial_views(study.spec, trials, attempts=rows, now=self.now())
         with self.lease.writing() as session:
             for trial in trials if epochs else ():
                 record_epochs(session, job_id, trial.number, trial.intermediate_values)

@@ -372,6 +372,8 @@ class Dispatcher:
     def _open_study(self, job_id: str) -> StudyHandle:
         """A job's study, for a moment in which no other server writes to it."""
         self.lease.check()
+        if (study := self.studies.find(job_id)) is not None:
+            return study
         with self.database.read() as session:
             job = repository.find_job(session, job_id)
         assert job is not None

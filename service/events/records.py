@@ -20,46 +20,37 @@ from service.schemas import EventKind, EventView, TrialState, TrialView
 __all__ = ["events_after", "last_number", "record", "record_ends", "record_epochs"]
 
 
-def record(session: Session, job_id: str, kind: EventKind, data: Mapping[str, Any], *, key: str | None = None) -> bool:
-    """Appends an event; with a key that the job has had, changes nothing and returns False.
-
-    The job's row is locked first (SQLite locks everything), so that numbers follow the order of the commits and a
-    reader who has seen a number never misses a lower one.
-    """
-    session.execute(select(JobRow.id).where(JobRow.id == job_id).with_for_update())
-    if key is not None and _keys(session, job_id, (key,)):
-        return False
-    number = last_number(session, job_id) + 1
-    session.add(EventRow(job_id=job_id, number=number, kind=kind, key=key, data=dict(data)))
-    session.flush()
-    return True
+def record(session: Session, job_id: str, kind: EventKind, data: Mapping[str, Any]) -> None:
+    """Appends an event."""
+    _append(session, job_id, kind, {None: dict(data)})
 
 
 def record_epochs(session: Session, job_id: str, number: int, accuracies: Mapping[int, float]) -> None:
     """Appends the epochs of a trial that the events do not tell of yet: validation accuracy by epoch, from 1."""
-    told = [
-        (f"trial.{number}.epoch.{epoch}", {"epoch": epoch, "validation_accuracy": _finite(accuracies[epoch])})
+    told = {
+        f"trial.{number}.epoch.{epoch}": {
+            "trial": number,
+            "epoch": epoch,
+            "validation_accuracy": _finite(accuracies[epoch]),
+        }
         for epoch in sorted(accuracies)
-    ]
-    _record_new(session, job_id, EventKind.TRIAL_EPOCH, [(key, {"trial": number, **data}) for key, data in told])
+    }
+    _append(session, job_id, EventKind.TRIAL_EPOCH, told)
 
 
 def record_ends(session: Session, job_id: str, trials: Iterable[TrialView]) -> None:
     """Appends the ends of those trials that have ended and whose end the events do not tell of yet."""
-    told = [
-        (
-            f"trial.{trial.number}.ended",
-            {
-                "trial": trial.number,
-                "state": trial.state,
-                "validation_accuracy": _finite(trial.validation_accuracy),
-                "reason": trial.reason,
-            },
-        )
+    told = {
+        f"trial.{trial.number}.ended": {
+            "trial": trial.number,
+            "state": trial.state,
+            "validation_accuracy": _finite(trial.validation_accuracy),
+            "reason": trial.reason,
+        }
         for trial in trials
         if trial.state is not TrialState.RUNNING
-    ]
-    _record_new(session, job_id, EventKind.TRIAL_ENDED, told)
+    }
+    _append(session, job_id, EventKind.TRIAL_ENDED, told)
 
 
 def events_after(session: Session, job_id: str, number: int, *, limit: int) -> Sequence[EventView]:
@@ -82,11 +73,27 @@ def _view(row: EventRow) -> EventView:
     return EventView(number=row.number, job=row.job_id, kind=EventKind(row.kind), at=row.created_at, **row.data)
 
 
-def _record_new(session: Session, job_id: str, kind: EventKind, told: Sequence[tuple[str, dict[str, Any]]]) -> None:
-    known = _keys(session, job_id, tuple(key for key, _ in told))
-    for key, data in told:
-        if key not in known:
-            record(session, job_id, kind, data, key=key)
+def _append(
+    session: Session, job_id: str, kind: EventKind, told: Mapping[str, dict[str, Any]] | Mapping[None, dict[str, Any]]
+) -> None:
+    """Appends events by their keys, less those whose key the job has had; an event without a key has the key None.
+
+    The job's row is locked first (SQLite locks everything), so that numbers follow the order of the commits and a
+    reader who has seen a number never misses a lower one.
+    """
+    if not told:
+        return
+    session.execute(select(JobRow.id).where(JobRow.id == job_id).with_for_update())
+    known = _keys(session, job_id, [key for key in told if key is not None])
+    new = [(key, data) for key, data in told.items() if key not in known]
+    if not new:
+        return
+    begin = last_number(session, job_id) + 1
+    session.add_all(
+        EventRow(job_id=job_id, number=number, kind=kind, key=key, data=data)
+        for number, (key, data) in enumerate(new, start=begin)
+    )
+    session.flush()
 
 
 def _finite(value: float | None) -> float | None:
@@ -94,7 +101,7 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _keys(session: Session, job_id: str, keys: tuple[str, ...]) -> set[str]:
+def _keys(session: Session, job_id: str, keys: Sequence[str]) -> set[str]:
     """Those of ``keys`` that the job's events have."""
     found: set[str] = set()
     for begin in range(0, len(keys), _KEYS_AT_ONCE):

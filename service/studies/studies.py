@@ -196,6 +196,10 @@ class Studies:
             self._open[job_id] = self._load_or_create(job_id, spec)
         return self._open[job_id]
 
+    def find(self, job_id: str) -> StudyHandle | None:
+        """The job's study, if it is open."""
+        return self._open.get(job_id)
+
     def forget(self, job_id: str) -> None:
         """Frees what is kept for a job that has ended."""
         self._open.pop(job_id, None)

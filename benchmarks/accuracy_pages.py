@@ -7,14 +7,13 @@ A page marks the place of a table by ``<!-- table: NAME -->`` and ``<!-- end -->
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
+import pages
 from accuracy.runs import read_outcomes
 from accuracy.tables import TABLES
 
 PAGES = ("accuracy.md",)
-_BLOCK = re.compile(r"(<!-- table: (?P<name>[a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def main() -> None:
@@ -31,11 +30,11 @@ def main() -> None:
 def filled(page: str) -> str:
     """The page with every table as the outcomes give it."""
 
-    def table(found: re.Match[str]) -> str:
-        study, draw = TABLES[found["name"]]
-        return f"{found[1]}{draw(list(read_outcomes(study).values()))}\n{found[3]}"
+    def drawn(name: str) -> str:
+        study, draw = TABLES[name]
+        return draw(list(read_outcomes(study).values()))
 
-    return _BLOCK.sub(table, page)
+    return pages.filled(page, drawn)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def main() -> None:
         for surface in arguments.surfaces
         for seed in range(arguments.seeds)
         if RIVALS[rival].decay == (surface in DECAYED)
-        and not (RIVALS[rival].omniscient and surface in MADE_UP)
+        and not (RIVALS[rival].recorded_alone and surface in MADE_UP)
         and (rival, surface, seed, arguments.slots) not in done
     ]
     RESULTS.mkdir(exist_ok=True)

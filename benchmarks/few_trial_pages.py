@@ -7,14 +7,13 @@ The page marks the place of a table by ``<!-- table: NAME -->`` and ``<!-- end -
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
+import pages
 from few_trial.results import read
 from few_trial.tables import TABLES
 
 PAGE = Path(__file__).parent / "few_trial.md"
-_BLOCK = re.compile(r"(<!-- table: (?P<name>[a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def main() -> None:
@@ -28,7 +27,7 @@ def main() -> None:
 def filled(page: str) -> str:
     """The page with every table as the courses give it."""
     courses = read()
-    return _BLOCK.sub(lambda found: f"{found[1]}{TABLES[found['name']](courses)}\n{found[3]}", page)
+    return pages.filled(page, lambda name: TABLES[name](courses))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import re
 import subprocess
 import sys
 import tempfile
@@ -21,10 +20,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
+import pages
 
 from fixnorm_core.jobfile import load_job_file
 from fixnorm_core.spec import JobSpec, Range, SamplerName
@@ -33,7 +32,6 @@ from service.client import Client
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "live_proof.json", HERE / "live_proof.md"
 SAMPLERS = (SamplerName.FIXNORM, SamplerName.GP, SamplerName.TPE)
-_BLOCK = re.compile(r"(<!-- table: results -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def main() -> None:
@@ -51,7 +49,7 @@ def main() -> None:
 
 def filled(page: str) -> str:
     """The page with the table that the kept jobs give."""
-    return _BLOCK.sub(lambda found: f"{found[1]}{_table(_kept())}\n{found[2]}", page)
+    return pages.filled(page, lambda _name: _table(_kept()))
 
 
 def _run(data_root: Path, *, seeds: int, trials: int) -> None:
@@ -137,13 +135,8 @@ def _table(jobs: list[dict[str, Any]]) -> str:
             curves = [_best_so_far(job) for job in own]
             columns = [[100 * curve[n - 1] for curve in curves] for n in after]
             tests = [100 * job["test"]["accuracy"] for job in own]
-            rows.append([sampler, str(len(own)), *map(_mean, [*columns, tests])])
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows])
-
-
-def _mean(values: list[float]) -> str:
-    error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return f"{fmean(values):.1f} ± {error:.1f}"
+            rows.append([sampler, str(len(own)), *map(pages.mean_and_error, [*columns, tests])])
+    return pages.table(head, rows)
 
 
 def _plot(path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from statistics import mean, median, stdev, variance
+
+from pages import table
 
 from accuracy.best import MOMENTUM, Best, best_points, between, by_rate, gradient_norm, peak
 from accuracy.runs import Outcome, Run
@@ -30,7 +32,7 @@ def methods(outcomes: Sequence[Outcome]) -> str:
             rows.append(
                 (TASKS[task].about, name, _knobs(point.way), _accuracy(point), f"{100 * point.train:.1f}", gain)
             )
-    return _table(("task", "way", "best knobs", "test accuracy, %", "training, %", "against weight decay on all"), rows)
+    return table(("task", "way", "best knobs", "test accuracy, %", "training, %", "against weight decay on all"), rows)
 
 
 def surface(task: str, *, fixed: bool) -> Callable[[Sequence[Outcome]], str]:
@@ -54,7 +56,7 @@ def surface(task: str, *, fixed: bool) -> Callable[[Sequence[Outcome]], str]:
             for lr in sorted({one.run.way.lr for one in chosen})
         ]
         name = "fc_norm" if fixed else "weight decay"
-        return _table((f"lr \\ {name}", *("none" if one is None else f"{one:g}" for one in columns)), rows)
+        return table((f"lr \\ {name}", *("none" if one is None else f"{one:g}" for one in columns)), rows)
 
     return draw
 
@@ -74,7 +76,7 @@ def norms(outcomes: Sequence[Outcome]) -> str:
             ]
             turn = f"{_early_rotation(outcomes, task=task, hold=hold, lr=rates[place]):.3f}"
             rows.append((TASKS[task].about, hold, f"{peak(points):.3g}", " / ".join(sides), turn))
-    return _table(("task", "held at", "peak of lr", "below / best / above, %", "rotation, rad a step"), rows)
+    return table(("task", "held at", "peak of lr", "below / best / above, %", "rotation, rad a step"), rows)
 
 
 def transfer(outcomes: Sequence[Outcome]) -> str:
@@ -103,7 +105,7 @@ def transfer(outcomes: Sequence[Outcome]) -> str:
             )
         )
     titles = ("held at", "tasks", "mean of the bests, %", "best common lr", "it loses, points", "at most")
-    return _table((*titles, "spread of the peaks, octaves"), rows)
+    return table((*titles, "spread of the peaks, octaves"), rows)
 
 
 def head(outcomes: Sequence[Outcome]) -> str:
@@ -121,7 +123,7 @@ def head(outcomes: Sequence[Outcome]) -> str:
         norm = f"{mean(one.trace[-1]['head_norm'] for one in free):.1f}" if free else ""
         rows.append((task, f"{lr:g}", f"x {head_lr:g}", f"x {free_lr:g}", *cells, norm))
     names = ("none" if bound is None else f"{bound:g}" for bound in bounds)
-    return _table(("task", "lr", "head's lr", "lr of the free", *names, "norm without a bound"), rows)
+    return table(("task", "lr", "head's lr", "lr of the free", *names, "norm without a bound"), rows)
 
 
 def _factors(run: Run) -> tuple[str, float, float, float]:
@@ -139,7 +141,7 @@ def schedule(outcomes: Sequence[Outcome]) -> str:
             error = math.sqrt(mean(variance(cell) / len(cell) for cell in cells if len(cell) > 1) / len(cells))
             total = f"{100 * mean(mean(cell) for cell in cells):.2f} ± {100 * error:.2f}"
             rows.append((task, f"x {factor:g}", f"{power:g}", *(f"{100 * mean(cell):.1f}" for cell in cells), total))
-    return _table(("task", "lr of the rest", "power", *(f"lr {rate:g}" for rate in rates), "mean over rates"), rows)
+    return table(("task", "lr of the rest", "power", *(f"lr {rate:g}" for rate in rates), "mean over rates"), rows)
 
 
 def choices(outcomes: Sequence[Outcome]) -> str:
@@ -159,7 +161,7 @@ def choices(outcomes: Sequence[Outcome]) -> str:
         (TASKS[task].about, name, f"{100 * mean(values):+.2f} ± {100 * stdev(values) / math.sqrt(len(values)):.2f}")
         for (task, name), values in gains.items()
     ]
-    return _table(("task", "choice", "test accuracy against the default, points"), rows)
+    return table(("task", "choice", "test accuracy against the default, points"), rows)
 
 
 def large(outcomes: Sequence[Outcome]) -> str:
@@ -169,7 +171,7 @@ def large(outcomes: Sequence[Outcome]) -> str:
         (group[1], _knobs(point.way), _accuracy(point), f"{100 * point.train:.1f}")
         for group, point in sorted(best.items(), key=lambda item: -mean(item[1].test or (item[1].chosen_by,)))
     ]
-    return _table(("way", "best knobs", "test accuracy, %", "training, %"), rows)
+    return table(("way", "best knobs", "test accuracy, %", "training, %"), rows)
 
 
 def equivalent(outcomes: Sequence[Outcome]) -> str:
@@ -204,7 +206,7 @@ def equivalent(outcomes: Sequence[Outcome]) -> str:
             )
         )
     titles = ("task", "tuned weight decay", "start at G = 1 (points lost)", "measured G", "start at that G", "best lr")
-    return _table(titles, rows)
+    return table(titles, rows)
 
 
 def runs_table(study: str) -> Callable[[Sequence[Outcome]], str]:
@@ -276,9 +278,3 @@ def _cell(outcome: Outcome | None) -> str:
     if outcome is None:
         return ""
     return "diverged" if outcome.diverged else f"{100 * outcome.validation:.1f}"
-
-
-def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
-    lines += [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join(lines)

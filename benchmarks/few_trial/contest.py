@@ -11,8 +11,7 @@ import optuna
 from optuna.distributions import FloatDistribution
 from optuna.study import Study
 
-from few_trial.oracle import Oracle
-from few_trial.rivals import RIVALS
+from few_trial.rivals import RIVALS, Entry
 from few_trial.surfaces import Box, Landscape, Point
 from fixnorm_core.tuning.sampler import FixNormSampler
 
@@ -80,10 +79,8 @@ def run(name: str, surface: Surface, *, seed: int, trials: int, slots: int = 1) 
     box = surface.crop(np.random.default_rng((seed, 1)))
     space = {knob: FloatDistribution(box.low[knob], box.high[knob], log=True) for knob in surface.knobs}
     start = _start(box, surface) if rival.started else None
-    sampler = rival.build(space, seed, start)
-    if rival.omniscient and isinstance(surface, Landscape):
-        sampler = Oracle(surface, space, seed=seed)
-    study = optuna.create_study(direction="maximize", sampler=sampler)
+    entry = Entry(space, seed, start, surface if isinstance(surface, Landscape) else None)
+    study = optuna.create_study(direction="maximize", sampler=rival.build(entry))
     if start:
         study.enqueue_trial(start)
     noise = surface.noise * np.random.default_rng((seed, 2)).standard_normal(trials)

@@ -10,12 +10,28 @@ from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 
+from few_trial.oracle import Oracle
+from few_trial.surfaces import Landscape
 from fixnorm_core.tuning.sampler import FixNormSampler
 
-__all__ = ["RIVALS", "Rival"]
+__all__ = ["RIVALS", "Entry", "Rival"]
 
-Space = Mapping[str, BaseDistribution]
-Start = dict[str, float] | None
+
+@dataclass(frozen=True)
+class Entry:
+    """What a sampler is told before its first trial.
+
+    Attributes:
+        space: The box.
+        seed: Of the sampler.
+        start: A first point, if there is a given one.
+        surface: The truth, which only the oracle looks at.
+    """
+
+    space: Mapping[str, BaseDistribution]
+    seed: int
+    start: dict[str, float] | None
+    surface: Landscape | None
 
 
 @dataclass(frozen=True)
@@ -23,47 +39,52 @@ class Rival:
     """A sampler at one setting.
 
     Attributes:
-        build: From a search space, a seed and the first point, if there is a given one.
+        build: Makes it.
         started: Whether its first trial is the trainer's default start, where that lies inside the box.
         decay: Whether it searches (lr, weight_decay) of the same task instead.
-        omniscient: Whether it is the oracle, which is built from the surface itself.
+        recorded_alone: Whether it needs a recorded surface.
     """
 
-    build: Callable[[Space, int, Start], BaseSampler]
+    build: Callable[[Entry], BaseSampler]
     started: bool = False
     decay: bool = False
-    omniscient: bool = False
+    recorded_alone: bool = False
 
 
-def _fixnorm(space: Space, seed: int, start: Start) -> BaseSampler:
-    return FixNormSampler(space, seed=seed, start=start)
+def _fixnorm(entry: Entry) -> BaseSampler:
+    return FixNormSampler(entry.space, seed=entry.seed, start=entry.start)
 
 
-def _gp(startup: int) -> Callable[[Space, int, Start], BaseSampler]:
-    return lambda _space, seed, _start: GPSampler(seed=seed, n_startup_trials=startup)
+def _gp(startup: int) -> Callable[[Entry], BaseSampler]:
+    return lambda entry: GPSampler(seed=entry.seed, n_startup_trials=startup)
 
 
-def _tpe(startup: int, *, multivariate: bool = False) -> Callable[[Space, int, Start], BaseSampler]:
-    def build(_space: Space, seed: int, _start: Start) -> BaseSampler:
+def _tpe(startup: int, *, multivariate: bool = False) -> Callable[[Entry], BaseSampler]:
+    def build(entry: Entry) -> BaseSampler:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            return TPESampler(seed=seed, n_startup_trials=startup, multivariate=multivariate)
+            return TPESampler(seed=entry.seed, n_startup_trials=startup, multivariate=multivariate)
 
     return build
 
 
-def _cmaes(_space: Space, seed: int, _start: Start) -> BaseSampler:
-    return CmaEsSampler(seed=seed)
+def _cmaes(entry: Entry) -> BaseSampler:
+    return CmaEsSampler(seed=entry.seed)
 
 
-def _qmc(_space: Space, seed: int, _start: Start) -> BaseSampler:
+def _qmc(entry: Entry) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return QMCSampler(seed=seed, scramble=True, warn_asynchronous_seeding=False)
+        return QMCSampler(seed=entry.seed, scramble=True, warn_asynchronous_seeding=False)
 
 
-def _random(_space: Space, seed: int, _start: Start) -> BaseSampler:
-    return RandomSampler(seed=seed)
+def _random(entry: Entry) -> BaseSampler:
+    return RandomSampler(seed=entry.seed)
+
+
+def _oracle(entry: Entry) -> BaseSampler:
+    assert entry.surface is not None
+    return Oracle(entry.surface, entry.space, seed=entry.seed)
 
 
 RIVALS: dict[str, Rival] = {
@@ -82,5 +103,5 @@ RIVALS: dict[str, Rival] = {
     "TPE, default start": Rival(_tpe(4), started=True),
     "CMA-ES, default start": Rival(_cmaes, started=True),
     "GP on weight decay": Rival(_gp(4), decay=True),
-    "oracle": Rival(_random, omniscient=True),
+    "oracle": Rival(_oracle, recorded_alone=True),
 }

@@ -19,7 +19,9 @@ import numpy.typing as npt
 from accuracy.runs import read_outcomes
 from scipy.interpolate import PchipInterpolator, RegularGridInterpolator
 from scipy.linalg import cho_factor, cho_solve
+from scipy.spatial.distance import cdist
 
+from fixnorm_core.tuning.kernels import matern52
 from worker.recording import Recording, Run
 
 __all__ = ["Box", "Landscape", "load", "load_decay"]
@@ -176,8 +178,7 @@ def _smooth(points: Array, values: Array, error: float) -> Array:
     best, chosen = -math.inf, values
     for lengths in itertools.product(_LENGTHS, repeat=2):
         scaled = points / np.array(lengths)
-        r = math.sqrt(5.0) * np.sqrt(((scaled[:, None] - scaled[None]) ** 2).sum(-1))
-        kernel = _AMPLITUDE**2 * (1.0 + r + r**2 / 3.0) * np.exp(-r)
+        kernel = _AMPLITUDE**2 * matern52(cdist(scaled, scaled))
         factor = cho_factor(kernel + error**2 * np.eye(len(values)), lower=True)
         weights = cho_solve(factor, centred)
         evidence = -0.5 * centred @ weights - np.log(np.diag(factor[0])).sum()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from statistics import fmean, stdev
+from statistics import fmean
+
+from pages import mean_and_error, table
 
 from few_trial.contest import START, Course
 from few_trial.made_up import MADE_UP
@@ -36,7 +38,7 @@ def surfaces(_courses: Sequence[Course]) -> str:
                 lacks,
             ]
         )
-    return _table(["surface", "best %", "noise", "ε", "best lr", "best fc_norm", "default start lacks"], rows)
+    return table(["surface", "best %", "noise", "ε", "best lr", "best fc_norm", "default start lacks"], rows)
 
 
 def trials(courses: Sequence[Course]) -> str:
@@ -66,7 +68,7 @@ def regrets(courses: Sequence[Course]) -> str:
         own = [course for course in courses if course.rival == rival and course.slots == 1 and course.surface in names]
         if own:
             rows.append([rival, *(f"{fmean(course.regrets[n - 1] for course in own):.2f}" for n in _AFTER)])
-    return _table(["sampler", *(f"after {n}" for n in _AFTER)], rows)
+    return table(["sampler", *(f"after {n}" for n in _AFTER)], rows)
 
 
 def stops(courses: Sequence[Course]) -> str:
@@ -82,14 +84,14 @@ def stops(courses: Sequence[Course]) -> str:
                 [
                     rival,
                     name,
-                    _mean([course.first for course in own]),
-                    _mean([float(course.stopped or 0) for course in ended]),
+                    mean_and_error([course.first for course in own]),
+                    mean_and_error([float(course.stopped or 0) for course in ended]),
                     f"{len(ended)} of {len(own)}",
-                    _mean([course.regrets[(course.stopped or 1) - 1] for course in ended]),
+                    mean_and_error([course.regrets[(course.stopped or 1) - 1] for course in ended]),
                     f"{own[0].epsilon:.1f}",
                 ]
             )
-    return _table(["sampler", "surface", "first trial lacks", "stop after", "stopped", "lacks then", "ε"], rows)
+    return table(["sampler", "surface", "first trial lacks", "stop after", "stopped", "lacks then", "ε"], rows)
 
 
 TABLES: dict[str, Callable[[Sequence[Course]], str]] = {
@@ -113,26 +115,16 @@ def _by_surface(courses: Sequence[Course], names: Sequence[str], measure: Callab
                 for course in courses
                 if course.rival == rival and course.surface.removesuffix("-decay") == name
             ]
-            cells.append(_mean(values) if values else "")
+            cells.append(mean_and_error(values) if values else "")
             centres += [fmean(values)] if values else []
         if centres and len(centres) == len(names):
             means[rival] = math.exp(fmean(map(math.log, centres)))
             rows.append([rival, *cells, f"{means[rival]:.2f}", f"{means[rival] / means.get('FixNorm', math.nan):.2f}"])
         elif centres:
             rows.append([rival, *cells, "", ""])
-    return _table(["sampler", *names, "geometric mean", "to FixNorm"], rows)
+    return table(["sampler", *names, "geometric mean", "to FixNorm"], rows)
 
 
 def _recorded(courses: Sequence[Course]) -> list[str]:
     seen = {course.surface for course in courses}
     return [name for name in RECORDED if name in seen]
-
-
-def _mean(values: Sequence[float]) -> str:
-    error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return f"{fmean(values):.1f} ± {error:.1f}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -33,6 +33,7 @@ from scipy.linalg import cholesky, solve_triangular
 
 from fixnorm_core.tuning.axes import Axes
 from fixnorm_core.tuning.hints import Hints
+from fixnorm_core.tuning.kernels import matern52
 from fixnorm_core.tuning.shapes import Shapes
 from fixnorm_core.tuning.units import Unit
 
@@ -301,9 +302,7 @@ def _component(fit: _Fit, prior: Shapes, weights: Array, kept: Indices) -> _Comp
 
 
 def _likeness(left: Array, right: Array, axes: Axes) -> Array:
-    """Matern-5/2 (n, m) of points (n, d) and (m, d); Rasmussen and Williams (2006), eq. 4.17."""
+    """Matern-5/2 (n, m) of points (n, d) and (m, d); other categories are as far as a factor of e."""
     apart = left[:, None] - right[None]
     apart = np.where(axes.choices > 0, _CATEGORY_DISTANCE * (apart != 0), apart)
-    r = np.sqrt(5.0 * np.sum(apart**2, axis=-1)) / _RESIDUAL_LENGTH
-    matern: Array = (1.0 + r + r**2 / 3.0) * np.exp(-r)
-    return matern
+    return matern52(np.sqrt(np.sum(apart**2, axis=-1)) / _RESIDUAL_LENGTH)

@@ -8,7 +8,7 @@ of a point's runs less one standard error; "luckiest" is the point of the highes
 - bias: reported accuracy less the true one of the recommended point;
 - within: share of studies whose truth is within one standard error of the report (0.68 if that were normal and known).
 
-Surfaces and noise (0.8 points a run) are those of benchmarks/sampler_sketch.py, which says what they are worth.
+Surfaces and noise (0.8 points a run) are those of benchmarks/made_up_surfaces.py.
 
     python benchmarks/confirming.py --seeds 40
 """
@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from sampler_sketch import NOISE, SURFACES, Surface  # first: it sets the threads of numpy
+from made_up_surfaces import NOISE, SURFACES, Surface  # first: it sets the threads of numpy
 
 import numpy as np  # isort: skip
 import optuna

@@ -44,17 +44,13 @@ def cifar10_root() -> Path:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server for all tests that use it and leave it running."""
-    from postgres import Postgres, find_binaries  # only now: a laptop's part needs no driver
+    from postgres import find_binaries, running  # only now: a laptop's part needs no driver
 
     binaries = find_binaries()
     if binaries is None:
         raise _missing("PostgreSQL's programs are not on this machine; Debian's package 'postgresql' has them")
-    server = Postgres(binaries)
-    try:
-        server.start()
+    with running(binaries) as server:
         yield server
-    finally:
-        server.remove()
 
 
 @pytest.fixture(scope="session")

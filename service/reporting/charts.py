@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from fixnorm_core.reports import EpochReport, TrialResult
+from service.reporting.rows import result_rows
 from service.schemas import BestView, TrialState, TrialView
 
 __all__ = ["log_axis", "render_charts", "trial_label"]
@@ -73,30 +74,19 @@ def render_charts(
 def _result(best: BestView, trials: Sequence[TrialView], run: TrialResult | None) -> str:
     rows = "".join(
         f"<tr><th>{html.escape(what)}</th><td>{value if what == 'report' else html.escape(value)}</td></tr>"
-        for what, value in _result_rows(best, trials, run)
+        for what, value in _rows(best, trials, run)
     )
     return f"<table>{rows}</table>"
 
 
-def _result_rows(best: BestView, trials: Sequence[TrialView], run: TrialResult | None) -> Iterable[tuple[str, str]]:
-    for knob, value in best.params.items():
-        yield f"best {knob}", f"{value:.4g}"
-    runs = "1 run" if best.runs == 1 else f"{best.runs} runs"
-    accuracy = f"{100 * best.validation_accuracy:.2f} % ± {100 * best.standard_error:.2f} %"
-    yield "validation accuracy", f"{accuracy} ({runs}; standard error over {best.standard_error_source})"
-    if best.rivalry is not None:
-        yield "runner-up", best.rivalry
-    if best.test is not None:
-        yield "test accuracy", f"{100 * best.test.accuracy:.2f} % (measured once)"
+def _rows(best: BestView, trials: Sequence[TrialView], run: TrialResult | None) -> Iterable[tuple[str, str]]:
+    yield from result_rows(best)
     used = sum(trial.state in _FINISHED for trial in trials)
-    yield "trials used", f"{used}{f': {best.stop_reason}' if best.stop_reason else ''}"
-    if best.epochs_saved:
-        yield "epochs saved", f"{best.epochs_saved}, by stopping trials that would have lost"
+    yield "trials used", str(used)
     sizes = [f"{run.validation_examples} validation"] if run is not None else []
     sizes += [f"{best.test.examples} test"] if best.test is not None else []
     if sizes:
         yield "images", " and ".join(sizes) + (f", {run.classes} classes" if run is not None else "")
-    yield "weights", f"{best.weights} (of trial {best.weights_trial})" if best.weights else "none were kept"
     if best.report:
         name = html.escape(PurePath(best.report).name)
         yield "report", f'<a href="{name}">{name}</a>'

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from fixnorm_core.reports import EpochDiagnostics, EpochReport, RoleNames, TrialResult
 from fixnorm_core.spec import JobSpec, warm_starts_of
 from service.database.rows import JobRow
+from service.reporting.rows import percent, result_rows
 from service.schemas import BestView, TrialView
 
 __all__ = ["render_report"]
@@ -40,7 +41,7 @@ def render_report(
         f"sampler {spec.search.sampler}. Charts: [{charts}]({charts}).",
         *(f"Warm start: {one.note}." for one in warm_starts_of(spec.search, training=spec.training)),
         "## Result",
-        _table(("what", "value"), _result_rows(best)),
+        _table(("what", "value"), result_rows(best)),
         "## Trials",
         _table(("trial", "kind", *best.params, "epochs", "validation accuracy", "state"), _trial_rows(trials, best)),
     ]
@@ -53,24 +54,9 @@ def render_report(
     return "\n\n".join(sections) + "\n"
 
 
-def _result_rows(best: BestView) -> Iterable[tuple[str, str]]:
-    for knob, value in best.params.items():
-        yield f"best {knob}", f"{value:.4g}"
-    accuracy = f"{_percent(best.validation_accuracy)} ± {_percent(best.standard_error)}"
-    yield "validation accuracy", f"{accuracy} ({best.basis})"
-    if best.rivalry is not None:
-        yield "runner-up", best.rivalry
-    if best.test is not None:
-        yield "test accuracy", f"{_percent(best.test.accuracy)} ({best.test.examples} images, measured once)"
-    yield "stopped because", best.stop_reason or ""
-    if best.epochs_saved:
-        yield "epochs saved", f"{best.epochs_saved}, by stopping trials that would have lost"
-    yield "weights", f"{best.weights} (of trial {best.weights_trial})" if best.weights else "none were kept"
-
-
 def _trial_rows(trials: Sequence[TrialView], best: BestView) -> Iterable[tuple[str, ...]]:
     for trial in trials:
-        accuracy = _percent(trial.validation_accuracy) if trial.validation_accuracy is not None else ""
+        accuracy = percent(trial.validation_accuracy) if trial.validation_accuracy is not None else ""
         yield (
             str(trial.number),
             trial.kind,
@@ -104,7 +90,7 @@ def _diagnostics(epochs: Sequence[EpochDiagnostics], run: TrialResult) -> str:
         if (known := [value for value in values if value is not None])
     ]
     if run.cross_boundary_risk is not None:
-        rows.append(("cross-boundary risk", "", _percent(run.cross_boundary_risk)))
+        rows.append(("cross-boundary risk", "", percent(run.cross_boundary_risk)))
     return _table(("what", "median over epochs", "at the end"), rows)
 
 
@@ -131,7 +117,3 @@ def _environment(run: TrialResult) -> str:
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.2f} %"

@@ -58,7 +58,7 @@ def test_every_submission_of_a_recipe_that_is_shown_is_a_job(page: Path) -> None
     for line in re.findall(r"^fixnorm-tune (submit --recipe .*?)(?: +#.*)?$", page.read_text("utf-8"), flags=re.M):
         words = shlex.split(line)
         changes = [Change.parse(after) for word, after in pairwise(words) if word == "--set"]
-        find_recipe(words[2]).job(changes=changes)
+        assert isinstance(find_recipe(words[2]).job(changes=changes), JobSpec)
 
 
 def test_the_quickstarts_sampler_loop_runs_and_stops_by_itself(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from byhand import put, run_to_end, server, trials
+from byhand import put, restarted, run_to_end, server, trials
 from optuna.trial import TrialState as OptunaState
 from waiting import wait_for
 
@@ -91,13 +91,7 @@ def test_a_restart_stops_the_same_trials_at_the_same_points(
         assert run_to_end(service, undisturbed) is JobState.SUCCEEDED
         expected = [(trial.params, trial.state) for trial in trials(service, undisturbed)]
     assert OptunaState.PRUNED in [state for _, state in expected]
-    with server(settings) as service:
-        job_id = put(service, spec)
-        for _ in range(ticks):
-            service.dispatcher.tick()
-    with server(settings) as service:
-        service.dispatcher.recover()
-        assert run_to_end(service, job_id) is JobState.SUCCEEDED
+    with restarted(settings, spec, ticks=ticks) as (service, job_id):
         assert [(trial.params, trial.state) for trial in trials(service, job_id)] == expected
 
 

@@ -10,7 +10,7 @@ import pytest
 from byhand import put
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
-from postgres import Postgres, find_binaries
+from postgres import Postgres, find_binaries, running
 from sqlalchemy.exc import SQLAlchemyError
 
 from fixnorm_core.spec import JobSpec
@@ -25,12 +25,8 @@ from service.settings import BackendName, Settings
 def unreliable(postgres: Postgres) -> Iterator[Postgres]:  # whose absence is told once, by the shared one
     binaries = find_binaries()
     assert binaries is not None
-    server = Postgres(binaries)
-    try:
-        server.start()
+    with running(binaries) as server:
         yield server
-    finally:
-        server.remove()
 
 
 @pytest.mark.parametrize("first", [1, 3])

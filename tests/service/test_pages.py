@@ -158,6 +158,7 @@ def test_the_optuna_dashboard_fills_up_live_for_reading_and_leads_back_to_the_jo
         save_picture(page, "dashboard-note")
         page.get_by_role("link", name=job_id).last.click()
         page.locator(".status .badge.succeeded").wait_for()
+        assert page.url == f"{url}/jobs/{job_id}"
 
 
 def test_without_scripts_a_page_still_tells_everything_but_charts(

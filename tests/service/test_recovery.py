@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from byhand import points, put, run_to_end, server, trials
+from byhand import points, put, restarted, run_to_end, server, trials
 from optuna.trial import TrialState
 
 from fixnorm_core.spec import JobSpec
@@ -35,13 +35,7 @@ def test_a_job_goes_on_where_a_stopped_server_left_it_and_suggests_the_same(
         undisturbed = put(service, spec)
         assert run_to_end(service, undisturbed) is JobState.SUCCEEDED
         expected = points(service, undisturbed)
-    with server(settings) as service:
-        job_id = put(service, spec)
-        for _ in range(ticks):
-            service.dispatcher.tick()
-    with server(settings) as service:
-        service.dispatcher.recover()
-        assert run_to_end(service, job_id) is JobState.SUCCEEDED
+    with restarted(settings, spec, ticks=ticks) as (service, job_id):
         assert points(service, job_id) == expected
         assert all(trial.state is TrialState.COMPLETE for trial in trials(service, job_id))
 

@@ -55,6 +55,19 @@ def run_to_end(service: Service, job_id: str, *, ticks: int = 2000) -> JobState:
     raise AssertionError("the job did not end")
 
 
+@contextmanager
+def restarted(settings: Settings, spec: JobSpec, *, ticks: int) -> Iterator[tuple[Service, str]]:
+    """A second server on the state of a first one that was gone after so many ticks, with the job at its end."""
+    with server(settings) as service:
+        job_id = put(service, spec)
+        for _ in range(ticks):
+            service.dispatcher.tick()
+    with server(settings) as service:
+        service.dispatcher.recover()
+        assert run_to_end(service, job_id) is JobState.SUCCEEDED
+        yield service, job_id
+
+
 def points(service: Service, job_id: str) -> list[dict[str, float]]:
     return [trial.params for trial in trials(service, job_id)]
 

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,17 @@ def find_binaries() -> Path | None:
         return Path(found).resolve().parent
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name))
     return next((folder for folder in reversed(folders) if (folder / "initdb").exists()), None)
+
+
+@contextmanager
+def running(binaries: Path) -> Iterator[Postgres]:
+    """A server that answers, and is gone afterwards."""
+    server = Postgres(binaries)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
 
 
 class Postgres:

@@ -68,9 +68,11 @@ def test_a_step_on_a_gpu_never_waits_for_it() -> None:
     torch.cuda.set_sync_debug_mode("error")
     try:
         optimizer.step()
-        optimizer.head_norm()
+        norm = optimizer.head_norm()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert norm.is_cuda
+    assert norm.isfinite()
 
 
 @pytest.mark.gpu

@@ -54,7 +54,11 @@ def test_every_option_in_the_catalogue_reaches_the_factory(name: str) -> None:
     values |= {"zero_init_residual": True, "width_mult": 0.5}
     options = {option: values.get(option, 0.125) for option in MODELS[name].options}
 
-    build_model(ModelSpec(name=name, options=options), classes=2, channels=3, image_size=ONE_OF_EACH_FAMILY[name])
+    size = ONE_OF_EACH_FAMILY[name]
+    model = build_model(ModelSpec(name=name, options=options), classes=2, channels=3, image_size=size)
+
+    with torch.no_grad():
+        assert model.eval()(torch.randn(2, 3, size, size)).shape == (2, 2)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import nn
 
@@ -27,9 +26,8 @@ def test_momentum_is_as_before_and_no_batch_is_counted() -> None:
 
 
 def test_a_model_without_batchnorm_is_not_run() -> None:
-    def explode(*_: object) -> None:
-        pytest.fail("it was run")
-
+    runs: list[nn.Module] = []
     model = nn.Conv2d(3, 4, 3)
-    model.register_forward_pre_hook(explode)
+    model.register_forward_pre_hook(lambda module, _: runs.append(module))
     set_running_statistics(model, torch.randn(4, 3, 8, 8))
+    assert runs == []

@@ -1,0 +1,31 @@
+"""What a job found, row by row, for every form of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from service.schemas import BestView
+
+__all__ = ["percent", "result_rows"]
+
+
+def result_rows(best: BestView) -> Iterable[tuple[str, str]]:
+    """Pairs (what, value) of the recommended point, its accuracy, and where its weights are."""
+    for knob, value in best.params.items():
+        yield f"best {knob}", f"{value:.4g}"
+    accuracy = f"{percent(best.validation_accuracy)} ± {percent(best.standard_error)}"
+    yield "validation accuracy", f"{accuracy} ({best.basis})"
+    if best.rivalry is not None:
+        yield "runner-up", best.rivalry
+    if best.test is not None:
+        yield "test accuracy", f"{percent(best.test.accuracy)} ({best.test.examples} images, measured once)"
+    if best.stop_reason:
+        yield "stopped because", best.stop_reason
+    if best.epochs_saved:
+        yield "epochs saved", f"{best.epochs_saved}, by stopping trials that would have lost"
+    yield "weights", f"{best.weights} (of trial {best.weights_trial})" if best.weights else "none were kept"
+
+
+def percent(share: float) -> str:
+    """A share as a percentage with two decimals."""
+    return f"{100 * share:.2f} %"

@@ -1,0 +1,249 @@
+"""Carries one job on: decides what comes next for it, and acts on that.
+
+The same decisions follow from the same stored facts, so whatever is interrupted here is done again after a crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import structlog
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import SQLAlchemyError
+
+from fixnorm_core.errors import FixNormError
+from fixnorm_core.spec import BudgetSpec, JobSpec
+from fixnorm_core.tuning.recommend import Point
+from service.database.engine import Database
+from service.database.rows import JobRow
+from service.dispatch.attempts import Attempts
+from service.dispatch.facts import gather
+from service.dispatch.lease import Lease, LeaseLost
+from service.dispatch.limits import Times, until_next_limit
+from service.dispatch.policy import (
+    Action,
+    Ask,
+    Confirm,
+    EndSearch,
+    EndTrials,
+    Evaluate,
+    Fail,
+    JobFacts,
+    Resume,
+    Succeed,
+    Wait,
+    decide,
+)
+from service.jobs import repository
+from service.jobs.views import trial_views
+from service.reporting.figures import surface_chart
+from service.reporting.result import write_result
+from service.schemas import JobState
+from service.studies.studies import Studies, StudyHandle
+from worker.contracts import Resources
+
+__all__ = ["JobMoved", "JobRunner"]
+
+log = structlog.get_logger(__name__)
+
+_LONGEST_SLEEP = timedelta(days=1)
+
+
+class JobMoved(Exception):
+    """A job is in another state than it was when it was read; it must be looked at again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Opinion:
+    """What a job's sampler thinks after so many finished trials. It costs as much as a suggestion."""
+
+    finished: int
+    stop: str | None
+    expected: Mapping[Point, float] | None
+
+
+@dataclass(slots=True)
+class JobRunner:
+    """Carries jobs on, one at a time. Used by the dispatcher's thread alone, but for :meth:`expected`.
+
+    Attributes:
+        database: Ours.
+        lease: What makes this server the one that dispatches.
+        studies: Optuna's.
+        attempts: Those of all jobs.
+        state_dir: Where the files of jobs live.
+        now: The wall clock, in UTC.
+        next_limit: When the next limit of time strikes, of the jobs that were carried on since it was last None.
+    """
+
+    database: Database
+    lease: Lease
+    studies: Studies
+    attempts: Attempts
+    state_dir: Path
+    now: Callable[[], datetime]
+    next_limit: datetime | None = field(default=None, init=False)
+    _opinions: dict[str, _Opinion] = field(default_factory=dict, init=False)
+
+    def expected(self, job_id: str) -> Mapping[Point, float] | None:
+        """What the sampler of a job that runs expects at its points, as of the last look; safe from any thread."""
+        opinion = self._opinions.get(job_id)
+        return opinion.expected if opinion is not None else None
+
+    def forget_all(self) -> None:
+        """Forgets what the samplers think: another server goes on with the jobs."""
+        self._opinions.clear()
+
+    def carry_on(self, job: JobRow) -> bool:
+        """Carries a job on until an attempt has started (True) or nothing more can be done now (False).
+
+        Raises:
+            JobMoved: If somebody else changed its state meanwhile.
+            LeaseLost: If another server dispatches.
+            sqlalchemy.exc.SQLAlchemyError: If the database failed; the same may be tried again.
+        """
+        try:
+            if job.cancel_requested:
+                self._end_job(job, JobState.CANCELLED, "cancelled by request")
+                return False
+            spec = JobSpec.from_stored(job.spec)
+            study = self.attempts.open_study(job.id)
+            self._update(job, study_id=study.id)
+            while True:
+                facts = self._facts(job, spec, study)
+                self._look_again_in_time(spec.budget, facts.times)
+                action = decide(facts)
+                match action:
+                    case EndSearch(reason):
+                        self._update(job, stop_reason=reason)
+                    case EndTrials(numbers, reason):
+                        self.attempts.cancel(job.id, reason=reason, trials=numbers)
+                        self.lease.check()
+                        for number in numbers:  # those that no attempt was training
+                            study.tell_failed(number)
+                    case Resume(number) if (losing := study.reason_to_prune(number)) is not None:
+                        self.attempts.prune(job.id, number, reason=losing)
+                    case Wait(reason):
+                        self._update(job, reason=reason)
+                        return False
+                    case Succeed(reason):
+                        self._finish(job, spec, study, facts, state=JobState.SUCCEEDED, reason=reason)
+                        return False
+                    case Fail(reason):
+                        self._finish(job, spec, study, facts, state=JobState.FAILED, reason=reason)
+                        return False
+                    case _:
+                        return self._start(job, spec, study, action)
+        except FixNormError as error:
+            self._end_job(job, JobState.FAILED, str(error))
+            return False
+        except (SQLAlchemyError, StorageInternalError, LeaseLost, JobMoved):
+            raise  # the database's fault, or somebody else's turn, and not the job's
+        except Exception as error:  # one job's fault must not hold up the others
+            log.exception("job.broken", job=job.id)
+            self._end_job(job, JobState.FAILED, f"internal error, see the server's log: {error!r}")
+            return False
+
+    def _start(self, job: JobRow, spec: JobSpec, study: StudyHandle, action: Action) -> bool:
+        needed, free = Resources.of(spec.resources), self.attempts.free()
+        if not needed.fits_in(free):
+            self._update(job, reason=f"waiting for room: a trial needs {needed}, free: {free}")
+            return False
+        if job.state == JobState.QUEUED:
+            self._update(job, state=JobState.RUNNING, reason="", started_at=self.now())
+        self.lease.check()  # deciding may have taken long
+        match action:
+            case Ask():
+                self.attempts.train(job.id, spec, study.ask())
+            case Confirm(params):
+                self.attempts.train(job.id, spec, study.ask_confirming(params))
+            case Resume(number):
+                self.attempts.train(job.id, spec, study.resume(number))
+            case Evaluate(number):
+                self.attempts.evaluate(job.id, spec, study.resume(number))
+            case _:
+                raise AssertionError(f"{action} starts nothing")
+        return True
+
+    def _facts(self, job: JobRow, spec: JobSpec, study: StudyHandle) -> JobFacts:
+        with self.database.read() as session:
+            rows = repository.attempts_of(session, [job.id])
+        opinion = self._opinion(job, spec, study)
+        return gather(
+            job,
+            spec,
+            trials=study.trials(),
+            rows=rows,
+            live=self.attempts.of(job.id),
+            sampler_stop=opinion.stop,
+            expected=opinion.expected,
+            now=self.now(),
+        )
+
+    def _opinion(self, job: JobRow, spec: JobSpec, study: StudyHandle) -> _Opinion:
+        """The sampler's, asked once per finished trial."""
+        finished = sum(trial.state.is_finished() for trial in study.trials())
+        opinion = self._opinions.get(job.id)
+        if opinion is None or opinion.finished != finished:
+            searching = job.stop_reason is None and spec.budget.stop_early
+            opinion = _Opinion(finished, study.stop_reason() if searching else None, study.expected())
+            self._opinions[job.id] = opinion
+        return opinion
+
+    def _look_again_in_time(self, budget: BudgetSpec, times: Times) -> None:
+        left = until_next_limit(budget, times)
+        if left is not None:
+            limit = self.now() + min(left, _LONGEST_SLEEP)
+            self.next_limit = min(limit, self.next_limit or limit)
+
+    def _finish(
+        self, job: JobRow, spec: JobSpec, study: StudyHandle, facts: JobFacts, *, state: JobState, reason: str
+    ) -> None:
+        """Ends a job and keeps what it has found: the trials of a night are worth something even if its end failed."""
+        if facts.best is None:
+            self._end_job(job, state, reason)
+            return
+        with self.database.read() as session:
+            rows = repository.attempts_of(session, [job.id])
+        best = write_result(
+            self.state_dir, job, spec, trials=study.trials(), rows=rows, best=facts.best, stop_reason=reason
+        )
+        views = trial_views(spec, study.trials(), attempts=rows, now=self.now())
+        study.show(surface_chart(spec, views, best=best, study=study.study))
+        self._end_job(job, state, reason, result=best.model_dump(mode="json"))
+
+    def _end_job(self, job: JobRow, state: JobState, reason: str, **values: object) -> None:
+        """Ends a job: first everything that runs, then its state."""
+        self.attempts.cancel(
+            job.id, reason="the job was cancelled" if state is JobState.CANCELLED else "the job has ended"
+        )
+        if job.study_id is not None:
+            self.attempts.open_study(job.id).end_open_trials()
+            self.attempts.tell_events(job.id)
+        self._update(job, state=state, reason=reason, ended_at=self.now(), **values)
+        self.studies.forget(job.id)
+        self._opinions.pop(job.id, None)
+        log.info("job.ended", job=job.id, state=state, reason=reason)
+
+    def _update(self, job: JobRow, *, state: JobState | None = None, **values: object) -> None:
+        """Changes the stored job and this copy of it; writes nothing that is not new.
+
+        Raises:
+            JobMoved: If the stored job is in another state than this copy of it.
+        """
+        changed = {name: value for name, value in values.items() if getattr(job, name) != value}
+        origin, to = JobState(job.state), state or JobState(job.state)
+        if not changed and to is origin:
+            return
+        with self.lease.writing() as session:
+            if to is origin:
+                is_there = repository.update_job(session, job.id, origin, **changed)
+            else:
+                is_there = repository.move_job(session, job.id, origin, to, **changed)
+        if not is_there:
+            raise JobMoved
+        for name, value in (changed | {"state": to}).items():
+            setattr(job, name, value)

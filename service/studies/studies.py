@@ -7,7 +7,8 @@ and what follows; a trial that is finished already is left as it is.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,14 +46,19 @@ class AskedTrial:
     seed: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StudyHandle:
-    """One job's study with its sampler and space."""
+    """One job's study with its sampler and space.
+
+    Nobody else writes to the study while this is open, so its trials are read again only after a write of its own:
+    Optuna's storage would read every unfinished trial at every look.
+    """
 
     study: optuna.Study
     spec: JobSpec
     sampler: BaseSampler
     space: dict[str, BaseDistribution]
+    _trials: Sequence[FrozenTrial] | None = field(default=None, init=False)
 
     @property
     def id(self) -> int:
@@ -61,7 +67,9 @@ class StudyHandle:
 
     def trials(self) -> Sequence[FrozenTrial]:
         """All trials, by number."""
-        return self.study.get_trials(deepcopy=False)
+        if self._trials is None:
+            self._trials = self.study.get_trials(deepcopy=False)
+        return self._trials
 
     def stop_reason(self) -> str | None:
         """Why the sampler expects no gain worth a trial; None while it does, or when it cannot tell."""
@@ -83,11 +91,13 @@ class StudyHandle:
         Raises:
             SamplerFailed: If the sampler raised; its trial is told as failed, so that nothing stays RUNNING.
         """
-        trial = self.study.ask()
+        with self._writing():
+            trial = self.study.ask()
         try:
             return self.complete(trial._trial_id)
         except Exception as error:
-            self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+            with self._writing():
+                self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
             raise SamplerFailed(
                 f"sampler {self.spec.search.sampler} raised {type(error).__name__}: {error}",
                 "Choose another with search.sampler",
@@ -95,7 +105,8 @@ class StudyHandle:
 
     def ask_confirming(self, params: dict[str, float]) -> AskedTrial:
         """Another run of a point, with a new seed."""
-        self.study.enqueue_trial(params, user_attrs={KIND: CONFIRM})
+        with self._writing():
+            self.study.enqueue_trial(params, user_attrs={KIND: CONFIRM})
         return self.ask()
 
     def complete(self, trial_id: int) -> AskedTrial:
@@ -104,13 +115,15 @@ class StudyHandle:
         A suggestion of FixNormSampler is a function of history, seed and trial number, so a repeated one is the same.
         """
         trial = optuna.trial.Trial(self.study, trial_id)
-        for knob, distribution in self.space.items():
-            assert isinstance(distribution, FloatDistribution)
-            trial.suggest_float(knob, distribution.low, distribution.high, log=distribution.log)
-        seed = trial_seed(self.spec.seed, trial.number)
-        if trial.user_attrs.get(SEED) != seed:
-            trial.set_user_attr(SEED, seed)
-        return AskedTrial(trial.number, {knob: float(trial.params[knob]) for knob in self.space}, seed)
+        point = {}
+        with self._writing():
+            for knob, distribution in self.space.items():
+                assert isinstance(distribution, FloatDistribution)
+                point[knob] = trial.suggest_float(knob, distribution.low, distribution.high, log=distribution.log)
+            seed = trial_seed(self.spec.seed, trial.number)
+            if trial.user_attrs.get(SEED) != seed:
+                trial.set_user_attr(SEED, seed)
+        return AskedTrial(trial.number, point, seed)
 
     def resume(self, number: int) -> AskedTrial:
         """A trial that was asked for before, to be trained on or evaluated."""
@@ -124,10 +137,12 @@ class StudyHandle:
         trial = self.trials()[number]
         if trial.state.is_finished():
             return
-        for report in reports:
-            self.study._storage.set_trial_intermediate_value(trial._trial_id, report.epoch, report.validation_accuracy)
-        if self.spec.search.pruner is not PrunerName.NONE:
-            self._note_for_the_pruner(trial, reports)
+        values = {report.epoch: report.validation_accuracy for report in reports}
+        with self._writing():
+            for epoch, value in values.items():
+                self.study._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
+            if self.spec.search.pruner is not PrunerName.NONE:
+                self._note_for_the_pruner(trial, reports)
 
     def reason_to_prune(self, number: int) -> str | None:
         """Why a running trial should be stopped now, as a sentence; None while it should go on.
@@ -137,26 +152,31 @@ class StudyHandle:
         trial = self.trials()[number]
         if trial.state.is_finished():
             return None
-        if PRUNED_BECAUSE in trial.user_attrs or self.study.pruner.prune(self.study, trial):
-            return str(self.trials()[number].user_attrs[PRUNED_BECAUSE])
-        return None
+        if PRUNED_BECAUSE not in trial.user_attrs:
+            with self._writing():
+                if not self.study.pruner.prune(self.study, trial):
+                    return None
+        return str(self.trials()[number].user_attrs[PRUNED_BECAUSE])
 
     def tell(self, number: int, result: TrialResult) -> None:
         """Stores a result; a second one changes nothing."""
         trial = self.trials()[number]
         if trial.state.is_finished():
             return
-        if result.outcome is TrialOutcome.DIVERGED:
-            self.study._storage.set_trial_user_attr(trial._trial_id, DIVERGED, True)
-        self.study.tell(number, result.validation_accuracy, skip_if_finished=True)
+        with self._writing():
+            if result.outcome is TrialOutcome.DIVERGED:
+                self.study._storage.set_trial_user_attr(trial._trial_id, DIVERGED, True)
+            self.study.tell(number, result.validation_accuracy, skip_if_finished=True)
 
     def tell_pruned(self, number: int) -> None:
         """Ends a trial that was stopped early; its value is then its last epoch's."""
-        self.study.tell(number, state=TrialState.PRUNED, skip_if_finished=True)
+        with self._writing():
+            self.study.tell(number, state=TrialState.PRUNED, skip_if_finished=True)
 
     def tell_failed(self, number: int) -> None:
         """Ends a trial without a result."""
-        self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+        with self._writing():
+            self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
     def show(self, chart: dict[str, Any]) -> None:
         """Has the dashboard show the surface of the study; a second time replaces it.
@@ -169,9 +189,18 @@ class StudyHandle:
 
     def end_open_trials(self) -> None:
         """Ends every trial that has not finished: nothing of an ended job stays RUNNING or WAITING."""
-        for trial in self.trials():
-            if not trial.state.is_finished():
-                self.study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        with self._writing():
+            for trial in self.trials():
+                if not trial.state.is_finished():
+                    self.study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Has the trials be read again afterwards, whether or not the writes went well."""
+        try:
+            yield
+        finally:
+            self._trials = None
 
     def _note_for_the_pruner(self, trial: FrozenTrial, reports: Sequence[EpochReport]) -> None:
         known = list(trial.user_attrs.get(TRAIN_LOSS, ()))

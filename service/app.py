@@ -14,6 +14,7 @@ from service import catalog, problems
 from service.dashboard import WithDashboard
 from service.events import endpoints as events
 from service.jobs import endpoints as jobs
+from service.jobs import logs
 from service.loopback import LoopbackOnly
 from service.pages import endpoints as pages
 from service.runtime import Running, Runtime
@@ -42,6 +43,7 @@ def create_app(runtime: Runtime, *, start: Callable[[], None], close: Callable[[
     problems.install(app)
     api = APIRouter(prefix="/api/v1")
     api.include_router(jobs.router)
+    api.include_router(logs.router)
     api.include_router(events.router)
     api.include_router(catalog.router)
     app.include_router(api)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fixnorm_core.recipes import Recipe
 
 __all__ = [
+    "ATTEMPT_HEADER",
     "TERMINAL_STATES",
     "BestView",
     "CandidateView",
@@ -36,6 +37,10 @@ __all__ = [
     "TrialState",
     "TrialView",
 ]
+
+
+ATTEMPT_HEADER = "X-Fixnorm-Attempt"
+"""Of an answer with a log: which attempt at the trial it is of, counted from 1."""
 
 
 class _View(BaseModel):

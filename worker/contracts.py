@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol
 
 from fixnorm_core.reports import EpochReport, Evaluation, TrialResult
@@ -30,6 +31,7 @@ __all__ = [
     "TrainTask",
     "Trained",
     "Update",
+    "log_path",
 ]
 
 
@@ -68,7 +70,7 @@ class TrainTask:
     Attributes:
         attempt_id: The handle of this attempt.
         trial: What to train.
-        folder: An absolute path that server and worker share: checkpoint, weights and log of the trial.
+        folder: An absolute path that server and worker share: checkpoint, weights and logs of the trial.
     """
 
     attempt_id: str
@@ -92,6 +94,11 @@ class EvaluateTask:
 
 
 Task = TrainTask | EvaluateTask
+
+
+def log_path(folder: str | Path, attempt_id: str) -> Path:
+    """The log of one attempt, in its trial's folder; no two attempts share one."""
+    return Path(folder) / "logs" / f"{attempt_id}.log"
 
 
 class FailureKind(StrEnum):

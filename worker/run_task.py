@@ -12,14 +12,25 @@ from typing import TYPE_CHECKING
 from fixnorm_core.errors import FixNormError
 from fixnorm_core.reports import EpochReport
 from fixnorm_core.spec import DataSpec
-from worker.contracts import Evaluated, EvaluateTask, Failed, FailureKind, Outcome, Stopped, Task, Trained, TrainTask
+from worker.contracts import (
+    Evaluated,
+    EvaluateTask,
+    Failed,
+    FailureKind,
+    Outcome,
+    Stopped,
+    Task,
+    Trained,
+    TrainTask,
+    log_path,
+)
 
 if TYPE_CHECKING:
     from fixnorm_core.data.types import TrainingData
 
-__all__ = ["LOG_NAME", "DataCache", "run_task"]
+__all__ = ["DataCache", "run_task"]
 
-LOG_NAME = "train.log"
+log = logging.getLogger("fixnorm_core")
 
 
 class DataCache:
@@ -64,10 +75,22 @@ def run_task(
         should_stop: Asked after every epoch but the last; True ends the training there.
     """
     try:
+        with _log_file(log_path(task.folder, task.attempt_id)):
+            outcome = _run(task, cache=cache, report=report, should_stop=should_stop)
+            if isinstance(outcome, Failed):
+                log.error("%s\n%s", outcome.message, outcome.details.rstrip())
+            return outcome
+    except OSError as error:  # of the log itself
+        return Failed(FailureKind.CRASHED, f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
+def _run(
+    task: Task, *, cache: DataCache, report: Callable[[EpochReport], None], should_stop: Callable[[], bool]
+) -> Outcome:
+    try:
         if isinstance(task, EvaluateTask):
             return _evaluate(task)
-        with _log_file(Path(task.folder)):
-            return _train(task, cache=cache, report=report, should_stop=should_stop)
+        return _train(task, cache=cache, report=report, should_stop=should_stop)
     except FixNormError as error:
         return Failed(FailureKind.FATAL, str(error), traceback.format_exc())
     except MemoryError:
@@ -89,7 +112,7 @@ def _train(
         for epoch in epochs:
             report(epoch)
             if should_stop() and not (epoch.diverged or epoch.epoch == epoch.epochs):
-                logging.getLogger("fixnorm_core").info("stopped after epoch %d of %d", epoch.epoch, epoch.epochs)
+                log.info("stopped after epoch %d of %d", epoch.epoch, epoch.epochs)
                 return Stopped()
     return Trained(trainer.result())
 
@@ -115,16 +138,20 @@ def _kind_of(error: Exception) -> FailureKind:
 
 
 @contextmanager
-def _log_file(folder: Path) -> Iterator[None]:
-    """Sends what the trainer logs to ``folder``; a retried trial appends to the same file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(folder / LOG_NAME, encoding="utf-8")
+def _log_file(path: Path) -> Iterator[None]:
+    """Sends what the trainer logs, and Python's warnings, to a file of their own, line by line as they come."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger = logging.getLogger("fixnorm_core")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    loggers = [log, logging.getLogger("py.warnings")]
+    log.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    for logger in loggers:
+        logger.addHandler(handler)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        for logger in loggers:
+            logger.removeHandler(handler)
+        logging.captureWarnings(False)
         handler.close()

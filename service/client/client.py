@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from fixnorm_core.spec import JobSpec, Summary
 from service.client.errors import BadServerAddressError, ProblemError, ServerUnreachableError, UnexpectedAnswerError
+from service.client.following import log_pieces
 from service.schemas import (
     TERMINAL_STATES,
     BestView,
@@ -125,6 +126,32 @@ class Client:
     def cancel(self, job_id: str) -> JobView:
         """Ends a job now; one that has ended stays as it is."""
         return self._call(JobView, "POST", f"/api/v1/jobs/{_segment(job_id)}/cancel")
+
+    def logs(self, job_id: str, trial: int, *, attempt: int | None = None, follow: bool = False) -> Iterator[str]:
+        """What a trial has logged, in pieces of text.
+
+        Args:
+            job_id: The job.
+            trial: The trial's number.
+            attempt: Which attempt at it, counted from 1; the last one when None.
+            follow: Go on until the attempt has ended. Over a server's restart the log goes on where it broke off.
+        """
+        path = f"/api/v1/jobs/{_segment(job_id)}/trials/{trial}/logs"
+
+        def open_stream(which: dict[str, int]) -> httpx.Response:
+            asked = self._http.build_request("GET", path, params=which | {"follow": int(follow)})
+            if follow:  # an epoch may be long and silent
+                asked.extensions["timeout"] |= {"read": None}
+            answer = self._http.send(asked, stream=True)
+            if not answer.is_success:
+                answer.read()
+                raise self._refusal(answer)
+            return answer
+
+        try:
+            yield from log_pieces(open_stream, attempt=attempt, follow=follow, sleep=self._sleep)
+        except httpx.TransportError as error:
+            raise ServerUnreachableError(self.server, _cause(error)) from error
 
     def models(self) -> list[ModelView]:
         """The models a job can name."""

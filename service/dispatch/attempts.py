@@ -20,6 +20,7 @@ from fixnorm_core.reports import Evaluation, TrialResult
 from fixnorm_core.spec import JobSpec, TrialSpec
 from service.database.engine import Database
 from service.database.rows import LIVE_ATTEMPT_STATES, AttemptKind, AttemptRow, AttemptState
+from service.dispatch.last_words import add_last_words
 from service.dispatch.lease import Lease
 from service.events.records import record, record_ends, record_epochs
 from service.jobs import repository
@@ -40,6 +41,7 @@ from worker.contracts import (
     Trained,
     TrainTask,
     Update,
+    log_path,
 )
 
 __all__ = ["MAX_RETRYABLE_FAILURES", "Attempts", "LiveAttempt"]
@@ -136,11 +138,13 @@ class Attempts:
     def settle(self, job_id: str, reason: str) -> None:
         """After a restart: what was live is lost, and results that Optuna has not been told yet are told."""
         with self.lease.writing() as session:
-            for row in repository.live_attempts(session):
-                if row.job_id == job_id:
-                    repository.end_attempt(
-                        session, row.id, AttemptState.LOST, lease=row.lease, now=self.now(), reason=reason
-                    )
+            lost = [row for row in repository.live_attempts(session) if row.job_id == job_id]
+            for row in lost:
+                repository.end_attempt(
+                    session, row.id, AttemptState.LOST, lease=row.lease, now=self.now(), reason=reason
+                )
+        for row in lost:
+            self._add_last_words(job_id, row.trial_number, row.id, AttemptState.LOST, reason)
         with self.database.read() as session:
             rows = repository.attempts_of(session, [job_id])
         for row in rows:
@@ -264,6 +268,8 @@ class Attempts:
         if not is_mine:
             self._refuse(attempt.id)
             return
+        if state is not AttemptState.COMPLETE:
+            self._add_last_words(attempt.job_id, attempt.trial_number, attempt.id, state, reason)
         if attempt.kind is AttemptKind.TRAIN:
             self._tell(next(row for row in rows if row.id == attempt.id))
             final = state is AttemptState.CANCELLED or failure in (FailureKind.CRASHED, FailureKind.FATAL)
@@ -272,6 +278,10 @@ class Attempts:
             self.tell_events(attempt.job_id, attempt.trial_number)
         self._forget(attempt.id)
         log.info("attempt.ended", attempt=attempt.id, state=state, reason=reason)
+
+    def _add_last_words(self, job_id: str, number: int, attempt_id: str, state: AttemptState, reason: str) -> None:
+        path = log_path(trial_folder(self.state_dir, job_id, number), attempt_id)
+        add_last_words(path, state, reason, now=self.now())
 
     def _refuse(self, attempt_id: str) -> None:
         """Says why news of an attempt changes nothing, and has the backend end it, should it still run."""

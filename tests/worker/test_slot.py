@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import time
+import warnings
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from fixnorm_core.reports import EpochReport
+from fixnorm_core.reports import EpochReport, TrialResult
 from fixnorm_core.spec import DataSpec, JobSpec, TrainingSpec, TrialSpec
-from worker.contracts import Evaluated, EvaluateTask, Failed, FailureKind, Outcome, Stopped, Trained, TrainTask
-from worker.run_task import LOG_NAME
+from worker.contracts import (
+    Evaluated,
+    EvaluateTask,
+    Failed,
+    FailureKind,
+    Outcome,
+    Stopped,
+    Trained,
+    TrainTask,
+    log_path,
+)
 from worker.slot import Slot
 
 
@@ -102,11 +112,42 @@ def test_a_users_mistake_is_a_fatal_failure_in_its_own_words(trial: TrialSpec, t
     assert "Traceback" in outcome.details
 
 
-def test_a_trial_logs_to_its_own_folder(trial: TrialSpec, tmp_path: Path) -> None:
+def test_every_attempt_has_a_log_of_its_own(trial: TrialSpec, tmp_path: Path) -> None:
     slot = Slot()
-    slot.start(TrainTask("a", trial, str(tmp_path)))
+    slot.start(TrainTask("a.1", trial, str(tmp_path)))
     run_to_end(slot)
-    assert (tmp_path / LOG_NAME).exists()
+    slot.start(EvaluateTask("a.2", trial, str(tmp_path)))
+    run_to_end(slot)
+    assert "epoch 2" in log_path(tmp_path, "a.1").read_text()
+    assert "epoch" not in log_path(tmp_path, "a.2").read_text()
+
+
+def test_the_log_of_a_failure_ends_with_its_traceback(trial: TrialSpec, tmp_path: Path) -> None:
+    wrong = trial.model_copy(update={"data": DataSpec(name="imagefolder", path=str(tmp_path / "nowhere"))})
+    slot = Slot()
+    slot.start(TrainTask("a", wrong, str(tmp_path)))
+    _, outcome = run_to_end(slot)
+    assert isinstance(outcome, Failed)
+    told = log_path(tmp_path, "a").read_text()
+    assert "Traceback (most recent call last)" in told
+    assert told.rstrip().endswith(outcome.details.rstrip().splitlines()[-1])
+
+
+def test_a_warning_of_python_is_in_the_log(tmp_path: Path, trial: TrialSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fixnorm_core.training.trainer as module
+
+    class Warns(module.Trainer):
+        def result(self) -> TrialResult:
+            warnings.warn("this model is deprecated", stacklevel=1)
+            return super().result()
+
+    monkeypatch.setattr(module, "Trainer", Warns)
+    slot = Slot()
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        slot.start(TrainTask("a", trial, str(tmp_path)))
+        run_to_end(slot)
+    assert "this model is deprecated" in log_path(tmp_path, "a").read_text()
 
 
 def test_a_broken_test_image_is_named_before_anything_is_trained(trial: TrialSpec, tmp_path: Path) -> None:

@@ -292,7 +292,7 @@ def test_an_address_that_is_no_url_is_bad_input(cli: CLI) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["serve", "submit", "list", "show", "trials", "best", "cancel", "models", "datasets", "recipes"]
+    "command", ["serve", "submit", "list", "show", "trials", "best", "logs", "cancel", "models", "datasets", "recipes"]
 )
 def test_the_help_of_every_command_has_an_example(cli: CLI, command: str) -> None:
     result = cli(command, "--help")

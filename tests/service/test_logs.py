@@ -1,0 +1,146 @@
+"""The log of each attempt, as users read it: at once, or as it grows."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from serving import serving
+from typer.testing import CliRunner
+
+from service.cli.main import app
+from service.client import Client
+from service.composition import Service, build
+from service.jobs.folders import trial_folder
+from service.settings import Settings
+from worker.contracts import log_path
+
+
+@pytest.fixture
+def service(settings: Settings) -> Iterator[Service]:
+    """Its trials take a minute, so that what is logged is what a test writes."""
+    built = build(settings.model_copy(update={"epoch_seconds": 60.0}))
+    yield built
+    built.close()
+
+
+@pytest.fixture
+def attempt(http: httpx.Client, job: dict[str, Any], settings: Settings) -> tuple[str, Path]:
+    """A job whose trial 0 has begun, and the log of that attempt."""
+    one_at_a_time = job | {"budget": {"max_trials": 3, "confirm_runs": 0}}
+    job_id = http.post("/api/v1/jobs", json=one_at_a_time).json()["id"]
+    deadline = time.monotonic() + 30
+    while not http.get(f"/api/v1/jobs/{job_id}").json()["progress"]["running"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    path = log_path(trial_folder(settings.state_dir, job_id, 0), f"{job_id}.0.1")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("epoch 1 of 8: größer\n", encoding="utf-8")
+    return job_id, path
+
+
+def test_a_log_is_text_of_the_last_attempt_and_can_be_read_on_from_an_offset(
+    http: httpx.Client, attempt: tuple[str, Path]
+) -> None:
+    job_id, path = attempt
+    answer = http.get(f"/api/v1/jobs/{job_id}/trials/0/logs")
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert answer.headers["X-Fixnorm-Attempt"] == "1"
+    assert answer.text == path.read_text(encoding="utf-8")
+    later = http.get(f"/api/v1/jobs/{job_id}/trials/0/logs", params={"offset": 8, "attempt": 1})
+    assert later.text == "of 8: größer\n"
+
+
+def test_following_goes_on_until_the_attempt_has_ended_and_tells_why_it_did(
+    http: httpx.Client, attempt: tuple[str, Path]
+) -> None:
+    job_id, path = attempt
+    pieces: list[str] = []
+    begun = threading.Event()
+
+    def follow() -> None:
+        with Client(str(http.base_url)) as client:
+            for piece in client.logs(job_id, 0, follow=True):
+                pieces.append(piece)
+                begun.set()
+
+    reader = threading.Thread(target=follow)
+    reader.start()
+    assert begun.wait(30)
+    with path.open("a") as file:
+        file.write("epoch 2 of 8\n")
+    http.post(f"/api/v1/jobs/{job_id}/cancel")
+    reader.join(30)
+    assert not reader.is_alive()
+    lines = "".join(pieces).splitlines()
+    assert lines[:2] == ["epoch 1 of 8: größer", "epoch 2 of 8"]
+    assert lines[2].endswith("the server: this attempt is CANCELLED: the job was cancelled")
+    assert len(lines) == 3
+
+
+def test_a_reader_that_follows_over_a_restart_of_the_server_misses_nothing(
+    settings: Settings, job: dict[str, Any]
+) -> None:
+    slow = settings.model_copy(update={"epoch_seconds": 60.0})
+    pieces: list[str] = []
+    with serving(build(slow).app) as url, httpx.Client(base_url=url, timeout=30) as first:
+        job_id = first.post("/api/v1/jobs", json=job).json()["id"]
+        while not first.get(f"/api/v1/jobs/{job_id}").json()["progress"]["running"]:
+            time.sleep(0.01)
+        path = log_path(trial_folder(settings.state_dir, job_id, 0), f"{job_id}.0.1")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("before\n")
+        port = httpx.URL(url).port
+        client = Client(url, sleep=lambda _: time.sleep(0.1))
+        log = client.logs(job_id, 0, follow=True)
+        pieces.append(next(log))
+    assert port is not None
+    with serving(build(slow).app, port=port), client:  # gives attempt 1 up, and begins attempt 2
+        pieces.extend(log)
+    assert "".join(pieces).splitlines()[0] == "before"
+    assert "this attempt is LOST" in "".join(pieces)
+
+
+def test_what_is_not_there_is_refused_in_words(http: httpx.Client, attempt: tuple[str, Path]) -> None:
+    job_id, path = attempt
+    for address, why in (
+        ("job-0/trials/0/logs", "there is no job 'job-0'"),
+        (f"{job_id}/trials/7/logs", "has started no trial 7"),
+        (f"{job_id}/trials/0/logs?attempt=2", "has 1 attempts, and no attempt 2"),
+    ):
+        answer = http.get(f"/api/v1/jobs/{address}")
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+        assert why in answer.json()["detail"]
+    path.unlink()
+    answer = http.get(f"/api/v1/jobs/{job_id}/trials/0/logs")
+    assert (answer.status_code, answer.json()["code"]) == (409, "no_result_yet")
+
+
+def test_the_command_prints_the_log_of_the_trial_that_runs(
+    http: httpx.Client, attempt: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id, _ = attempt
+    monkeypatch.setenv("FIXNORM_SERVER", str(http.base_url))
+    result = CliRunner().invoke(app, ["logs", job_id], catch_exceptions=False)
+    assert (result.exit_code, result.stdout) == (0, "epoch 1 of 8: größer\n")
+    refused = CliRunner().invoke(app, ["logs", job_id, "9"], catch_exceptions=False)
+    assert refused.exit_code == 4
+    assert "has started no trial 9" in refused.stderr
+
+
+def test_a_log_that_cannot_be_written_does_not_hold_up_the_job(
+    http: httpx.Client, attempt: tuple[str, Path], settings: Settings
+) -> None:
+    job_id, path = attempt
+    path.unlink()
+    path.mkdir()
+    http.post(f"/api/v1/jobs/{job_id}/cancel")
+    deadline = time.monotonic() + 30
+    while http.get(f"/api/v1/jobs/{job_id}").json()["state"] != "CANCELLED":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

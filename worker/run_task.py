@@ -124,7 +124,9 @@ def _evaluate(task: EvaluateTask) -> Evaluated:
     from fixnorm_core.training.trainer import WEIGHTS_NAME
 
     torch.set_num_threads(task.trial.cpu_threads)
-    return Evaluated(evaluate_weights(Path(task.folder) / WEIGHTS_NAME, split="test"))
+    evaluation = evaluate_weights(Path(task.folder) / WEIGHTS_NAME, split="test")
+    log.info("test accuracy %.4f on %d images", evaluation.accuracy, evaluation.examples)
+    return Evaluated(evaluation)
 
 
 def _kind_of(error: Exception) -> FailureKind:

@@ -25,7 +25,7 @@ def logs(
         int | None, typer.Argument(min=0, help="Number of the trial [default: one that runs, else the last]")
     ] = None,
     attempt: Annotated[
-        int | None, typer.Option(min=1, help="Which attempt at it, counted from 1 [default: the last]")
+        int | None, typer.Option(min=1, help="Which attempt at it, counted from 1 [default: the last that trained it]")
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the attempt has ended.")] = False,
     server: ServerOption = DEFAULT_SERVER,

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from service.database.rows import LIVE_ATTEMPT_STATES, AttemptRow
+from service.database.rows import LIVE_ATTEMPT_STATES, AttemptKind, AttemptRow
 from service.jobs import repository
 from service.jobs.folders import trial_folder
 from service.problems import NoResultYet, NotFound
@@ -47,7 +47,7 @@ def stream_log(
     offset: Annotated[int, Query(ge=0)] = 0,
     follow: bool = False,
 ) -> Response:
-    """What an attempt at a trial has logged: the last attempt's, or that of `attempt`, counted from 1.
+    """What an attempt at a trial has logged: that of `attempt`, counted from 1, or of the last one to train it.
 
     Begins after `offset` bytes. With `follow` the answer goes on until the attempt has ended; since the
     connection or the server may end before that, whoever follows asks again, with the attempt of the answer's header
@@ -76,11 +76,13 @@ def _attempt(running: Runtime, job_id: str, number: int, count: int | None) -> t
     if not rows:
         raise NotFound(f"{job_id} has started no trial {number}", f"`fixnorm-tune trials {job_id}` shows its trials")
     rows.sort(key=lambda row: row.created_at)
-    count = len(rows) if count is None else count
+    if count is None:  # the evaluation of its weights comes after its training, and says little
+        trained = [place for place, row in enumerate(rows, start=1) if row.kind == AttemptKind.TRAIN]
+        count = trained[-1] if trained else len(rows)
     if count > len(rows):
         raise NotFound(
             f"trial {number} of {job_id} has {len(rows)} attempts, and no attempt {count}",
-            f"Ask for one from 1 to {len(rows)}, or leave attempt out for the last",
+            f"Ask for one from 1 to {len(rows)}, or leave attempt out for the last that trained it",
         )
     return rows[count - 1], count
 

@@ -13,6 +13,7 @@ import pytest
 from serving import serving
 from typer.testing import CliRunner
 
+from fixnorm_core.spec import JobSpec
 from service.cli.main import app
 from service.client import Client
 from service.composition import Service, build
@@ -144,3 +145,19 @@ def test_a_log_that_cannot_be_written_does_not_hold_up_the_job(
     while http.get(f"/api/v1/jobs/{job_id}").json()["state"] != "CANCELLED":
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_by_default_a_log_is_of_the_training_and_not_of_the_evaluation_after_it(
+    settings: Settings, job: dict[str, Any]
+) -> None:
+    built = build(settings)
+    with serving(built.app) as url, Client(url) as client:
+        spec = JobSpec.model_validate(job | {"budget": {"max_trials": 1, "confirm_runs": 0}})
+        job_id = client.wait(client.submit(spec).id).id
+        for count, text in ((1, "trained"), (2, "evaluated")):
+            path = log_path(trial_folder(settings.state_dir, job_id, 0), f"{job_id}.0.{count}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        assert "".join(client.logs(job_id, 0)) == "trained"
+        assert "".join(client.logs(job_id, 0, attempt=2)) == "evaluated"
+        assert "".join(client.logs(job_id, 0, follow=True)) == "trained"

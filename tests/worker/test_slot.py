@@ -119,7 +119,9 @@ def test_every_attempt_has_a_log_of_its_own(trial: TrialSpec, tmp_path: Path) ->
     slot.start(EvaluateTask("a.2", trial, str(tmp_path)))
     run_to_end(slot)
     assert "epoch 2" in log_path(tmp_path, "a.1").read_text()
-    assert "epoch" not in log_path(tmp_path, "a.2").read_text()
+    evaluated = log_path(tmp_path, "a.2").read_text()
+    assert "epoch" not in evaluated
+    assert "test accuracy" in evaluated
 
 
 def test_the_log_of_a_failure_ends_with_its_traceback(trial: TrialSpec, tmp_path: Path) -> None:

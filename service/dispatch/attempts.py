@@ -187,6 +187,11 @@ class Attempts:
         lease = self.lease.token
         with self.lease.writing() as session:
             earlier = [row for row in repository.attempts_of(session, [job_id]) if row.trial_number == number]
+            for row in earlier:  # stored in a commit whose answer was lost, and never started
+                if row.kind == kind and row.state in LIVE_ATTEMPT_STATES and row.id not in self.live:
+                    repository.end_attempt(
+                        session, row.id, AttemptState.LOST, lease=row.lease, now=self.now(), reason="it was not started"
+                    )
             attempt = LiveAttempt(f"{job_id}.{number}.{len(earlier) + 1}", lease, job_id, kind, number, resources)
             row = AttemptRow(id=attempt.id, job_id=job_id, kind=kind, trial_number=number, lease=lease)
             row.created_at = self.now()
@@ -265,13 +270,16 @@ class Attempts:
                 result=stored,
             )
             rows = repository.attempts_of(session, [attempt.job_id])
-        if not is_mine:
+        row = next(row for row in rows if row.id == attempt.id)
+        # Stored before, by this server: the commit's answer was lost, or something failed between it and Optuna
+        was_mine = row.lease == attempt.lease and row.state == state
+        if not is_mine and not was_mine:
             self._refuse(attempt.id)
             return
         if state is not AttemptState.COMPLETE:
             self._add_last_words(attempt.job_id, attempt.trial_number, attempt.id, state, reason)
         if attempt.kind is AttemptKind.TRAIN:
-            self._tell(next(row for row in rows if row.id == attempt.id))
+            self._tell(row)
             final = state is AttemptState.CANCELLED or failure in (FailureKind.CRASHED, FailureKind.FATAL)
             if final or _count_failures(rows, attempt) >= MAX_RETRYABLE_FAILURES:
                 self.open_study(attempt.job_id).tell_failed(attempt.trial_number)

@@ -48,7 +48,7 @@ def gather(
         search_over=job.stop_reason,
         sampler_stop=sampler_stop,
         times=_measure(job, spec, trials, rows, now=now),
-        ended=_ended(rows),
+        ended=_ended(trials, rows),
         best=recommend(trials, validation_examples=examples, expected=expected),
         to_confirm=to_confirm(trials, validation_examples=examples, top_k=top_k, expected=expected),
         evaluating=any(attempt.kind is AttemptKind.EVALUATE for attempt in live),
@@ -90,7 +90,7 @@ def _measure(
     )
 
 
-def _ended(rows: Sequence[AttemptRow]) -> frozenset[int]:
-    """The trials whose last attempt did not fail, but was cancelled or lost."""
+def _ended(trials: Sequence[FrozenTrial], rows: Sequence[AttemptRow]) -> frozenset[int]:
+    """The trials whose last attempt did not fail, but was cancelled or lost, and those that were never attempted."""
     last = {row.trial_number: row.state for row in rows if row.kind == AttemptKind.TRAIN}
-    return frozenset(number for number, state in last.items() if state in _FROM_OUTSIDE)
+    return frozenset(trial.number for trial in trials if last.get(trial.number, AttemptState.LOST) in _FROM_OUTSIDE)

@@ -142,6 +142,8 @@ def decide(facts: JobFacts) -> Action:
         return Fail(f"{failures} trials in a row failed, the last one with: {facts.last_failure}")
     if (action := _end_at_once(facts)) is not None:
         return action
+    if surplus := _surplus(facts):
+        return EndTrials(surplus, "the budget has no room for it")
     room = facts.budget.parallel_trials - len(facts.live)
     orphans = [trial.number for trial in _unfinished(facts) if trial.number not in facts.live]
     if orphans:
@@ -258,6 +260,22 @@ def _is_confirming(trial: FrozenTrial) -> bool:
 
 def _unfinished(facts: JobFacts) -> list[FrozenTrial]:
     return [trial for trial in facts.trials if trial.state is TrialState.RUNNING]
+
+
+def _surplus(facts: JobFacts) -> tuple[int, ...]:
+    """Trials that nobody trains and the budget has no room for.
+
+    A trial is created in Optuna's own transaction. A server that was suspended just before it creates one more than the
+    budget has, and so does a database whose answer is lost.
+    """
+    found: list[int] = []
+    for confirming, budget in ((False, facts.budget.search_trials), (True, facts.budget.confirming_trials)):
+        of_kind = [trial for trial in facts.trials if _is_confirming(trial) is confirming]
+        waiting = [trial.number for trial in _unfinished(facts) if _is_confirming(trial) is confirming]
+        waiting = [number for number in waiting if number not in facts.live]
+        taken = sum(_is_finished(trial) or trial.number in facts.live for trial in of_kind)
+        found += waiting[max(0, budget - taken) :]
+    return tuple(found)
 
 
 def _failures_in_a_row(facts: JobFacts) -> int:

@@ -15,10 +15,12 @@ from typing import Any
 import optuna
 import plotly.graph_objects as go
 from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from optuna_dashboard import save_note, save_plotly_graph_object
+from sqlalchemy.exc import SQLAlchemyError
 
 from fixnorm_core.errors import FixNormError
 from fixnorm_core.reports import EpochReport, TrialOutcome, TrialResult
@@ -95,6 +97,8 @@ class StudyHandle:
             trial = self.study.ask()
         try:
             return self.complete(trial._trial_id)
+        except (SQLAlchemyError, StorageInternalError):
+            raise  # the database's fault, and not the sampler's: the trial is taken up later
         except Exception as error:
             with self._writing():
                 self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
@@ -105,9 +109,13 @@ class StudyHandle:
 
     def ask_confirming(self, params: dict[str, float]) -> AskedTrial:
         """Another run of a point, with a new seed."""
+        # In one write: a crash after an enqueue would leave a trial that is confirmed in another's place
+        trial = create_trial(
+            state=TrialState.RUNNING, user_attrs={KIND: CONFIRM}, system_attrs={"fixed_params": dict(params)}
+        )
         with self._writing():
-            self.study.enqueue_trial(params, user_attrs={KIND: CONFIRM})
-        return self.ask()
+            trial_id = self.study._storage.create_new_trial(self.study._study_id, template_trial=trial)
+        return self.complete(trial_id)
 
     def complete(self, trial_id: int) -> AskedTrial:
         """Gives a RUNNING trial what it still lacks: its point and its seed, or what a crash left out of them.
@@ -189,6 +197,7 @@ class StudyHandle:
 
     def end_open_trials(self) -> None:
         """Ends every trial that has not finished: nothing of an ended job stays RUNNING or WAITING."""
+        self._trials = None  # a server that was suspended may have written one by now
         with self._writing():
             for trial in self.trials():
                 if not trial.state.is_finished():

@@ -1,0 +1,97 @@
+"""A write that was made although its answer was lost, and one that failed between two others: done once, and done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from byhand import put, run_to_end, server, state_of, trials
+from optuna.exceptions import StorageInternalError
+from optuna.trial import TrialState
+
+from fixnorm_core.spec import JobSpec
+from service.composition import Service
+from service.database.rows import AttemptKind, AttemptRow, AttemptState
+from service.jobs import repository
+from service.schemas import JobState
+from service.settings import Settings
+from service.studies.studies import StudyHandle
+
+pytestmark = pytest.mark.both_databases
+
+
+@pytest.fixture
+def spec(job: dict[str, Any]) -> JobSpec:
+    return JobSpec.model_validate(job | {"budget": {"max_trials": 3, "confirm_runs": 1, "stop_early": False}})
+
+
+def attempts(service: Service, job_id: str) -> list[AttemptRow]:
+    with service.runtime.database.read() as session:
+        return list(repository.attempts_of(session, [job_id]))
+
+
+def test_a_result_that_was_stored_before_the_database_failed_is_told_and_not_trained_again(
+    settings: Settings, spec: JobSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object) -> None:
+        raise StorageInternalError("the database is gone")
+
+    with server(settings) as service:
+        job_id = put(service, spec)
+        with monkeypatch.context() as patched:
+            patched.setattr(StudyHandle, "tell", unreachable)
+            with pytest.raises(StorageInternalError):
+                run_to_end(service, job_id)
+        assert [row.state for row in attempts(service, job_id)] == [AttemptState.COMPLETE]
+        assert run_to_end(service, job_id) is JobState.SUCCEEDED
+        trained = [row for row in attempts(service, job_id) if row.kind == AttemptKind.TRAIN]
+        assert [row.trial_number for row in trained] == [0, 1, 2]
+
+
+def test_an_attempt_that_was_stored_in_a_commit_whose_answer_was_lost_is_lost_and_its_trial_is_not(
+    settings: Settings, spec: JobSpec
+) -> None:
+    with server(settings) as service:
+        job_id = put(service, spec)
+        service.dispatcher.recover()
+        row = AttemptRow(id=f"{job_id}.0.1", job_id=job_id, kind=AttemptKind.TRAIN, trial_number=0)
+        row.lease, row.created_at = service.dispatcher.lease.token, service.runtime.now()
+        with service.runtime.database.write.begin() as session:
+            session.add(row)
+        assert run_to_end(service, job_id) is JobState.SUCCEEDED
+        first, second, *_ = attempts(service, job_id)
+        assert (first.state, first.reason) == (AttemptState.LOST, "it was not started")
+        assert (second.trial_number, second.state) == (0, AttemptState.COMPLETE)
+
+
+def test_a_database_that_fails_while_a_point_is_asked_for_fails_neither_job_nor_trial(
+    settings: Settings, spec: JobSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object) -> None:
+        raise StorageInternalError("the database is gone")
+
+    with server(settings) as service:
+        job_id = put(service, spec)
+        with monkeypatch.context() as patched:
+            patched.setattr(StudyHandle, "complete", unreachable)
+            with pytest.raises(StorageInternalError):
+                service.dispatcher.tick()
+        assert run_to_end(service, job_id) is JobState.SUCCEEDED
+        assert [trial.state for trial in trials(service, job_id)] == [TrialState.COMPLETE] * 3
+
+
+def test_a_trial_that_another_server_created_over_the_budget_is_never_trained_nor_charged(
+    settings: Settings, spec: JobSpec
+) -> None:
+    with server(settings) as service:
+        job_id = put(service, spec)
+        service.dispatcher.tick()
+        study = service.dispatcher.studies.find(job_id)
+        assert study is not None
+        surplus = [study.ask().number for _ in range(2)]  # by one that was suspended between its check and its write
+        assert run_to_end(service, job_id) is JobState.SUCCEEDED
+        states = [trial.state for trial in trials(service, job_id)]
+        assert states.count(TrialState.COMPLETE) == spec.budget.max_trials
+        assert states[surplus[-1]] is TrialState.FAIL
+        assert surplus[-1] not in {row.trial_number for row in attempts(service, job_id)}
+        assert state_of(service, job_id) is JobState.SUCCEEDED

@@ -16,6 +16,7 @@ from service.events import endpoints as events
 from service.jobs import endpoints as jobs
 from service.jobs import logs
 from service.loopback import LoopbackOnly
+from service.metrics import endpoints as metrics
 from service.pages import endpoints as pages
 from service.runtime import Running, Runtime
 from service.schemas import Health
@@ -48,6 +49,7 @@ def create_app(runtime: Runtime, *, start: Callable[[], None], close: Callable[[
     api.include_router(catalog.router)
     app.include_router(api)
     app.add_api_route("/healthz", _health, methods=["GET"], tags=["health"])
+    app.include_router(metrics.router)
     app.include_router(pages.router)
     return LoopbackOnly(WithDashboard(app, runtime.storage))
 

@@ -23,6 +23,8 @@ from service.database.migrate import upgrade
 from service.database.postgres import one_at_a_time
 from service.dispatch.dispatcher import Dispatcher
 from service.dispatch.lease import Lease
+from service.metrics.meters import Meters
+from service.metrics.shared import SharedState
 from service.runtime import Runtime
 from service.settings import BackendName, Settings
 from service.studies.storage import close_storage, open_reading_storage, open_writing_storage
@@ -103,7 +105,10 @@ def build(
         raise
     holder = f"{socket.gethostname()}:{os.getpid()}"
     lease = Lease(database, holder, timedelta(seconds=settings.lease_seconds), alone=lock is not None, now=_utc_now)
-    dispatcher = Dispatcher(database, lease, studies, backend, settings.state_dir, now, settings.poll_interval)
+    meters = Meters()
+    dispatcher = Dispatcher(database, lease, studies, backend, settings.state_dir, now, settings.poll_interval, meters)
+    capacity = _remembered(backend)
+    meters.registry.register(SharedState(database, capacity, lambda: dispatcher.leads))
 
     courier = Courier(database, secret, settings.webhook_private, now)
 
@@ -126,11 +131,12 @@ def build(
         settings,
         database,
         reader,
-        _remembered(backend),
+        capacity,
         lambda: dispatcher.leads,
         dispatcher.wake,
         dispatcher.expected,
         now,
+        meters.registry,
     )
     return Service(create_app(runtime, start=start, close=close), dispatcher, runtime, close)
 

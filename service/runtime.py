@@ -11,6 +11,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
+from prometheus_client import CollectorRegistry
 
 from fixnorm_core.tuning.recommend import Point
 from service.database.engine import Database
@@ -34,6 +35,7 @@ class Runtime:
         wake: Has the dispatcher look at all jobs now.
         expected: What the sampler of a job that runs expects at its points; None when it has no such belief.
         now: The wall clock, in UTC.
+        registry: What `/metrics` tells.
         stopping: Set when the server begins to stop; whatever streams ends then.
     """
 
@@ -45,6 +47,7 @@ class Runtime:
     wake: Callable[[], None]
     expected: Callable[[str], Mapping[Point, float] | None]
     now: Callable[[], datetime]
+    registry: CollectorRegistry
     stopping: Event = field(default_factory=Event)
 
     def trials(self, job: JobRow) -> Sequence[FrozenTrial]:

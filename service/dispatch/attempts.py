@@ -26,6 +26,7 @@ from service.events.records import record, record_ends, record_epochs
 from service.jobs import repository
 from service.jobs.folders import trial_folder
 from service.jobs.views import trial_views
+from service.metrics.meters import Meters
 from service.schemas import EventKind
 from service.studies.studies import AskedTrial, StudyHandle
 from worker.contracts import (
@@ -73,6 +74,7 @@ class Attempts:
     backend: Backend
     state_dir: Path
     now: Callable[[], datetime]
+    meters: Meters
     open_study: Callable[[str], StudyHandle]
     live: dict[str, LiveAttempt] = field(default_factory=dict, init=False)
     _inbox: list[Update] = field(default_factory=list, init=False)
@@ -84,6 +86,9 @@ class Attempts:
         return self.backend.capacity() - sum(
             (attempt.resources for attempt in self.live.values()), start=Resources(0.0, 0.0)
         )
+
+    def _tell_held(self) -> None:
+        self.meters.hold(sum((attempt.resources for attempt in self.live.values()), start=Resources(0.0, 0.0)))
 
     def of(self, job_id: str) -> list[LiveAttempt]:
         """A job's live attempts."""
@@ -131,6 +136,7 @@ class Attempts:
         """Ends everything that runs here without a word to the database: another server has given it up as lost."""
         self.backend.release()
         self.live.clear()
+        self._tell_held()
         self._inbox.clear()
         self._announced.clear()
         self._stopping.clear()
@@ -144,6 +150,7 @@ class Attempts:
                     session, row.id, AttemptState.LOST, lease=row.lease, now=self.now(), reason=reason
                 )
         for row in lost:
+            self.meters.ended(row.kind, AttemptState.LOST)
             self._add_last_words(job_id, row.trial_number, row.id, AttemptState.LOST, reason)
         with self.database.read() as session:
             rows = repository.attempts_of(session, [job_id])
@@ -169,6 +176,7 @@ class Attempts:
 
     def _start(self, task: Task, attempt: LiveAttempt) -> None:
         log.info("attempt.started", attempt=attempt.id, params=task.trial.params, seed=task.trial.seed)
+        self.meters.started()
         try:
             self.backend.start(task, attempt.resources)
         except Exception as error:  # the boundary: a backend whose cluster is gone may raise anything
@@ -199,6 +207,7 @@ class Attempts:
             told = {"trial": number, "attempt": attempt.id, "task": kind, "params": params}
             record(session, job_id, EventKind.ATTEMPT_STARTED, told)
         self.live[attempt.id] = attempt
+        self._tell_held()
         return attempt
 
     def _apply(self, update: Update) -> None:
@@ -276,6 +285,7 @@ class Attempts:
         if not is_mine and not was_mine:
             self._refuse(attempt.id)
             return
+        self.meters.ended(attempt.kind, state)
         if state is not AttemptState.COMPLETE:
             self._add_last_words(attempt.job_id, attempt.trial_number, attempt.id, state, reason)
         if attempt.kind is AttemptKind.TRAIN:
@@ -305,6 +315,7 @@ class Attempts:
 
     def _forget(self, attempt_id: str) -> None:
         self.live.pop(attempt_id, None)
+        self._tell_held()
         self._announced.discard(attempt_id)
         self._stopping.discard(attempt_id)
 

@@ -22,6 +22,7 @@ from service.dispatch.attempts import Attempts
 from service.dispatch.job_runner import JobMoved, JobRunner
 from service.dispatch.lease import Lease, LeaseLost
 from service.jobs import repository
+from service.metrics.meters import Meters
 from service.studies.studies import Studies, StudyHandle
 from worker.contracts import Backend
 
@@ -45,6 +46,7 @@ class Dispatcher:
         state_dir: Where the files of jobs live.
         now: The wall clock, in UTC.
         poll_interval: Pause between two looks at the backend.
+        meters: What is counted and timed.
     """
 
     database: Database
@@ -54,6 +56,7 @@ class Dispatcher:
     state_dir: Path
     now: Callable[[], datetime]
     poll_interval: timedelta
+    meters: Meters
     _attempts: Attempts = field(init=False)
     _runner: JobRunner = field(init=False)
     _wake: threading.Event = field(default_factory=threading.Event, init=False)
@@ -64,7 +67,9 @@ class Dispatcher:
     _look_at: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
-        self._attempts = Attempts(self.database, self.lease, self.backend, self.state_dir, self.now, self._open_study)
+        self._attempts = Attempts(
+            self.database, self.lease, self.backend, self.state_dir, self.now, self.meters, self._open_study
+        )
         self._runner = JobRunner(self.database, self.lease, self.studies, self._attempts, self.state_dir, self.now)
 
     def start(self) -> None:
@@ -187,6 +192,7 @@ class Dispatcher:
                 self._wake.set()
             if not started:
                 del jobs[job.id]
+        self.meters.nothing_waits()
 
     def _open_study(self, job_id: str) -> StudyHandle:
         """A job's study, for a moment in which no other server writes to it."""

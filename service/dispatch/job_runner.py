@@ -157,7 +157,9 @@ class JobRunner:
         self.lease.check()  # deciding may have taken long
         match action:
             case Ask():
-                self.attempts.train(job.id, spec, study.ask())
+                with self.attempts.meters.suggesting():
+                    asked = study.ask()
+                self.attempts.train(job.id, spec, asked)
             case Confirm(params):
                 self.attempts.train(job.id, spec, study.ask_confirming(params))
             case Resume(number):

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, tuple_, update
+from sqlalchemy import func, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from service.database.rows import LIVE_ATTEMPT_STATES, AttemptRow, AttemptState, JobRow
@@ -22,6 +22,7 @@ from service.webhooks.deliveries import promise
 __all__ = [
     "active_jobs",
     "attempts_of",
+    "count_by_state",
     "end_attempt",
     "find_attempt",
     "find_by_key",
@@ -50,6 +51,12 @@ def active_jobs(session: Session) -> Sequence[JobRow]:
     """Jobs that have not ended, oldest first."""
     query = select(JobRow).where(JobRow.state.in_(ACTIVE_JOB_STATES)).order_by(JobRow.created_at, JobRow.id)
     return session.scalars(query).all()
+
+
+def count_by_state(session: Session) -> dict[JobState, int]:
+    """How many jobs are in each state; those that no job is in are left out."""
+    rows = session.execute(select(JobRow.state, func.count()).group_by(JobRow.state))
+    return {JobState(state): count for state, count in rows}
 
 
 def page_of_jobs(

@@ -1,0 +1,49 @@
+"""What is the same on every server of one database, looked up at each scrape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from service.database.engine import Database
+from service.jobs import repository
+from service.schemas import JobState
+from worker.contracts import Resources
+
+__all__ = ["SharedState"]
+
+
+class SharedState(Collector):
+    """Jobs by state in one grouped query, and what this server is."""
+
+    def __init__(self, database: Database, capacity: Callable[[], Resources], leads: Callable[[], bool]) -> None:
+        """Looks nothing up yet."""
+        self._database, self._capacity, self._leads = database, capacity, leads
+
+    def describe(self) -> list[Metric]:
+        """Nothing, so that registering this reads no database."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics as of now."""
+        with self._database.read() as session:
+            counts = repository.count_by_state(session)
+        jobs = GaugeMetricFamily("fixnorm_tune_jobs", "Jobs by state, of all servers.", labels=["state"])
+        for state in JobState:
+            jobs.add_metric([state.lower()], counts.get(state, 0))
+        yield jobs
+        total = self._capacity()
+        resources = GaugeMetricFamily("fixnorm_tune_resources", "What trials can hold.", labels=["resource"])
+        resources.add_metric(["cpu"], total.cpus)
+        resources.add_metric(["gpu"], total.gpus)
+        yield resources
+        yield GaugeMetricFamily(
+            "fixnorm_tune_dispatching",
+            "1 on the server that runs jobs, else 0.",
+            float(self._leads()),
+        )
+        yield InfoMetricFamily("fixnorm_tune_build", "The software that runs.", {"version": version("fixnorm-tune")})

@@ -1,0 +1,73 @@
+"""What Prometheus is told agrees with what ran."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from serving import serving
+
+from fixnorm_core.spec import JobSpec
+from service.client import Client
+from service.composition import build
+from service.metrics.meters import Meters
+from service.settings import Settings
+
+
+def scrape(http: httpx.Client) -> dict[tuple[str, ...], float]:
+    """Every sample by its name and the values of its labels, which come by name."""
+    answer = http.get("/metrics")
+    assert answer.status_code == 200
+    samples = (sample for family in text_string_to_metric_families(answer.text) for sample in family.samples)
+    return {(sample.name, *sample.labels.values()): sample.value for sample in samples}
+
+
+@pytest.mark.both_databases
+def test_a_job_that_ran_is_counted_with_its_attempts(http: httpx.Client, job: dict[str, Any]) -> None:
+    before = scrape(http)
+    assert before["fixnorm_tune_jobs", "succeeded"] == 0
+    assert before["fixnorm_tune_resources", "cpu"] == 4
+    with Client(str(http.base_url)) as client:
+        spec = JobSpec.model_validate(job | {"budget": {"max_trials": 5, "confirm_runs": 0, "stop_early": False}})
+        client.wait(client.submit(spec).id)
+    after = scrape(http)
+    assert after["fixnorm_tune_jobs", "succeeded"] == 1
+    assert after["fixnorm_tune_jobs", "running"] == 0
+    assert after["fixnorm_tune_attempts_ended_total", "complete", "train"] == 5
+    assert after["fixnorm_tune_attempts_ended_total", "complete", "evaluate"] == 1
+    assert after["fixnorm_tune_suggestion_seconds_count",] == 5
+    assert (
+        after["fixnorm_tune_dispatch_gap_seconds_count",] == 5
+    )  # from each training to the next, and to the evaluation
+    assert after["fixnorm_tune_resources_held", "cpu"] == 0
+    assert after["fixnorm_tune_dispatching",] == 1
+    assert after["fixnorm_tune_build_info", httpx.get(f"{http.base_url}/healthz").json()["version"]] == 1
+
+
+def test_a_server_that_stands_by_tells_of_the_shared_jobs(
+    settings: Settings, postgres_url: str, job: dict[str, Any]
+) -> None:
+    shared = settings.model_copy(update={"database_url": postgres_url, "epoch_seconds": 60.0})
+    with serving(build(shared).app) as first, serving(build(shared).app) as second:
+        with Client(first) as client:
+            client.submit(JobSpec.model_validate(job))
+        with httpx.Client(base_url=second) as http:
+            told = scrape(http)
+    assert told["fixnorm_tune_dispatching",] == 0
+    assert told["fixnorm_tune_jobs", "queued"] + told["fixnorm_tune_jobs", "running"] == 1
+
+
+def test_room_that_nothing_needed_is_no_gap() -> None:
+    now = [0.0]
+    meters = Meters(clock=lambda: now[0])
+    meters.ended("train", "COMPLETE")
+    meters.nothing_waits()
+    now[0] = 1000.0
+    meters.started()
+    meters.ended("train", "FAILED")
+    now[0] = 1000.25
+    meters.started()
+    assert meters.registry.get_sample_value("fixnorm_tune_dispatch_gap_seconds_count") == 1
+    assert meters.registry.get_sample_value("fixnorm_tune_dispatch_gap_seconds_sum") == 0.25

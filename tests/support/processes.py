@@ -14,12 +14,14 @@ import httpx
 
 
 class ServerProcess:
-    """One server on the simulator; its log and address lie in ``folder``."""
+    """One server, on the simulator unless told otherwise; its log and address lie in ``folder``."""
 
-    def __init__(self, name: str, folder: Path, *, state_dir: Path, **settings: Any) -> None:
+    def __init__(
+        self, name: str, folder: Path, *, state_dir: Path, backend: str = "simulator", **settings: Any
+    ) -> None:
         self._url_file = folder / f"{name}.url"
         self._log = folder / f"{name}.log"
-        self._command = [sys.executable, "-m", "service.cli.main", "serve", "--port", "0", "--backend", "simulator"]
+        self._command = [sys.executable, "-m", "service.cli.main", "serve", "--port", "0", "--backend", backend]
         self._command += ["--state-dir", str(state_dir), "--url-file", str(self._url_file)]
         self._environment = os.environ | {f"FIXNORM_{key.upper()}": str(value) for key, value in settings.items()}
         self._process: subprocess.Popen[bytes] | None = None
@@ -60,6 +62,12 @@ class ServerProcess:
         self._process.send_signal(number)
         if number is signal.SIGKILL:
             self._process.wait(60)
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._process is not None
+        return self._process.pid
 
     def stop(self) -> None:
         """Ends it as an operator would, or what is left of it."""

@@ -16,7 +16,7 @@ from fixnorm_core.explain import explain
 from fixnorm_core.spec import JobSpec
 from service.schemas import FieldProblem, Problem
 
-__all__ = ["KeyReused", "NoResultYet", "NotFound", "ResourcesNeverFree", "install"]
+__all__ = ["KeyReused", "NoResultYet", "NotFound", "ResourcesNeverFree", "VerbImpossible", "install"]
 
 log = structlog.get_logger(__name__)
 
@@ -25,6 +25,11 @@ class NotFound(FixNormError):
     """No such thing."""
 
     code = "not_found"
+
+    @classmethod
+    def job(cls, job_id: str) -> NotFound:
+        """A job that is not there."""
+        return cls(f"there is no job {job_id!r}", "`fixnorm-tune list` shows all jobs")
 
 
 class NoResultYet(FixNormError):
@@ -45,10 +50,17 @@ class ResourcesNeverFree(FixNormError):
     code = "resources_never_free"
 
 
+class VerbImpossible(FixNormError):
+    """A job's state has no room for what was asked of it."""
+
+    code = "verb_impossible"
+
+
 _STATUS: dict[type[FixNormError], HTTPStatus] = {
     NotFound: HTTPStatus.NOT_FOUND,
     NoResultYet: HTTPStatus.CONFLICT,
     KeyReused: HTTPStatus.CONFLICT,
+    VerbImpossible: HTTPStatus.CONFLICT,
     ResourcesNeverFree: HTTPStatus.UNPROCESSABLE_ENTITY,
     SpecError: HTTPStatus.UNPROCESSABLE_ENTITY,
     ModelError: HTTPStatus.UNPROCESSABLE_ENTITY,

@@ -1,4 +1,4 @@
-"""``fixnorm-tune list``, ``show``, ``trials``, ``best``, ``summary`` and ``cancel``."""
+"""``fixnorm-tune list``, ``show``, ``trials``, ``best``, ``summary``, and what is asked of a job: to pause, to end."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: fixnorm-tune trials 3f2a -o json")(trials)
     app.command(epilog="Example: fixnorm-tune best 3f2a")(best)
     app.command(epilog="Example: fixnorm-tune summary 3f2a 77c1 > learned.json")(summary)
+    app.command(epilog="Example: fixnorm-tune pause 3f2a")(pause)
+    app.command(epilog="Example: fixnorm-tune resume 3f2a")(resume)
+    app.command(epilog="Example: fixnorm-tune stop 3f2a && fixnorm-tune show 3f2a --watch")(stop)
     app.command(epilog="Example: fixnorm-tune cancel 3f2a")(cancel)
 
 
@@ -112,12 +115,32 @@ def summary(
         write_json([client.summary(job_id) for job_id in job_ids], list[Summary])
 
 
+def pause(job_id: JobIdArgument, output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_SERVER) -> None:
+    """Let a job's running trials finish and start nothing more of it, until 'resume'."""
+    _ask("pause", job_id, output=output, server=server)
+
+
+def resume(job_id: JobIdArgument, output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_SERVER) -> None:
+    """Go on with a paused job."""
+    _ask("resume", job_id, output=output, server=server)
+
+
+def stop(job_id: JobIdArgument, output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_SERVER) -> None:
+    """Let a job's running trials finish, then end it with the best so far."""
+    _ask("stop", job_id, output=output, server=server)
+
+
 def cancel(job_id: JobIdArgument, output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_SERVER) -> None:
     """End a job now; what it has found stays."""
+    _ask("cancel", job_id, output=output, server=server)
+
+
+def _ask(verb: str, job_id: str, *, output: Output, server: str) -> None:
     from service.client import Client
 
     with Client(server) as client:
-        job = client.cancel(job_id)
+        asks = {"pause": client.pause, "resume": client.resume, "stop": client.stop, "cancel": client.cancel}
+        job = asks[verb](job_id)
     if output is Output.JSON:
         typer.echo(job.model_dump_json(indent=2))
     else:

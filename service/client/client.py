@@ -42,8 +42,9 @@ class Client:
     """A connection to one server; a context manager. Not to be shared between threads.
 
     Every call may raise :class:`ServerUnreachableError`, :class:`ProblemError` (the server's refusal) or
-    :class:`UnexpectedAnswerError`. A request whose connection breaks is sent once more: reading and cancelling change
-    nothing the second time, and a submission carries an idempotency key.
+    :class:`UnexpectedAnswerError`. A request whose connection breaks is sent once more: reading changes nothing,
+    pausing, resuming, stopping and cancelling change nothing the second time, and a submission carries an idempotency
+    key.
     """
 
     def __init__(
@@ -123,9 +124,24 @@ class Client:
         """What a finished job has learned, for the ``search.warm_start`` of another, on any server."""
         return self._call(Summary, "GET", f"/api/v1/jobs/{_segment(job_id)}/summary")
 
+    def pause(self, job_id: str) -> JobView:
+        """Lets a job's running trials finish and starts nothing more of it; a paused one stays as it is."""
+        return self._ask(job_id, "pause")
+
+    def resume(self, job_id: str) -> JobView:
+        """Goes on with a paused job; one that is not paused goes on anyway."""
+        return self._ask(job_id, "resume")
+
+    def stop(self, job_id: str) -> JobView:
+        """Lets a job's running trials finish, then ends it with the best so far; :meth:`wait` waits for that.
+
+        One that has ended stays as it is. Without a complete trial there is no result, and the job ends as cancelled.
+        """
+        return self._ask(job_id, "stop")
+
     def cancel(self, job_id: str) -> JobView:
         """Ends a job now; one that has ended stays as it is."""
-        return self._call(JobView, "POST", f"/api/v1/jobs/{_segment(job_id)}/cancel")
+        return self._ask(job_id, "cancel")
 
     def logs(self, job_id: str, trial: int, *, attempt: int | None = None, follow: bool = False) -> Iterator[str]:
         """What a trial has logged, in pieces of text.
@@ -197,6 +213,9 @@ class Client:
         finally:
             partial.unlink(missing_ok=True)
         return target
+
+    def _ask(self, job_id: str, verb: str) -> JobView:
+        return self._call(JobView, "POST", f"/api/v1/jobs/{_segment(job_id)}/{verb}")
 
     def _call(self, answer_type: type[T], method: str, path: str, **request: Any) -> T:
         answer = self._send(method, path, **request)

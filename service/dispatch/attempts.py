@@ -27,7 +27,7 @@ from service.jobs import repository
 from service.jobs.folders import trial_folder
 from service.jobs.views import trial_views
 from service.metrics.meters import Meters
-from service.schemas import EventKind
+from service.schemas import EventKind, JobState
 from service.studies.studies import AskedTrial, StudyHandle
 from worker.contracts import (
     Backend,
@@ -45,12 +45,16 @@ from worker.contracts import (
     log_path,
 )
 
-__all__ = ["MAX_RETRYABLE_FAILURES", "Attempts", "LiveAttempt"]
+__all__ = ["MAX_RETRYABLE_FAILURES", "Attempts", "JobMoved", "LiveAttempt"]
 
 MAX_RETRYABLE_FAILURES = 3
 """A trial whose worker was lost this often fails; a restart of the server does not count."""
 
 log = structlog.get_logger(__name__)
+
+
+class JobMoved(Exception):
+    """A job is in another state than it was when it was read; it must be looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +98,25 @@ class Attempts:
         """A job's live attempts."""
         return [attempt for attempt in self.live.values() if attempt.job_id == job_id]
 
-    def train(self, job_id: str, spec: JobSpec, asked: AskedTrial) -> None:
-        """Starts an attempt at a trial."""
-        attempt = self._open(job_id, AttemptKind.TRAIN, asked.number, Resources.of(spec.resources), params=asked.params)
+    def train(self, job_id: str, spec: JobSpec, asked: AskedTrial, *, state: JobState) -> None:
+        """Starts an attempt at a trial of a job that is in a state.
+
+        Raises:
+            JobMoved: If it is in another by now: it was paused, say.
+        """
+        attempt = self._open(
+            job_id, AttemptKind.TRAIN, asked.number, Resources.of(spec.resources), params=asked.params, state=state
+        )
         self._start(TrainTask(attempt.id, *self._what(job_id, spec, asked)), attempt)
 
-    def evaluate(self, job_id: str, spec: JobSpec, asked: AskedTrial) -> None:
-        """Starts the evaluation of a trial's weights on the test split."""
+    def evaluate(self, job_id: str, spec: JobSpec, asked: AskedTrial, *, state: JobState) -> None:
+        """Starts the evaluation of a trial's weights on the test split, as :meth:`train` starts a trial.
+
+        Raises:
+            JobMoved: As there.
+        """
         attempt = self._open(
-            job_id, AttemptKind.EVALUATE, asked.number, Resources.of(spec.resources), params=asked.params
+            job_id, AttemptKind.EVALUATE, asked.number, Resources.of(spec.resources), params=asked.params, state=state
         )
         self._start(EvaluateTask(attempt.id, *self._what(job_id, spec, asked)), attempt)
 
@@ -191,9 +205,12 @@ class Attempts:
         resources: Resources,
         *,
         params: Mapping[str, float] | None = None,
+        state: JobState | None = None,
     ) -> LiveAttempt:
         lease = self.lease.token
         with self.lease.writing() as session:
+            if state is not None and not repository.hold_job(session, job_id, state):
+                raise JobMoved
             earlier = [row for row in repository.attempts_of(session, [job_id]) if row.trial_number == number]
             for row in earlier:  # stored in a commit whose answer was lost, and never started
                 if row.kind == kind and row.state in LIVE_ATTEMPT_STATES and row.id not in self.live:

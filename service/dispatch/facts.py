@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from fixnorm_core.reports import TrialOutcome
 from fixnorm_core.spec import JobSpec
@@ -16,6 +16,7 @@ from service.dispatch.attempts import MAX_RETRYABLE_FAILURES, LiveAttempt
 from service.dispatch.limits import Finished, Times
 from service.dispatch.policy import JobFacts
 from service.jobs.views import validation_examples
+from service.schemas import JobState
 from worker.contracts import FailureKind
 
 __all__ = ["gather"]
@@ -44,6 +45,9 @@ def gather(
     return JobFacts(
         budget=spec.budget,
         trials=trials,
+        state=JobState(job.state),
+        reason=job.reason,
+        unstarted=_unstarted(trials, rows),
         live=frozenset(attempt.trial_number for attempt in live if attempt.kind is AttemptKind.TRAIN),
         search_over=job.stop_reason,
         sampler_stop=sampler_stop,
@@ -57,6 +61,13 @@ def gather(
         fatal=_fatal(rows),
         last_failure=failed[-1].reason if failed else "",
     )
+
+
+def _unstarted(trials: Sequence[FrozenTrial], rows: Sequence[AttemptRow]) -> frozenset[int]:
+    """What was asked for just before a crash, or before the job was paused or stopped."""
+    begun = {row.trial_number for row in rows}
+    unfinished = {trial.number for trial in trials if trial.state is TrialState.RUNNING}
+    return frozenset(unfinished - begun)
 
 
 def _fatal(rows: Sequence[AttemptRow]) -> str | None:

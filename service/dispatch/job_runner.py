@@ -19,13 +19,14 @@ from fixnorm_core.spec import BudgetSpec, JobSpec
 from fixnorm_core.tuning.recommend import Point
 from service.database.engine import Database
 from service.database.rows import JobRow
-from service.dispatch.attempts import Attempts
+from service.dispatch.attempts import Attempts, JobMoved
 from service.dispatch.facts import gather
 from service.dispatch.lease import Lease, LeaseLost
 from service.dispatch.limits import Times, until_next_limit
 from service.dispatch.policy import (
     Action,
     Ask,
+    Cancel,
     Confirm,
     EndSearch,
     EndTrials,
@@ -50,10 +51,6 @@ __all__ = ["JobMoved", "JobRunner"]
 log = structlog.get_logger(__name__)
 
 _LONGEST_SLEEP = timedelta(days=1)
-
-
-class JobMoved(Exception):
-    """A job is in another state than it was when it was read; it must be looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +132,9 @@ class JobRunner:
                     case Fail(reason):
                         self._finish(job, spec, study, facts, state=JobState.FAILED, reason=reason)
                         return False
+                    case Cancel(reason):
+                        self._finish(job, spec, study, facts, state=JobState.CANCELLED, reason=reason)
+                        return False
                     case _:
                         return self._start(job, spec, study, action)
         except FixNormError as error:
@@ -155,17 +155,18 @@ class JobRunner:
         if job.state == JobState.QUEUED:
             self._update(job, state=JobState.RUNNING, reason="", started_at=self.now())
         self.lease.check()  # deciding may have taken long
+        state = JobState(job.state)
         match action:
             case Ask():
                 with self.attempts.meters.suggesting():
                     asked = study.ask()
-                self.attempts.train(job.id, spec, asked)
+                self.attempts.train(job.id, spec, asked, state=state)
             case Confirm(params):
-                self.attempts.train(job.id, spec, study.ask_confirming(params))
+                self.attempts.train(job.id, spec, study.ask_confirming(params), state=state)
             case Resume(number):
-                self.attempts.train(job.id, spec, study.resume(number))
+                self.attempts.train(job.id, spec, study.resume(number), state=state)
             case Evaluate(number):
-                self.attempts.evaluate(job.id, spec, study.resume(number))
+                self.attempts.evaluate(job.id, spec, study.resume(number), state=state)
             case _:
                 raise AssertionError(f"{action} starts nothing")
         return True

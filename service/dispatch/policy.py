@@ -2,6 +2,9 @@
 
 A job searches, then runs its best points again with new seeds, then evaluates the weights of its best run on the test
 split, once, and succeeds. Complete, diverged and pruned trials are charged to the budget.
+
+A paused job starts nothing, while its limits hold as ever. One that is being stopped lets finish what runs, a trial
+whose worker was lost included, and goes straight to the evaluation.
 """
 
 from __future__ import annotations
@@ -15,10 +18,12 @@ from fixnorm_core.spec import BudgetSpec
 from fixnorm_core.tuning.attributes import CONFIRM, DIVERGED, KIND
 from fixnorm_core.tuning.recommend import Recommendation, point_of
 from service.dispatch.limits import Times, no_progress, no_time_for_a_trial, time_is_up
+from service.schemas import JobState
 
 __all__ = [
     "Action",
     "Ask",
+    "Cancel",
     "Confirm",
     "EndSearch",
     "EndTrials",
@@ -31,6 +36,8 @@ __all__ = [
     "decide",
 ]
 
+_STOPPED = "stopped by request"
+
 
 @dataclass(frozen=True, slots=True)
 class JobFacts:
@@ -39,7 +46,10 @@ class JobFacts:
     Attributes:
         budget: Its limits.
         trials: All its trials, by number.
+        state: Where it is.
+        reason: Why it is there, as stored; said again of a paused one.
         live: Numbers of the trials that an attempt is training now.
+        unstarted: Numbers of the unfinished trials that no attempt has ever trained.
         search_over: Why the search has ended; None while it has not.
         sampler_stop: Why the sampler would end it now; None if it would not, or is not asked.
         times: How long things have taken.
@@ -55,7 +65,10 @@ class JobFacts:
 
     budget: BudgetSpec
     trials: Sequence[FrozenTrial]
+    state: JobState = JobState.RUNNING
+    reason: str = ""
     live: frozenset[int] = field(default_factory=frozenset)
+    unstarted: frozenset[int] = field(default_factory=frozenset)
     search_over: str | None = None
     sampler_stop: str | None = None
     times: Times = field(default_factory=Times)
@@ -125,25 +138,39 @@ class Fail:
 
 
 @dataclass(frozen=True, slots=True)
+class Cancel:
+    """The job is to end, and has nothing to succeed with."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Wait:
     """Nothing to start now."""
 
     reason: str
 
 
-Action = Ask | Confirm | Resume | EndSearch | EndTrials | Evaluate | Succeed | Fail | Wait
+Action = Ask | Confirm | Resume | EndSearch | EndTrials | Evaluate | Succeed | Fail | Cancel | Wait
 
 
 def decide(facts: JobFacts) -> Action:
     """The next action. It is asked again after each action that is carried out, until the answer is to wait or end."""
     if facts.fatal is not None:
         return Fail(facts.fatal)
-    if (failures := _failures_in_a_row(facts)) >= facts.budget.max_failures:
+    stopping = facts.state is JobState.STOPPING
+    if not stopping and (failures := _failures_in_a_row(facts)) >= facts.budget.max_failures:
         return Fail(f"{failures} trials in a row failed, the last one with: {facts.last_failure}")
+    if stopping and _STOPPED not in (facts.search_over or ""):
+        return EndSearch("; ".join(filter(None, (facts.search_over, _STOPPED))))
     if (action := _end_at_once(facts)) is not None:
         return action
     if surplus := _surplus(facts):
         return EndTrials(surplus, "the budget has no room for it")
+    if facts.state is JobState.PAUSED:
+        return Wait(facts.reason)
+    if stopping and facts.unstarted:
+        return EndTrials(tuple(sorted(facts.unstarted)), _STOPPED)
     room = facts.budget.parallel_trials - len(facts.live)
     orphans = [trial.number for trial in _unfinished(facts) if trial.number not in facts.live]
     if orphans:
@@ -201,18 +228,24 @@ def _finish(facts: JobFacts, *, room: int) -> Action:
     if searching:  # their results can change which points are the best
         return Wait(_running(facts))
     if facts.best is None:
-        return Wait(_running(facts)) if facts.live else Fail(_nothing_to_recommend(facts))
+        return Wait(_running(facts)) if facts.live else _end_without_result(facts)
     point = _next_to_confirm(facts)
-    late = _too_late_to_confirm(facts) if point is not None else None
-    if point is not None and late is None:
+    left_out = _left_out(facts) if point is not None else None
+    if point is not None and left_out is None:
         return Confirm(point) if room > 0 else Wait(_running(facts))
     if facts.live:
         return Wait(_running(facts))
     if facts.evaluated_trial == facts.best.best_run:
-        return Succeed("; ".join(filter(None, (facts.search_over, late))))
+        return Succeed("; ".join(filter(None, (facts.search_over, left_out))))
     if facts.evaluation_hopeless:
         return Fail(f"the test accuracy could not be measured: {facts.last_failure}")
     return Wait("measuring the test accuracy") if facts.evaluating else Evaluate(facts.best.best_run)
+
+
+def _end_without_result(facts: JobFacts) -> Action:
+    if facts.state is JobState.STOPPING:
+        return Cancel(f"{_STOPPED} before a trial was complete")
+    return Fail(_nothing_to_recommend(facts))
 
 
 def _nothing_to_recommend(facts: JobFacts) -> str:
@@ -233,12 +266,14 @@ def _next_to_confirm(facts: JobFacts) -> dict[str, float] | None:
     return facts.to_confirm[runs.index(fewest)]
 
 
-def _too_late_to_confirm(facts: JobFacts) -> str | None:
-    """Why the confirming runs that are still missing are left out."""
+def _left_out(facts: JobFacts) -> str | None:
+    """Why the confirming runs that are still missing are left out; None if they are not."""
     budget, times = facts.budget, facts.times
+    wanted = min(budget.confirming_trials, len(facts.to_confirm) * budget.confirm_runs)
+    done = sum(_is_confirming(trial) and _is_finished(trial) for trial in facts.trials)
+    if facts.state is JobState.STOPPING:
+        return f"{wanted - done} of {wanted} confirming runs left out"
     if time_is_up(budget, times) or no_time_for_a_trial(budget, times, confirming=0):
-        wanted = min(budget.confirming_trials, len(facts.to_confirm) * budget.confirm_runs)
-        done = sum(_is_confirming(trial) and _is_finished(trial) for trial in facts.trials)
         return f"max_time left no time for {wanted - done} of {wanted} confirming runs"
     return None
 

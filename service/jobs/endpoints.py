@@ -15,6 +15,7 @@ from fixnorm_core.spec import JobSpec, Summary
 from service.database.rows import AttemptRow, JobRow
 from service.jobs import repository
 from service.jobs.submit import submit
+from service.jobs.verbs import PAUSE, RESUME, STOP, Verb, ask
 from service.jobs.views import best_so_far, job_view, trial_views
 from service.jobs.warm_start import summary_of
 from service.problems import NoResultYet, NotFound
@@ -22,7 +23,17 @@ from service.runtime import Running
 from service.schemas import TERMINAL_STATES, BestView, JobPage, JobState, JobView, Problem, TrialView
 from service.webhooks.targets import check_address
 
-__all__ = ["cancel_job", "final_file", "list_jobs", "list_trials", "router", "show_job"]
+__all__ = [
+    "cancel_job",
+    "final_file",
+    "list_jobs",
+    "list_trials",
+    "pause_job",
+    "resume_job",
+    "router",
+    "show_job",
+    "stop_job",
+]
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -123,6 +134,24 @@ def fetch_report(job_id: str, running: Running) -> FileResponse:
     return FileResponse(final_file(running, job_id, "report"), media_type="text/markdown; charset=utf-8")
 
 
+@router.post("/{job_id}/pause", responses=_NOT_FOUND | {409: _PROBLEM})
+def pause_job(job_id: str, running: Running) -> JobView:
+    """Lets a job's running trials finish and starts nothing more of it, until it is resumed or stopped."""
+    return _ask(PAUSE, running, job_id)
+
+
+@router.post("/{job_id}/resume", responses=_NOT_FOUND | {409: _PROBLEM})
+def resume_job(job_id: str, running: Running) -> JobView:
+    """Goes on with a paused job."""
+    return _ask(RESUME, running, job_id)
+
+
+@router.post("/{job_id}/stop", responses=_NOT_FOUND | {409: _PROBLEM})
+def stop_job(job_id: str, running: Running) -> JobView:
+    """Lets a job's running trials finish, then ends it with the best so far. A job that has ended stays as it is."""
+    return _ask(STOP, running, job_id)
+
+
 @router.post("/{job_id}/cancel", responses=_NOT_FOUND | {409: _PROBLEM})
 def cancel_job(job_id: str, running: Running) -> JobView:
     """Ends a job and its running trials now. A job that has ended stays as it is."""
@@ -135,11 +164,17 @@ def cancel_job(job_id: str, running: Running) -> JobView:
     return _view(running, job)
 
 
+def _ask(verb: Verb, running: Running, job_id: str) -> JobView:
+    ask(verb, job_id, database=running.database)
+    running.wake()
+    return _view(running, _find(running, job_id))
+
+
 def _find(running: Running, job_id: str) -> JobRow:
     with running.database.read() as session:
         job = repository.find_job(session, job_id)
     if job is None:
-        raise NotFound(f"there is no job {job_id!r}", "`fixnorm-tune list` shows all jobs")
+        raise NotFound.job(job_id)
     return job
 
 

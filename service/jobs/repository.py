@@ -27,6 +27,7 @@ __all__ = [
     "find_attempt",
     "find_by_key",
     "find_job",
+    "hold_job",
     "live_attempts",
     "move_job",
     "page_of_jobs",
@@ -84,6 +85,12 @@ def move_job(session: Session, job_id: str, origin: JobState, to: JobState, **va
     """
     check_move(JOB_MOVES, origin, to)
     return _change(session, job_id, (origin,), state=to, **values)
+
+
+def hold_job(session: Session, job_id: str, state: JobState) -> bool:
+    """Whether a job is in a state; if so, nobody moves it before the transaction has ended."""
+    query = select(JobRow.id).where(JobRow.id == job_id, JobRow.state == state).with_for_update()
+    return session.scalar(query) is not None  # SQLite has no such lock and needs none: a write has it all to itself
 
 
 def requests(session: Session) -> frozenset[tuple[str, str, bool]]:

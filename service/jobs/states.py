@@ -19,11 +19,16 @@ _ATTEMPT_ENDS = frozenset(AttemptState) - frozenset(LIVE_ATTEMPT_STATES)
 
 JOB_MOVES: Mapping[JobState, frozenset[JobState]] = MappingProxyType(
     {
-        # Nothing was trained yet, so there is nothing to succeed with.
-        JobState.QUEUED: frozenset({JobState.RUNNING, JobState.PAUSED, JobState.FAILED, JobState.CANCELLED}),
+        # Nothing was trained yet, so there is nothing to succeed with: one that is stopped ends as cancelled.
+        JobState.QUEUED: frozenset(
+            {JobState.RUNNING, JobState.PAUSED, JobState.STOPPING, JobState.FAILED, JobState.CANCELLED}
+        ),
         JobState.RUNNING: _ENDS | {JobState.PAUSED, JobState.STOPPING},
-        # What was running ends well or badly while a job is paused, and no more than that.
-        JobState.PAUSED: frozenset({JobState.QUEUED, JobState.STOPPING, JobState.FAILED, JobState.CANCELLED}),
+        # What was running ends well or badly while a job is paused, and no more than that. It goes back to where it
+        # was: to the queue if it had not begun.
+        JobState.PAUSED: frozenset(
+            {JobState.QUEUED, JobState.RUNNING, JobState.STOPPING, JobState.FAILED, JobState.CANCELLED}
+        ),
         JobState.STOPPING: _ENDS,
         JobState.SUCCEEDED: frozenset(),
         JobState.FAILED: frozenset(),

@@ -47,7 +47,12 @@ class Verb:
 
 
 _ACTIVE = frozenset(JobState) - TERMINAL_STATES
+_GOING_ON = frozenset({JobState.QUEUED, JobState.RUNNING})
+_STOP = "Stop this job? Its running trials finish, then the best so far is the result, without further confirming runs."
 VERBS: Mapping[str, Verb] = {
+    "pause": Verb("Pause", "", _GOING_ON, jobs.pause_job),
+    "resume": Verb("Resume", "", frozenset({JobState.PAUSED}), jobs.resume_job),
+    "stop": Verb("Stop", _STOP, _GOING_ON | {JobState.PAUSED}, jobs.stop_job),
     "cancel": Verb("Cancel", "Cancel this job now? Its running trials end without a result.", _ACTIVE, jobs.cancel_job),
 }
 

@@ -94,7 +94,12 @@ def test_a_page_is_as_dark_as_the_system_and_fits_a_phone(
             save_picture(page, f"{name}-phone-{scheme}")
 
 
-STATES_AFTER = {"cancel": JobState.CANCELLED}
+STATES_AFTER = {
+    "pause": JobState.PAUSED,
+    "resume": JobState.RUNNING,
+    "stop": JobState.STOPPING,
+    "cancel": JobState.CANCELLED,
+}
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -104,6 +109,8 @@ def test_each_verb_is_a_button_that_asks_first(browser: Browser, url: str, job: 
     with watched_page(browser, url) as page:
         page.goto(f"/jobs/{job_id}")
         page.locator("#trial-0").wait_for()
+        if verb == "resume":
+            page.get_by_role("button", name="Pause").click()
         button = page.get_by_role("button", name=VERBS[verb].label)
         if VERBS[verb].confirm:
             asked: list[str] = []

@@ -14,6 +14,7 @@ from service.dispatch.limits import Times
 from service.dispatch.policy import (
     Action,
     Ask,
+    Cancel,
     Confirm,
     EndSearch,
     EndTrials,
@@ -25,6 +26,7 @@ from service.dispatch.policy import (
     Wait,
     decide,
 )
+from service.schemas import JobState
 
 BUDGET = BudgetSpec(max_trials=4, confirm_runs=1, parallel_trials=2, max_failures=2)
 SPACE = {name: FloatDistribution(1e-4, 10, log=True) for name in ("lr", "fc_norm")}
@@ -249,3 +251,62 @@ def test_a_job_whose_trials_all_diverged_fails_and_says_what_to_change() -> None
     action = decision(trials, search_over="x")
     assert isinstance(action, Fail)
     assert "search.space.lr" in action.reason
+
+
+PAUSED = {"state": JobState.PAUSED, "reason": "paused by request"}
+STOPPING = {"state": JobState.STOPPING}
+SEARCHED = [trial(0, 0.5), trial(1, 0.6, lr=0.1)]
+
+
+def test_a_paused_job_starts_no_trial_no_confirming_run_no_evaluation_and_resumes_nothing() -> None:
+    waiting = Wait("paused by request")
+    assert decision([], **PAUSED) == waiting
+    assert decision([trial(0)], live={0}, **PAUSED) == waiting
+    assert decision([trial(0)], **PAUSED) == waiting
+    assert decision(SEARCHED, search_over="x", **PAUSED) == waiting
+    assert decision([*SEARCHED, trial(2, 0.6, lr=0.1, confirm=True)], search_over="x", **PAUSED) == waiting
+
+
+def test_a_paused_job_keeps_to_its_limits() -> None:
+    budget = BUDGET.model_copy(update={"max_time": timedelta(hours=1)})
+    times = Times(job=timedelta(hours=2))
+    over = "max_time of 1h is over"
+    assert decision([trial(0)], live={0}, budget=budget, times=times, **PAUSED) == EndSearch(over)
+    ending = decision([trial(0)], live={0}, budget=budget, times=times, search_over=over, **PAUSED)
+    assert ending == EndTrials((0,), over)
+
+
+def test_a_paused_job_whose_last_trials_fail_fails() -> None:
+    failed = [trial(number, state=TrialState.FAIL) for number in range(2)]
+    assert decision(failed, last_failure="boom", **PAUSED) == Fail("2 trials in a row failed, the last one with: boom")
+
+
+def test_a_job_that_is_stopped_notes_why_its_search_is_over_once() -> None:
+    assert decision(SEARCHED, **STOPPING) == EndSearch("stopped by request")
+    assert decision(SEARCHED, search_over="x", **STOPPING) == EndSearch("x; stopped by request")
+
+
+def test_a_stopped_job_lets_finish_what_runs_then_evaluates_its_best_without_confirming_it() -> None:
+    over = {"search_over": "stopped by request", **STOPPING}
+    assert decision([*SEARCHED, trial(2)], live={2}, **over) == Wait("training trial 2")
+    assert decision([*SEARCHED, trial(2, confirm=True)], live={2}, **over) == Wait("training trial 2")
+    assert decision([*SEARCHED, trial(2)], **over) == Resume(2)
+    assert decision(SEARCHED, **over) == Evaluate(1)
+    done = decision(SEARCHED, evaluated_trial=1, **over)
+    assert done == Succeed("stopped by request; 1 of 1 confirming runs left out")
+    confirmed = [*SEARCHED, trial(2, 0.6, lr=0.1, confirm=True)]
+    assert decision(confirmed, evaluated_trial=1, **over) == Succeed("stopped by request")
+
+
+def test_a_stopped_job_gives_up_a_trial_that_was_only_asked_for() -> None:
+    over = {"search_over": "stopped by request", **STOPPING}
+    ending = decision([*SEARCHED, trial(2)], unstarted=frozenset({2}), **over)
+    assert ending == EndTrials((2,), "stopped by request")
+
+
+def test_a_stopped_job_with_nothing_complete_is_cancelled_and_failures_do_not_take_its_result_away() -> None:
+    over = {"search_over": "stopped by request", **STOPPING}
+    assert decision([], **over) == Cancel("stopped by request before a trial was complete")
+    failed = [trial(number, state=TrialState.FAIL) for number in (2, 3)]
+    assert decision(failed, **over) == Cancel("stopped by request before a trial was complete")
+    assert decision([*SEARCHED, *failed], **over) == Evaluate(1)

@@ -233,6 +233,25 @@ def test_cancel_says_what_the_job_is_now(server: StandIn, cli: CLI) -> None:
     assert (result.exit_code, result.stdout) == (0, "job j1 is CANCELLED: cancelled by a person\n")
 
 
+@pytest.mark.parametrize(
+    ("verb", "state"),
+    [("pause", JobState.PAUSED), ("resume", JobState.RUNNING), ("stop", JobState.STOPPING)],
+)
+def test_pause_resume_and_stop_say_what_the_job_is_now(server: StandIn, cli: CLI, verb: str, state: JobState) -> None:
+    server.on("POST", f"/api/v1/jobs/j1/{verb}", job(state, reason=f"{verb} was asked for"))
+    result = cli(verb, "j1")
+    assert (result.exit_code, result.stdout) == (0, f"job j1 is {state}: {verb} was asked for\n")
+    assert json.loads(cli(verb, "j1", "-o", "json").stdout)["state"] == state
+
+
+def test_a_verb_that_is_impossible_is_bad_input_with_a_way_out(server: StandIn, cli: CLI) -> None:
+    server.on(
+        "POST", "/api/v1/jobs/j1/pause", problem(409, "verb_impossible", "j1 is SUCCEEDED", way_out="submit it again")
+    )
+    result = cli("pause", "j1")
+    assert (result.exit_code, result.stderr) == (2, "error: j1 is SUCCEEDED\nway out: submit it again\n")
+
+
 def test_models_and_datasets_are_listed(server: StandIn, cli: CLI) -> None:
     server.on("GET", "/api/v1/models", [{"name": "small_resnet", "options": ["width", "norm"]}])
     server.on("GET", "/api/v1/datasets", [{"name": "digits", "about": "handwritten figures"}])
@@ -292,7 +311,11 @@ def test_an_address_that_is_no_url_is_bad_input(cli: CLI) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["serve", "submit", "list", "show", "trials", "best", "logs", "cancel", "models", "datasets", "recipes"]
+    "command",
+    [
+        *("serve", "submit", "list", "show", "trials", "best", "pause", "resume", "stop", "cancel"),
+        *("logs", "models", "datasets", "recipes"),
+    ],
 )
 def test_the_help_of_every_command_has_an_example(cli: CLI, command: str) -> None:
     result = cli(command, "--help")

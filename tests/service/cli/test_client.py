@@ -145,6 +145,14 @@ def test_no_more_jobs_are_read_than_asked_for(server: StandIn, client: Client) -
     assert request.query["limit"] == ["1"]
 
 
+@pytest.mark.parametrize(
+    ("verb", "state"), [("pause", JobState.PAUSED), ("resume", JobState.QUEUED), ("stop", JobState.STOPPING)]
+)
+def test_pause_resume_and_stop_are_typed(server: StandIn, client: Client, verb: str, state: JobState) -> None:
+    server.on("POST", f"/api/v1/jobs/j1/{verb}", job(state))
+    assert getattr(client, verb)("j1").state is state
+
+
 def test_trials_best_and_cancel_are_typed(server: StandIn, client: Client) -> None:
     server.on("GET", "/api/v1/jobs/j1/trials", [trial(0), trial(1)])
     server.on("GET", "/api/v1/jobs/j1/best", best())

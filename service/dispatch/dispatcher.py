@@ -112,6 +112,8 @@ class Dispatcher:
         with self.database.read() as session:
             jobs = repository.active_jobs(session)
         for job in jobs:
+            if job.study_id is None:  # no attempt of it was ever started
+                continue
             self._attempts.settle(job.id, reason="its server was restarted or replaced")
         self._settled = True
         self._wake.set()

@@ -107,6 +107,8 @@ class JobRunner:
                 self._end_job(job, JobState.CANCELLED, "cancelled by request")
                 return False
             spec = JobSpec.from_stored(job.spec)
+            if job.started_at is None and not self._has_room(job, spec):
+                return False  # nothing of it can have ended, so there is nothing to decide: its study stays unopened
             study = self.attempts.open_study(job.id)
             self._update(job, study_id=study.id)
             while True:
@@ -148,9 +150,7 @@ class JobRunner:
             return False
 
     def _start(self, job: JobRow, spec: JobSpec, study: StudyHandle, action: Action) -> bool:
-        needed, free = Resources.of(spec.resources), self.attempts.free()
-        if not needed.fits_in(free):
-            self._update(job, reason=f"waiting for room: a trial needs {needed}, free: {free}")
+        if not self._has_room(job, spec):
             return False
         if job.state == JobState.QUEUED:
             self._update(job, state=JobState.RUNNING, reason="", started_at=self.now())
@@ -170,6 +170,14 @@ class JobRunner:
             case _:
                 raise AssertionError(f"{action} starts nothing")
         return True
+
+    def _has_room(self, job: JobRow, spec: JobSpec) -> bool:
+        """Whether a trial of the job fits in what is free; if not, the job says what it waits for."""
+        needed, free = Resources.of(spec.resources), self.attempts.free()
+        if needed.fits_in(free):
+            return True
+        self._update(job, reason=f"waiting for room: a trial needs {needed}, free: {free}")
+        return False
 
     def _facts(self, job: JobRow, spec: JobSpec, study: StudyHandle) -> JobFacts:
         with self.database.read() as session:

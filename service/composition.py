@@ -106,7 +106,10 @@ def build(
     holder = f"{socket.gethostname()}:{os.getpid()}"
     lease = Lease(database, holder, timedelta(seconds=settings.lease_seconds), alone=lock is not None, now=_utc_now)
     meters = Meters()
-    dispatcher = Dispatcher(database, lease, studies, backend, settings.state_dir, now, settings.poll_interval, meters)
+    rest = timedelta(seconds=settings.retry_seconds)
+    dispatcher = Dispatcher(
+        database, lease, studies, backend, settings.state_dir, now, settings.poll_interval, rest, meters
+    )
     capacity = _remembered(backend)
     meters.registry.register(SharedState(database, capacity, lambda: dispatcher.leads))
 

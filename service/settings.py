@@ -34,6 +34,8 @@ class Settings(BaseSettings):
         gpus: Likewise GPUs.
         lease_seconds: How long a server that has stopped answering is waited for before another on the same PostgreSQL
             database dispatches in its place.
+        retry_seconds: How long a trial whose worker was lost rests before it is tried again; four times as long after
+            each further loss in a row, at most five minutes.
         poll_interval: Pause between two looks at the backend.
         epoch_seconds: How long the simulator's epochs take.
         webhook_private: Whether a job's webhook may lead to this machine and into private networks.
@@ -53,6 +55,7 @@ class Settings(BaseSettings):
     cpus: float | None = Field(default=None, gt=0)
     gpus: float | None = Field(default=None, ge=0)
     lease_seconds: float = Field(default=10.0, ge=0.1)
+    retry_seconds: float = Field(default=5.0, ge=0)
     poll_interval: timedelta = timedelta(milliseconds=50)
     epoch_seconds: float = Field(default=0.0, ge=0)
     webhook_private: bool = False

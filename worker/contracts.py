@@ -18,6 +18,7 @@ from fixnorm_core.reports import EpochReport, Evaluation, TrialResult
 from fixnorm_core.spec import ResourceSpec, TrialSpec
 
 __all__ = [
+    "RETRIED_FAILURES",
     "Backend",
     "Cancelled",
     "EvaluateTask",
@@ -107,11 +108,21 @@ class FailureKind(StrEnum):
     RETRYABLE = "retryable"
     """The worker was lost or preempted: the same trial again, from its last checkpoint, costs the budget nothing."""
 
+    OUTAGE = "outage"
+    """The node died or was taken away, or nothing could be started: as above, and no number of them fails the trial."""
+
+    GPU_MEMORY = "gpu_memory"
+    """CUDA was out of memory: perhaps another process's doing the first time, the job's own the second."""
+
     CRASHED = "crashed"
     """Something unexpected was raised: this trial fails, others may not."""
 
     FATAL = "fatal"
     """The job itself is wrong (a model that cannot be built, an unreadable image): every trial would fail alike."""
+
+
+RETRIED_FAILURES = frozenset({FailureKind.RETRYABLE, FailureKind.OUTAGE, FailureKind.GPU_MEMORY})
+"""After these the same task is tried again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import NodeDiedError, RayActorError, RayError
 
 from worker.contracts import Cancelled, Failed, FailureKind, Resources, Task, Update
 from worker.slot import Slot
@@ -164,4 +164,12 @@ class RayBackend:
 
 def _lost(error: RayError) -> Failed:
     message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return Failed(FailureKind.RETRYABLE, f"the worker was lost: {message}", str(error))
+    kind = FailureKind.OUTAGE if _is_of_the_node(error) else FailureKind.RETRYABLE
+    return Failed(kind, f"the worker was lost: {message}", str(error))
+
+
+def _is_of_the_node(error: RayError) -> bool:
+    """Whether the node died or was preempted. Ray tells of a dead node in words only (its ``ActorDiedError``)."""
+    if isinstance(error, RayActorError):
+        return bool(error.preempted) or "node has died" in str(error)
+    return isinstance(error, NodeDiedError)

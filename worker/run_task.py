@@ -130,13 +130,14 @@ def _evaluate(task: EvaluateTask) -> Evaluated:
 
 
 def _kind_of(error: Exception) -> FailureKind:
-    """Out of GPU memory, or the death of a process that reads images, may be another process's doing."""
+    """The death of a process that reads images may be another process's doing."""
     import torch
 
     from fixnorm_core.data.pool import ReaderLost
 
-    elsewhere = isinstance(error, (torch.OutOfMemoryError, ReaderLost))
-    return FailureKind.RETRYABLE if elsewhere else FailureKind.CRASHED
+    if isinstance(error, torch.OutOfMemoryError):
+        return FailureKind.GPU_MEMORY
+    return FailureKind.RETRYABLE if isinstance(error, ReaderLost) else FailureKind.CRASHED
 
 
 @contextmanager

@@ -48,7 +48,7 @@ from worker.contracts import (
 __all__ = ["MAX_RETRYABLE_FAILURES", "Attempts", "JobMoved", "LiveAttempt"]
 
 MAX_RETRYABLE_FAILURES = 3
-"""A trial whose worker was lost this often fails; a restart of the server does not count."""
+"""A trial whose worker was lost this often fails; a lost node or a restart of the server does not count."""
 
 log = structlog.get_logger(__name__)
 
@@ -194,7 +194,7 @@ class Attempts:
         try:
             self.backend.start(task, attempt.resources)
         except Exception as error:  # the boundary: a backend whose cluster is gone may raise anything
-            failure = Failed(FailureKind.RETRYABLE, f"it could not be started: {error}", traceback.format_exc())
+            failure = Failed(FailureKind.OUTAGE, f"it could not be started: {error}", traceback.format_exc())
             self._inbox.append(Update(attempt.id, outcome=failure))
 
     def _open(
@@ -346,4 +346,4 @@ class Attempts:
 
 def _count_failures(rows: Sequence[AttemptRow], attempt: LiveAttempt) -> int:
     same = [row for row in rows if row.trial_number == attempt.trial_number and row.kind == attempt.kind]
-    return sum(row.state == AttemptState.FAILED for row in same)
+    return sum(row.state == AttemptState.FAILED and row.failure != FailureKind.OUTAGE for row in same)

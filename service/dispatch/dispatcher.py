@@ -46,6 +46,7 @@ class Dispatcher:
         state_dir: Where the files of jobs live.
         now: The wall clock, in UTC.
         poll_interval: Pause between two looks at the backend.
+        retry_wait: How long a task rests after a first failure that is not its own.
         meters: What is counted and timed.
     """
 
@@ -56,6 +57,7 @@ class Dispatcher:
     state_dir: Path
     now: Callable[[], datetime]
     poll_interval: timedelta
+    retry_wait: timedelta
     meters: Meters
     _attempts: Attempts = field(init=False)
     _runner: JobRunner = field(init=False)
@@ -65,12 +67,15 @@ class Dispatcher:
     _settled: bool = field(default=False, init=False)
     _requests: frozenset[tuple[str, str, bool]] = field(default_factory=frozenset, init=False)
     _look_at: float = field(default=0.0, init=False)
+    _ticked_at: datetime | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._attempts = Attempts(
             self.database, self.lease, self.backend, self.state_dir, self.now, self.meters, self._open_study
         )
-        self._runner = JobRunner(self.database, self.lease, self.studies, self._attempts, self.state_dir, self.now)
+        self._runner = JobRunner(
+            self.database, self.lease, self.studies, self._attempts, self.state_dir, self.now, self.retry_wait
+        )
 
     def start(self) -> None:
         """Takes up the jobs that an earlier server left, then runs in a thread of its own until :meth:`close`.
@@ -126,8 +131,10 @@ class Dispatcher:
         """One look: results in, then what can be started or a limit of time ends. Nothing while another dispatches."""
         if not self._lead():
             return
-        limit = self._runner.next_limit
-        woken = self._wake.is_set() or (limit is not None and self.now() >= limit)
+        limit, now, before = self._runner.next_limit, self.now(), self._ticked_at
+        self._ticked_at = now
+        set_back = before is not None and now < before  # limits that were hours away by the old clock are looked at now
+        woken = self._wake.is_set() or set_back or (limit is not None and now >= limit)
         self._wake.clear()
         try:
             if self._attempts.take_in() or woken:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -15,11 +16,15 @@ from service.database.rows import AttemptKind, AttemptRow, AttemptState, JobRow
 from service.dispatch.attempts import MAX_RETRYABLE_FAILURES, LiveAttempt
 from service.dispatch.limits import Finished, Times
 from service.dispatch.policy import JobFacts
+from service.dispatch.rests import find_rests
 from service.jobs.views import validation_examples
 from service.schemas import JobState
 from worker.contracts import FailureKind
 
 __all__ = ["gather"]
+
+MAX_GPU_MEMORY_FAILURES = 2
+"""A trial that ran out of GPU memory this often says that the job does not fit, unless another trial did."""
 
 _FROM_OUTSIDE = (AttemptState.CANCELLED, AttemptState.LOST)
 
@@ -34,6 +39,7 @@ def gather(
     sampler_stop: str | None,
     expected: Mapping[Point, float] | None,
     now: datetime,
+    retry_wait: timedelta,
 ) -> JobFacts:
     """What is known of a job, from its row, Optuna's trials, our attempts and those that run."""
     examples = validation_examples(rows)
@@ -41,7 +47,16 @@ def gather(
     failed = [row for row in rows if row.state == AttemptState.FAILED]
     evaluations = [row for row in rows if row.kind == AttemptKind.EVALUATE]
     evaluated = [row.trial_number for row in evaluations if row.state == AttemptState.COMPLETE]
-    failed_evaluations = [row for row in evaluations if row.state == AttemptState.FAILED]
+    failed_evaluations = [
+        row for row in evaluations if row.state == AttemptState.FAILED and row.failure != FailureKind.OUTAGE
+    ]
+    rests = find_rests(rows, now=now, first=retry_wait)
+    resting = {number: rest for (kind, number), rest in rests.items() if kind is AttemptKind.TRAIN}
+    resting = {
+        trial.number: resting[trial.number]
+        for trial in trials
+        if trial.number in resting and not trial.state.is_finished()
+    }
     return JobFacts(
         budget=spec.budget,
         trials=trials,
@@ -49,6 +64,8 @@ def gather(
         reason=job.reason,
         unstarted=_unstarted(trials, rows),
         live=frozenset(attempt.trial_number for attempt in live if attempt.kind is AttemptKind.TRAIN),
+        resting=resting,
+        evaluation_rests=next((rest for (kind, _), rest in rests.items() if kind is AttemptKind.EVALUATE), None),
         search_over=job.stop_reason,
         sampler_stop=sampler_stop,
         times=_measure(job, spec, trials, rows, now=now),
@@ -74,6 +91,13 @@ def _fatal(rows: Sequence[AttemptRow]) -> str | None:
     """Why no trial can run. Once one has run, the same failure is bad luck (a disk's, say) and counts as any other."""
     fatal = [row for row in rows if row.failure == FailureKind.FATAL]
     has_trained = any(row.kind == AttemptKind.TRAIN and row.state == AttemptState.COMPLETE for row in rows)
+    if not has_trained and (full := [row for row in rows if row.failure == FailureKind.GPU_MEMORY]):
+        task, times = Counter((row.kind, row.trial_number) for row in full).most_common(1)[0]
+        if times >= MAX_GPU_MEMORY_FAILURES:
+            return (
+                f"trial {task[1]} ran out of GPU memory {times} times: lower training.batch_size (training.accumulate "
+                f"keeps the step's size) or take a smaller model; {full[-1].reason}"
+            )
     lasting = [row for row in fatal if row.kind == AttemptKind.EVALUATE or not has_trained]
     return lasting[0].reason if lasting else None
 

@@ -22,7 +22,7 @@ from service.database.rows import JobRow
 from service.dispatch.attempts import Attempts, JobMoved
 from service.dispatch.facts import gather
 from service.dispatch.lease import Lease, LeaseLost
-from service.dispatch.limits import Times, until_next_limit
+from service.dispatch.limits import until_next_limit
 from service.dispatch.policy import (
     Action,
     Ask,
@@ -73,6 +73,7 @@ class JobRunner:
         attempts: Those of all jobs.
         state_dir: Where the files of jobs live.
         now: The wall clock, in UTC.
+        retry_wait: How long a task rests after a first failure that is not its own.
         next_limit: When the next limit of time strikes, of the jobs that were carried on since it was last None.
     """
 
@@ -82,6 +83,7 @@ class JobRunner:
     attempts: Attempts
     state_dir: Path
     now: Callable[[], datetime]
+    retry_wait: timedelta
     next_limit: datetime | None = field(default=None, init=False)
     _opinions: dict[str, _Opinion] = field(default_factory=dict, init=False)
 
@@ -113,7 +115,7 @@ class JobRunner:
             self._update(job, study_id=study.id)
             while True:
                 facts = self._facts(job, spec, study)
-                self._look_again_in_time(spec.budget, facts.times)
+                self._look_again_in_time(spec.budget, facts)
                 action = decide(facts)
                 match action:
                     case EndSearch(reason):
@@ -192,6 +194,7 @@ class JobRunner:
             sampler_stop=opinion.stop,
             expected=opinion.expected,
             now=self.now(),
+            retry_wait=self.retry_wait,
         )
 
     def _opinion(self, job: JobRow, spec: JobSpec, study: StudyHandle) -> _Opinion:
@@ -204,11 +207,12 @@ class JobRunner:
             self._opinions[job.id] = opinion
         return opinion
 
-    def _look_again_in_time(self, budget: BudgetSpec, times: Times) -> None:
-        left = until_next_limit(budget, times)
-        if left is not None:
-            limit = self.now() + min(left, _LONGEST_SLEEP)
-            self.next_limit = min(limit, self.next_limit or limit)
+    def _look_again_in_time(self, budget: BudgetSpec, facts: JobFacts) -> None:
+        limits = [rest.until for rest in (*facts.resting.values(), facts.evaluation_rests) if rest is not None]
+        if (left := until_next_limit(budget, facts.times)) is not None:
+            limits.append(self.now() + min(left, _LONGEST_SLEEP))
+        if limits:
+            self.next_limit = min(*limits, self.next_limit or limits[0])
 
     def _finish(
         self, job: JobRow, spec: JobSpec, study: StudyHandle, facts: JobFacts, *, state: JobState, reason: str

@@ -9,7 +9,7 @@ whose worker was lost included, and goes straight to the evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from optuna.trial import FrozenTrial, TrialState
@@ -18,6 +18,7 @@ from fixnorm_core.spec import BudgetSpec
 from fixnorm_core.tuning.attributes import CONFIRM, DIVERGED, KIND
 from fixnorm_core.tuning.recommend import Recommendation, point_of
 from service.dispatch.limits import Times, no_progress, no_time_for_a_trial, time_is_up
+from service.dispatch.rests import Rest
 from service.schemas import JobState
 
 __all__ = [
@@ -50,6 +51,7 @@ class JobFacts:
         reason: Why it is there, as stored; said again of a paused one.
         live: Numbers of the trials that an attempt is training now.
         unstarted: Numbers of the unfinished trials that no attempt has ever trained.
+        resting: Trials that wait to be tried again, by number; they keep their place beside the live ones.
         search_over: Why the search has ended; None while it has not.
         sampler_stop: Why the sampler would end it now; None if it would not, or is not asked.
         times: How long things have taken.
@@ -57,6 +59,7 @@ class JobFacts:
         best: What is recommended so far; None before a complete trial.
         to_confirm: The points whose accuracies are to be confirmed, the best first; none before a complete trial.
         evaluating: Whether an attempt is evaluating now.
+        evaluation_rests: What the evaluation waits for before it is tried again; None when it does not.
         evaluated_trial: The trial whose weights have been evaluated; None before that.
         evaluation_hopeless: Whether evaluating has failed too often to try again.
         fatal: Why no trial of the job can run; None when nothing says so.
@@ -69,6 +72,7 @@ class JobFacts:
     reason: str = ""
     live: frozenset[int] = field(default_factory=frozenset)
     unstarted: frozenset[int] = field(default_factory=frozenset)
+    resting: Mapping[int, Rest] = field(default_factory=dict)
     search_over: str | None = None
     sampler_stop: str | None = None
     times: Times = field(default_factory=Times)
@@ -76,10 +80,16 @@ class JobFacts:
     best: Recommendation | None = None
     to_confirm: Sequence[dict[str, float]] = ()
     evaluating: bool = False
+    evaluation_rests: Rest | None = None
     evaluated_trial: int | None = None
     evaluation_hopeless: bool = False
     fatal: str | None = None
     last_failure: str = ""
+
+    @property
+    def busy(self) -> frozenset[int]:
+        """Numbers of the trials that have a place: they are trained now, or will be after a rest."""
+        return self.live.union(self.resting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +181,8 @@ def decide(facts: JobFacts) -> Action:
         return Wait(facts.reason)
     if stopping and facts.unstarted:
         return EndTrials(tuple(sorted(facts.unstarted)), _STOPPED)
-    room = facts.budget.parallel_trials - len(facts.live)
-    orphans = [trial.number for trial in _unfinished(facts) if trial.number not in facts.live]
+    room = facts.budget.parallel_trials - len(facts.busy)
+    orphans = [trial.number for trial in _unfinished(facts) if trial.number not in facts.busy]
     if orphans:
         return Resume(orphans[0]) if room > 0 else Wait(_running(facts))
     if facts.search_over is None:
@@ -209,7 +219,7 @@ def _search(facts: JobFacts, *, room: int) -> Action:
         return EndSearch(_used_up(budget))
     if (reason := no_progress(budget, facts.times) or facts.sampler_stop) is not None:
         return EndSearch(reason)
-    if room <= 0 or finished + len(facts.live) >= budget.search_trials:
+    if room <= 0 or finished + len(facts.busy) >= budget.search_trials:
         return Wait(_running(facts))
     if (reason := no_time_for_a_trial(budget, facts.times, confirming=budget.confirming_trials)) is not None:
         return EndSearch(reason)
@@ -224,21 +234,23 @@ def _used_up(budget: BudgetSpec) -> str:
 
 
 def _finish(facts: JobFacts, *, room: int) -> Action:
-    searching = [trial for trial in facts.trials if trial.number in facts.live and not _is_confirming(trial)]
+    searching = [trial for trial in facts.trials if trial.number in facts.busy and not _is_confirming(trial)]
     if searching:  # their results can change which points are the best
         return Wait(_running(facts))
     if facts.best is None:
-        return Wait(_running(facts)) if facts.live else _end_without_result(facts)
+        return Wait(_running(facts)) if facts.busy else _end_without_result(facts)
     point = _next_to_confirm(facts)
     left_out = _left_out(facts) if point is not None else None
     if point is not None and left_out is None:
         return Confirm(point) if room > 0 else Wait(_running(facts))
-    if facts.live:
+    if facts.busy:
         return Wait(_running(facts))
     if facts.evaluated_trial == facts.best.best_run:
         return Succeed("; ".join(filter(None, (facts.search_over, left_out))))
     if facts.evaluation_hopeless:
         return Fail(f"the test accuracy could not be measured: {facts.last_failure}")
+    if facts.evaluation_rests is not None:
+        return Wait(_again("the test accuracy", facts.evaluation_rests))
     return Wait("measuring the test accuracy") if facts.evaluating else Evaluate(facts.best.best_run)
 
 
@@ -258,7 +270,7 @@ def _nothing_to_recommend(facts: JobFacts) -> str:
 def _next_to_confirm(facts: JobFacts) -> dict[str, float] | None:
     """The point with the fewest confirming runs, the best of several; None when all have theirs."""
     confirming = [trial for trial in facts.trials if _is_confirming(trial)]
-    counted = [point_of(trial.params) for trial in confirming if _is_finished(trial) or trial.number in facts.live]
+    counted = [point_of(trial.params) for trial in confirming if _is_finished(trial) or trial.number in facts.busy]
     runs = [counted.count(point_of(params)) for params in facts.to_confirm]
     fewest = min(runs, default=facts.budget.confirm_runs)
     if len(counted) >= facts.budget.confirming_trials or fewest >= facts.budget.confirm_runs:
@@ -279,9 +291,15 @@ def _left_out(facts: JobFacts) -> str | None:
 
 
 def _running(facts: JobFacts) -> str:
+    """What runs, and what waits to be tried again. Times of day, not seconds left: each new reason is an event."""
     numbers = " and ".join(str(number) for number in sorted(facts.live))
     what = "trial" if len(facts.live) == 1 else "trials"
-    return f"training {what} {numbers}"
+    running = [f"training {what} {numbers}"] if facts.live else []
+    return "; ".join(running + [_again(f"trial {number}", rest) for number, rest in sorted(facts.resting.items())])
+
+
+def _again(what: str, rest: Rest) -> str:
+    return f"{what} is tried again at {rest.until:%H:%M:%S} UTC: {rest.reason}"
 
 
 def _is_finished(trial: FrozenTrial) -> bool:

@@ -40,6 +40,7 @@ def settings(tmp_path: Path, database_url: str) -> Settings:
         backend=BackendName.SIMULATOR,
         cpus=4.0,
         poll_interval=timedelta(milliseconds=1),
+        retry_seconds=0,
     )
 
 

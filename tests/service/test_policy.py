@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -26,6 +26,7 @@ from service.dispatch.policy import (
     Wait,
     decide,
 )
+from service.dispatch.rests import Rest
 from service.schemas import JobState
 
 BUDGET = BudgetSpec(max_trials=4, confirm_runs=1, parallel_trials=2, max_failures=2)
@@ -67,6 +68,16 @@ def test_it_asks_again_while_there_is_room_beside_a_running_trial() -> None:
 
 def test_it_waits_when_as_many_trials_run_as_may() -> None:
     assert decision([trial(0), trial(1)], live={0, 1}) == Wait("training trials 0 and 1")
+
+
+def test_a_trial_that_rests_keeps_its_place_and_is_not_tried_before_its_time() -> None:
+    rest = Rest(datetime(2030, 1, 1, 12, tzinfo=UTC), "the worker was lost")
+    assert decision([trial(0), trial(1)], live={1}, resting={0: rest}) == Wait(
+        "training trial 1; trial 0 is tried again at 12:00:00 UTC: the worker was lost"
+    )
+    finished = [trial(0, 0.9), trial(1, 0.9), trial(2)]
+    assert isinstance(decision(finished, resting={2: rest}), Wait)  # one more would be more than was planned
+    assert isinstance(decision(finished, resting={2: rest}, search_over="x"), Wait)
 
 
 def test_running_trials_count_against_the_budget_so_that_it_is_never_exceeded() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,69 @@ class FlakyBackend(SimulatorBackend):
             self._news.append(Update(task.attempt_id, outcome=Failed(self.kind, "the worker was lost")))
         else:
             super().start(task, resources)
+
+
+@pytest.mark.parametrize("losses", [2, 7])
+def test_a_lost_node_is_charged_to_no_trial(settings: Settings, spec: JobSpec, losses: int) -> None:
+    backend = FlakyBackend(Recording.packaged())
+    backend.losses, backend.kind = losses, FailureKind.OUTAGE
+    with server(settings, backend=backend) as service:
+        job_id = put(service, spec)
+        assert run_to_end(service, job_id) is JobState.SUCCEEDED
+        assert {trial.state for trial in trials(service, job_id)} == {TrialState.COMPLETE}
+
+
+def test_a_job_that_runs_out_of_gpu_memory_twice_fails_and_says_what_to_do(settings: Settings, spec: JobSpec) -> None:
+    backend = FlakyBackend(Recording.packaged())
+    backend.losses, backend.kind = 1000, FailureKind.GPU_MEMORY
+    with server(settings, backend=backend) as service:
+        job_id = put(service, spec)
+        assert run_to_end(service, job_id) is JobState.FAILED
+        with service.runtime.database.read() as session:
+            job = repository.find_job(session, job_id)
+            attempts = repository.attempts_of(session, [job_id])
+        assert job is not None
+        assert "ran out of GPU memory 2 times: lower training.batch_size" in job.reason
+        assert max(sum(row.trial_number == number for row in attempts) for number in (0, 1)) == 2
+
+
+def test_a_trial_rests_longer_after_each_loss_and_a_clock_set_back_does_not_prolong_it(
+    settings: Settings, spec: JobSpec
+) -> None:
+    class Clock:
+        time = datetime(2030, 1, 1, 12, tzinfo=UTC)
+
+        def __call__(self) -> datetime:
+            return self.time
+
+    clock = Clock()
+    backend = FlakyBackend(Recording.packaged())
+    backend.losses = 2
+    one = spec.model_copy(update={"budget": spec.budget.model_copy(update={"parallel_trials": 1})})
+    with server(settings.model_copy(update={"retry_seconds": 5}), backend=backend, now=clock) as service:
+        job_id = put(service, one)
+
+        def attempts() -> int:
+            for _ in range(3):
+                service.dispatcher.tick()
+            with service.runtime.database.read() as session:
+                return len(repository.attempts_of(session, [job_id]))
+
+        assert attempts() == 1
+        with service.runtime.database.read() as session:
+            job = repository.find_job(session, job_id)
+        assert job is not None
+        assert job.reason == "trial 0 is tried again at 12:00:05 UTC: the worker was lost"
+        clock.time += timedelta(seconds=4)
+        assert attempts() == 1
+        clock.time += timedelta(seconds=1)
+        assert attempts() == 2  # lost too
+        clock.time += timedelta(seconds=19)
+        assert attempts() == 2
+        clock.time -= timedelta(hours=3)
+        assert attempts() == 3
+        assert run_to_end(service, job_id) is JobState.SUCCEEDED
+        assert {trial.state for trial in trials(service, job_id)} == {TrialState.COMPLETE}
 
 
 @pytest.mark.parametrize(("losses", "failed"), [(2, 0), (3, 1)])

@@ -82,7 +82,7 @@ class Soak:
 
     def __init__(self, folder: Path, seed: int, patched: pytest.MonkeyPatch) -> None:
         self.random = Random(seed)
-        self.settings = Settings(state_dir=folder, backend=BackendName.SIMULATOR)
+        self.settings = Settings(state_dir=folder, backend=BackendName.SIMULATOR, retry_seconds=0)
         self.faults = Faults(self.random, crash=0.0004, error=0.0015)
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self.stale: list[Update] = []

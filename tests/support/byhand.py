@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,16 @@ from service.settings import Settings
 from worker.simulator import SimulatorBackend
 
 
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 @contextmanager
-def server(settings: Settings, *, backend: SimulatorBackend | None = None) -> Iterator[Service]:
+def server(
+    settings: Settings, *, backend: SimulatorBackend | None = None, now: Callable[[], datetime] = utc_now
+) -> Iterator[Service]:
     """A server whose dispatcher is moved by hand."""
-    service = build(settings, backend=backend)
+    service = build(settings, backend=backend, now=now)
     try:
         yield service
     finally:

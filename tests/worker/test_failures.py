@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ray.core.generated.common_pb2 import ActorDiedErrorContext
-from ray.exceptions import ActorDiedError, RayError
+from ray.exceptions import ActorDiedError, ActorDiedErrorContext, RayError  # type: ignore[attr-defined]
 
 from fixnorm_core.spec import JobSpec
 from worker.contracts import Failed, FailureKind, TrainTask

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from fixnorm_core.spec.data import DataSpec, ModelSpec
 from fixnorm_core.spec.duration import duration_text
-from fixnorm_core.spec.job import JobSpec, ResourceSpec, TrialSpec
+from fixnorm_core.spec.job import JobSpec, ResourceSpec, ShareSpec, TrialSpec
 from fixnorm_core.spec.search import (
     BudgetSpec,
     Method,
@@ -38,6 +38,7 @@ __all__ = [
     "SamplerName",
     "ScheduleSpec",
     "SearchSpec",
+    "ShareSpec",
     "Summary",
     "TrainingSpec",
     "TrialSpec",

@@ -14,7 +14,7 @@ from fixnorm_core.spec.start import equivalent_start_of
 from fixnorm_core.spec.training import TrainingSpec
 from fixnorm_core.spec.warm_start import warm_starts_of
 
-__all__ = ["JobSpec", "ResourceSpec", "TrialSpec"]
+__all__ = ["JobSpec", "ResourceSpec", "ShareSpec", "TrialSpec"]
 
 
 class ResourceSpec(Spec):
@@ -34,6 +34,18 @@ class ResourceSpec(Spec):
         if value > 1 and value != int(value):
             raise ValueError(f"{value:g} GPUs cannot be held; above one, ask for a whole number")
         return value
+
+
+class ShareSpec(Spec):
+    """What a job gets of the cluster while others want it too.
+
+    Attributes:
+        weight: A job of twice the weight holds twice as much as another of its priority, when both want more.
+        priority: A job of a higher one goes first whenever there is room; nothing that runs is ended for it.
+    """
+
+    weight: float = Field(default=1.0, gt=0)
+    priority: int = 0
 
 
 class TrialSpec(Spec):
@@ -82,6 +94,7 @@ class JobSpec(Spec):
     search: SearchSpec = SearchSpec()
     budget: BudgetSpec = BudgetSpec()
     resources: ResourceSpec = ResourceSpec()
+    share: ShareSpec = ShareSpec()
     seed: int = Field(default=0, ge=0, lt=2**31)
     webhook: str | None = Field(default=None, max_length=2000)
 

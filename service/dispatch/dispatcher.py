@@ -15,16 +15,18 @@ from pathlib import Path
 
 import structlog
 
-from fixnorm_core.spec import JobSpec
+from fixnorm_core.spec import JobSpec, ResourceSpec, ShareSpec
 from fixnorm_core.tuning.recommend import Point
 from service.database.engine import Database
+from service.database.rows import JobRow
 from service.dispatch.attempts import Attempts
 from service.dispatch.job_runner import JobMoved, JobRunner
 from service.dispatch.lease import Lease, LeaseLost
+from service.dispatch.share import Claim, first_in_turn
 from service.jobs import repository
 from service.metrics.meters import Meters
 from service.studies.studies import Studies, StudyHandle
-from worker.contracts import Backend
+from worker.contracts import Backend, Resources
 
 __all__ = ["Dispatcher"]
 
@@ -188,20 +190,29 @@ class Dispatcher:
                 self._stop.wait(max(1.0, pause))
 
     def _dispatch(self) -> None:
-        """Starts what it can, one trial at a time, for the job that runs the fewest (then the oldest)."""
+        """Starts what it can, one trial at a time, each for the job whose turn it is."""
         self._runner.next_limit = None
         with self.database.read() as session:
             jobs = {job.id: job for job in repository.active_jobs(session)}
-        while jobs:
-            job = min(jobs.values(), key=lambda job: (len(self._attempts.of(job.id)), job.created_at, job.id))
+        claims = {job.id: self._claim(job) for job in jobs.values()}
+        while claims:
+            job = jobs[first_in_turn(claims.values()).job_id]
             try:
                 started = self._runner.carry_on(job)
             except JobMoved:
                 started = False
                 self._wake.set()
-            if not started:
-                del jobs[job.id]
+            if started:
+                claims[job.id] = self._claim(job)
+            else:
+                del claims[job.id]
         self.meters.nothing_waits()
+
+    def _claim(self, job: JobRow) -> Claim:
+        share = ShareSpec.model_validate(job.spec.get("share", {}), extra="ignore")
+        needed = Resources.of(ResourceSpec.model_validate(job.spec["resources"], extra="ignore"))
+        held = sum((attempt.resources for attempt in self._attempts.of(job.id)), start=Resources(0.0, 0.0))
+        return Claim(job.id, job.created_at, share, needed, held)
 
     def _open_study(self, job_id: str) -> StudyHandle:
         """A job's study, for a moment in which no other server writes to it."""

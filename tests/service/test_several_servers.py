@@ -17,6 +17,7 @@ from fixnorm_core.spec import JobSpec
 from service.composition import Service, build
 from service.database.rows import AttemptRow, AttemptState, JobRow, LeaseRow
 from service.jobs import repository
+from service.jobs.verbs import PAUSE, STOP, ask
 from service.schemas import TERMINAL_STATES, JobState
 from service.settings import BackendName, Settings
 from worker.contracts import Resources, Task
@@ -104,6 +105,24 @@ def test_one_of_two_dispatches_a_job_that_the_other_was_sent(
     assert backends[1].started == []
     assert (leader.runtime.leads(), standby.runtime.leads()) == (True, False)
     assert find(standby, job_id).result is not None  # the other one can answer for it
+
+
+def test_a_verb_works_through_the_server_that_does_not_dispatch(
+    servers: tuple[Service, Service], spec: JobSpec
+) -> None:
+    leader, standby = servers
+    job_id = put(leader, spec)
+    leader.dispatcher.tick()
+    leader.dispatcher._look()
+    ask(PAUSE, job_id, database=standby.runtime.database)
+    for _ in range(30):
+        leader.dispatcher.tick()
+    assert (find(leader, job_id).state, len(attempts(leader, job_id))) == (JobState.PAUSED, 1)
+    ask(STOP, job_id, database=standby.runtime.database)
+    leader.dispatcher._look_at = 0.0  # half a second later
+    leader.dispatcher._look()
+    job = run_to_end(leader, job_id)
+    assert (job.state, job.stop_reason) == (JobState.SUCCEEDED, "stopped by request")
 
 
 def test_another_takes_over_from_one_that_was_cut_off_and_whose_late_results_are_refused(

@@ -33,8 +33,10 @@ from worker.contracts import Failed, FailureKind, Resources, Task, Trained, Upda
 from worker.recording import Recording
 from worker.simulator import SimulatorBackend
 
-JOBS, TRIALS = (200, 25) if os.environ.get("FIXNORM_SOAK") == "full" else (6, 4)
-SEED = int(os.environ.get("FIXNORM_SOAK_SEED") or secrets.randbelow(10**6))
+FULL = os.environ.get("FIXNORM_SOAK") == "full"
+# A change's own tests must not fail by another's luck: new seeds are for the long runs.
+JOBS, TRIALS = (200, 25) if FULL else (6, 4)
+SEED = int(os.environ.get("FIXNORM_SOAK_SEED") or (secrets.randbelow(10**6) if FULL else 5))
 
 
 class Unreliable(SimulatorBackend):

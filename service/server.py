@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import socket
-import sys
 from ipaddress import ip_address
 from pathlib import Path
 from threading import Event
 from types import FrameType
 
-import optuna
 import structlog
 import uvicorn
 
 from fixnorm_core.errors import FixNormError
 from service.composition import build
+from service.server_log import configure_log
 from service.settings import Settings
 
 __all__ = ["AddressError", "run_server"]
@@ -43,7 +41,7 @@ def run_server(settings: Settings, *, host: str, port: int, url_file: Path | Non
         AddressError: If the address is taken, or beyond loopback.
         StateFolderInUse: If another server works on the state folder.
     """
-    _configure_logs()
+    configure_log(settings.log_format, settings.log_level)
     with _listen(host, port) as listener:  # before anything slow or lasting is done
         address = _address(listener)
 
@@ -59,7 +57,7 @@ def run_server(settings: Settings, *, host: str, port: int, url_file: Path | Non
         service = build(settings, on_ready=announce)
         # After the build, since Ray sets a handler too. Uvicorn shuts down on SIGTERM and then raises it once more.
         signal.signal(signal.SIGTERM, _exit)
-        config = uvicorn.Config(service.app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+        config = uvicorn.Config(service.app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
         try:
             _Server(config, service.runtime.stopping).run(sockets=[listener])
         finally:
@@ -117,21 +115,3 @@ def _is_loopback(host: str) -> bool:
 def _address(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _configure_logs() -> None:
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            # Rich's tracebacks tell the locals of every frame: minutes of work, and of silence, for one error
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-            ),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # the dispatcher's own events tell the same

@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-__all__ = ["BackendName", "Settings"]
+__all__ = ["BackendName", "LogFormat", "Settings"]
 
 
 class BackendName(StrEnum):
@@ -18,6 +18,16 @@ class BackendName(StrEnum):
 
     RAY = "ray"
     SIMULATOR = "simulator"
+
+
+class LogFormat(StrEnum):
+    """How the server writes its own log."""
+
+    CONSOLE = "console"
+    """For a person."""
+
+    JSON = "json"
+    """For a program: one object a line."""
 
 
 class Settings(BaseSettings):
@@ -40,6 +50,8 @@ class Settings(BaseSettings):
         epoch_seconds: How long the simulator's epochs take.
         webhook_private: Whether a job's webhook may lead to this machine and into private networks.
         webhook_secret: What webhooks are signed with, ``whsec_`` and base64; None makes one in ``state_dir``.
+        log_format: Of the server's own log, on stderr.
+        log_level: The lowest level that is told of it.
         heartbeat: How long a stream of events may be silent before it says that it is alive.
     """
 
@@ -60,6 +72,8 @@ class Settings(BaseSettings):
     epoch_seconds: float = Field(default=0.0, ge=0)
     webhook_private: bool = False
     webhook_secret: SecretStr | None = None
+    log_format: LogFormat = LogFormat.CONSOLE
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     heartbeat: timedelta = timedelta(seconds=15)
 
     @field_validator("state_dir", "data_root")

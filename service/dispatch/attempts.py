@@ -68,6 +68,12 @@ class LiveAttempt:
     trial_number: int
     resources: Resources
 
+    @property
+    def log(self) -> structlog.stdlib.BoundLogger:
+        """Says of every line which attempt it is about."""
+        bound: structlog.stdlib.BoundLogger = log.bind(job=self.job_id, trial=self.trial_number, attempt=self.id)
+        return bound
+
 
 @dataclass(slots=True)
 class Attempts:
@@ -189,7 +195,7 @@ class Attempts:
         return spec.trial(asked.params, seed=asked.seed), str(trial_folder(self.state_dir, job_id, asked.number))
 
     def _start(self, task: Task, attempt: LiveAttempt) -> None:
-        log.info("attempt.started", attempt=attempt.id, params=task.trial.params, seed=task.trial.seed)
+        attempt.log.info("attempt.started", params=task.trial.params, seed=task.trial.seed)
         self.meters.started()
         try:
             self.backend.start(task, attempt.resources)
@@ -249,7 +255,7 @@ class Attempts:
             case Evaluated(evaluation):
                 self._end(attempt, AttemptState.COMPLETE, result=evaluation)
             case Failed(kind, message, details):
-                log.warning("attempt.failed", attempt=attempt.id, kind=kind, message=message, details=details)
+                attempt.log.warning("attempt.failed", kind=kind, message=message, details=details)
                 self._end(attempt, AttemptState.FAILED, reason=message, failure=kind)
             case Cancelled():
                 self._end(attempt, AttemptState.CANCELLED, reason="cancelled")
@@ -264,7 +270,7 @@ class Attempts:
         if attempt.id in self._stopping or attempt.kind is not AttemptKind.TRAIN:
             return
         if (reason := self.open_study(attempt.job_id).reason_to_prune(attempt.trial_number)) is not None:
-            log.info("attempt.stopping", attempt=attempt.id, reason=reason)
+            attempt.log.info("attempt.stopping", reason=reason)
             self._stopping.add(attempt.id)
             self.backend.stop(attempt.id)
 
@@ -312,7 +318,7 @@ class Attempts:
                 self.open_study(attempt.job_id).tell_failed(attempt.trial_number)
             self.tell_events(attempt.job_id, attempt.trial_number)
         self._forget(attempt.id)
-        log.info("attempt.ended", attempt=attempt.id, state=state, reason=reason)
+        attempt.log.info("attempt.ended", state=state, reason=reason)
 
     def _add_last_words(self, job_id: str, number: int, attempt_id: str, state: AttemptState, reason: str) -> None:
         path = log_path(trial_folder(self.state_dir, job_id, number), attempt_id)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from http import HTTPStatus
+from urllib.parse import urlsplit
 
 import httpx
 import structlog
@@ -94,7 +95,7 @@ class Courier:
         with self.database.write.begin() as session:
             deliveries.note(session, delivery, error=error, due_at=due_at, now=self.now())
         outcome = "webhook.delivered" if error is None else "webhook.given_up" if ended else "webhook.not_delivered"
-        log.info(outcome, job=delivery.job_id, url=delivery.url, tries=tries, error=error)
+        log.info(outcome, job=delivery.job_id, host=urlsplit(delivery.url).hostname, tries=tries, error=error)
 
     def _send(self, delivery: DeliveryRow) -> str | None:
         """One try; what was wrong with the answer, or None when the message has arrived."""

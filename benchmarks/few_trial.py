@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--surfaces", nargs="+", default=[*RECORDED, *MADE_UP, *DECAYED])
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    done = {course.key for course in read()}
+    done = {course.key for course in read(trials=arguments.trials)}
     tasks = [
         (rival, surface, seed, arguments.slots, arguments.trials)
         for rival in arguments.rivals

@@ -23,16 +23,20 @@ TRIALS = 16
 """How many trials of a course count: some were run for longer."""
 
 
-def read() -> list[Course]:
-    """All courses that have been run, each as if it had ended after :data:`TRIALS` trials."""
+def read(*, trials: int = TRIALS) -> list[Course]:
+    """All courses of at least ``trials`` trials, each as if it had ended after them; of one run twice, the longest."""
     lines = [line for path in sorted(RESULTS.glob("*.jsonl")) for line in path.read_text().splitlines()]
-    courses = [Course(**json.loads(line)) for line in lines]
+    longest: dict[tuple[str, str, int, int], Course] = {}
+    for line in lines:
+        course = Course(**json.loads(line))
+        if course.key not in longest or len(course.regrets) > len(longest[course.key].regrets):
+            longest[course.key] = course
     return [
         replace(
             course,
-            regrets=course.regrets[:TRIALS],
-            stopped=course.stopped if course.stopped and course.stopped <= TRIALS else None,
+            regrets=course.regrets[:trials],
+            stopped=course.stopped if course.stopped and course.stopped <= trials else None,
         )
-        for course in courses
-        if len(course.regrets) >= TRIALS
+        for course in longest.values()
+        if len(course.regrets) >= trials
     ]

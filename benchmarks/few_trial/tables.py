@@ -10,13 +10,15 @@ from pages import mean_and_error, table
 
 from few_trial.contest import START, Course
 from few_trial.made_up import MADE_UP
-from few_trial.results import RECORDED
+from few_trial.results import RECORDED, read
 from few_trial.rivals import RIVALS
 from few_trial.surfaces import load
 
 __all__ = ["TABLES"]
 
 _AFTER = (3, 5, 8, 12, 16)
+# Only so many seeds were run for 24 trials by every sampler that is compared there.
+_LONG, _LONG_SEEDS = (5, 8, 12, 16, 24), 20
 
 
 def surfaces(_courses: Sequence[Course]) -> str:
@@ -71,6 +73,17 @@ def regrets(courses: Sequence[Course]) -> str:
     return table(["sampler", *(f"after {n}" for n in _AFTER)], rows)
 
 
+def long_regrets(_courses: Sequence[Course]) -> str:
+    """The same up to 24 trials, over the seeds that were run for so long on every surface."""
+    courses = [course for course in read(trials=_LONG[-1]) if course.slots == 1 and course.seed < _LONG_SEEDS]
+    rows = []
+    for rival in RIVALS:
+        own = [course for course in courses if course.rival == rival and course.surface in RECORDED]
+        if len(own) == _LONG_SEEDS * len(RECORDED):
+            rows.append([rival, *(f"{fmean(course.regrets[n - 1] for course in own):.2f}" for n in _LONG)])
+    return table(["sampler", *(f"after {n}" for n in _LONG)], rows)
+
+
 def stops(courses: Sequence[Course]) -> str:
     """The first trial, and the sampler's own stop: after how many trials, and what it then lacks, in points."""
     rows = []
@@ -98,6 +111,7 @@ TABLES: dict[str, Callable[[Sequence[Course]], str]] = {
     "surfaces": surfaces,
     "trials": trials,
     "regrets": regrets,
+    "long regrets": long_regrets,
     "stops": stops,
     "rounds": rounds,
     "wrong shapes": wrong_shapes,

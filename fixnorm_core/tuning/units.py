@@ -14,8 +14,8 @@ Array = npt.NDArray[np.float64]
 
 # Of an unknown unit, the depth of a surface is taken to be about what the trials have spanned, and the best near here.
 _DEPTH, _TOP = 0.5, 0.6
-# Values that are all nearer to zero than any classifier's accuracy or error rate are something else, in small units.
-_LEAST = 0.002
+# Values nearer to zero than chance among 50,000 classes, but not all zero, are something else, in small units.
+_LEAST = 2e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,8 @@ class Unit:
         Values of a small loss look like an error rate. That does no harm: the belief holds shallow surfaces possible.
         """
         low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
-        for scale in (1.0, 100.0) if max(-low, high) >= _LEAST or not len(values) else ():
+        is_small = 0.0 < max(-low, high) < _LEAST
+        for scale in () if is_small else (1.0, 100.0):
             if low >= 0.0 and high <= scale:
                 return cls(scale=scale, offset=0.0, known=True)
             if -scale <= low and high <= 0.0:

@@ -18,6 +18,7 @@ from optuna.trial import Trial, TrialState, create_trial
 from fixnorm_core.errors import SpecError
 from fixnorm_core.tuning.attributes import CONFIRM, DIVERGED, KIND
 from fixnorm_core.tuning.sampler import FixNormSampler
+from fixnorm_core.tuning.units import Unit
 
 Space = dict[str, BaseDistribution]
 SPACE: Space = {"lr": FloatDistribution(1e-4, 1.0, log=True), "fc_norm": FloatDistribution(0.25, 16.0, log=True)}
@@ -134,7 +135,16 @@ def test_fractions_and_percents_of_right_and_wrong_answers_give_the_same_suggest
 def test_an_unknown_unit_does_not_matter() -> None:
     losses = study_of([(lr, fc, 500 - 300 * value) for lr, fc, value in KNOWN], direction="minimize")
     others = study_of([(lr, fc, 1e6 + 7 * value) for lr, fc, value in KNOWN])
-    assert next_params(losses) == pytest.approx(next_params(others), rel=1e-3)
+    tiny = study_of([(lr, fc, 1e-5 * value) for lr, fc, value in KNOWN])
+    suggested = next_params(others)
+    assert next_params(losses) == pytest.approx(suggested, rel=1e-3)
+    assert next_params(tiny) == pytest.approx(suggested, rel=1e-3)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-3])
+def test_a_run_at_chance_among_many_classes_is_still_a_fraction(value: float) -> None:
+    unit_of = Unit.of(np.array([value]))
+    assert (unit_of.known, unit_of.scale) == (True, 1.0)
 
 
 def test_repeats_of_a_point_are_used() -> None:

@@ -8,7 +8,7 @@ An attempt is one try at one task. Its id is chosen by the service, is never use
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -51,6 +51,11 @@ class Resources:
     def fits_in(self, other: Resources) -> bool:
         """Whether ``other`` is at least this much of everything (up to rounding of fractions)."""
         return self.cpus <= other.cpus + 1e-9 and self.gpus <= other.gpus + 1e-9
+
+    @classmethod
+    def together(cls, amounts: Iterable[Resources]) -> Resources:
+        """The sum of some amounts."""
+        return sum(amounts, start=cls(0.0, 0.0))
 
     def __str__(self) -> str:
         cpus = f"{self.cpus:g} CPU" if self.cpus == 1 else f"{self.cpus:g} CPUs"

@@ -151,7 +151,7 @@ class RayBackend:
         """Lets go of idle slots of other sizes until the new one fits."""
         capacity = self.capacity()
         for slot in [slot for slot in self._slots if slot.attempt_id is None]:
-            held = sum((other.resources for other in self._slots), start=Resources(0.0, 0.0))
+            held = Resources.together(other.resources for other in self._slots)
             if (held + resources).fits_in(capacity):
                 return
             self._kill(slot)

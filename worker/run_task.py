@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -145,7 +146,9 @@ def _log_file(path: Path) -> Iterator[None]:
     """Sends what the trainer logs, and Python's warnings, to a file of their own, line by line as they come."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    form = logging.Formatter("%(asctime)s UTC %(levelname)s %(name)s: %(message)s")
+    form.converter = time.gmtime  # as the server's lines beside these
+    handler.setFormatter(form)
     loggers = [log, logging.getLogger("py.warnings")]
     log.setLevel(logging.INFO)
     logging.captureWarnings(True)

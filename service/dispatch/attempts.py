@@ -93,12 +93,7 @@ class Attempts:
 
     def free(self) -> Resources:
         """What no live attempt holds."""
-        return self.backend.capacity() - sum(
-            (attempt.resources for attempt in self.live.values()), start=Resources(0.0, 0.0)
-        )
-
-    def _tell_held(self) -> None:
-        self.meters.hold(sum((attempt.resources for attempt in self.live.values()), start=Resources(0.0, 0.0)))
+        return self.backend.capacity() - self._held()
 
     def of(self, job_id: str) -> list[LiveAttempt]:
         """A job's live attempts."""
@@ -156,7 +151,7 @@ class Attempts:
         """Ends everything that runs here without a word to the database: another server has given it up as lost."""
         self.backend.release()
         self.live.clear()
-        self._tell_held()
+        self.meters.hold(self._held())
         self._inbox.clear()
         self._announced.clear()
         self._stopping.clear()
@@ -190,6 +185,9 @@ class Attempts:
             for trial in trials if epochs else ():
                 record_epochs(session, job_id, trial.number, trial.intermediate_values)
             record_ends(session, job_id, views)
+
+    def _held(self) -> Resources:
+        return Resources.together(attempt.resources for attempt in self.live.values())
 
     def _what(self, job_id: str, spec: JobSpec, asked: AskedTrial) -> tuple[TrialSpec, str]:
         return spec.trial(asked.params, seed=asked.seed), str(trial_folder(self.state_dir, job_id, asked.number))
@@ -230,7 +228,7 @@ class Attempts:
             told = {"trial": number, "attempt": attempt.id, "task": kind, "params": params}
             record(session, job_id, EventKind.ATTEMPT_STARTED, told)
         self.live[attempt.id] = attempt
-        self._tell_held()
+        self.meters.hold(self._held())
         return attempt
 
     def _apply(self, update: Update) -> None:
@@ -308,8 +306,7 @@ class Attempts:
         if not is_mine and not was_mine:
             self._refuse(attempt.id)
             return
-        self.meters.ended(attempt.kind, state)
-        if state is not AttemptState.COMPLETE:
+        if is_mine and state is not AttemptState.COMPLETE:  # else this is tried again, and they are there
             self._add_last_words(attempt.job_id, attempt.trial_number, attempt.id, state, reason)
         if attempt.kind is AttemptKind.TRAIN:
             self._tell(row)
@@ -318,6 +315,7 @@ class Attempts:
                 self.open_study(attempt.job_id).tell_failed(attempt.trial_number)
             self.tell_events(attempt.job_id, attempt.trial_number)
         self._forget(attempt.id)
+        self.meters.ended(attempt.kind, state)
         attempt.log.info("attempt.ended", state=state, reason=reason)
 
     def _add_last_words(self, job_id: str, number: int, attempt_id: str, state: AttemptState, reason: str) -> None:
@@ -330,15 +328,16 @@ class Attempts:
         self.backend.cancel(attempt_id)
         with self.database.read() as session:
             row = repository.find_attempt(session, attempt_id)
-        why = "there is no such attempt"
+        why, about = "there is no such attempt", log.bind(attempt=attempt_id)
         if row is not None:
+            about = about.bind(job=row.job_id, trial=row.trial_number)
             is_live = row.state in LIVE_ATTEMPT_STATES
             why = "another server has it" if is_live else f"it is {row.state}: {row.reason or 'its result was taken'}"
-        log.warning("attempt.news_refused", attempt=attempt_id, why=why)
+        about.warning("attempt.news_refused", why=why)
 
     def _forget(self, attempt_id: str) -> None:
         self.live.pop(attempt_id, None)
-        self._tell_held()
+        self.meters.hold(self._held())
         self._announced.discard(attempt_id)
         self._stopping.discard(attempt_id)
 

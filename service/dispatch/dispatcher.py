@@ -19,8 +19,8 @@ from fixnorm_core.spec import JobSpec, ResourceSpec, ShareSpec
 from fixnorm_core.tuning.recommend import Point
 from service.database.engine import Database
 from service.database.rows import JobRow
-from service.dispatch.attempts import Attempts
-from service.dispatch.job_runner import JobMoved, JobRunner
+from service.dispatch.attempts import Attempts, JobMoved
+from service.dispatch.job_runner import JobRunner
 from service.dispatch.lease import Lease, LeaseLost
 from service.dispatch.share import Claim, first_in_turn
 from service.jobs import repository
@@ -211,7 +211,7 @@ class Dispatcher:
     def _claim(self, job: JobRow) -> Claim:
         share = ShareSpec.model_validate(job.spec.get("share", {}), extra="ignore")
         needed = Resources.of(ResourceSpec.model_validate(job.spec["resources"], extra="ignore"))
-        held = sum((attempt.resources for attempt in self._attempts.of(job.id)), start=Resources(0.0, 0.0))
+        held = Resources.together(attempt.resources for attempt in self._attempts.of(job.id))
         return Claim(job.id, job.created_at, share, needed, held)
 
     def _open_study(self, job_id: str) -> StudyHandle:

@@ -51,11 +51,10 @@ def gather(
         row for row in evaluations if row.state == AttemptState.FAILED and row.failure != FailureKind.OUTAGE
     ]
     rests = find_rests(rows, now=now, first=retry_wait)
-    resting = {number: rest for (kind, number), rest in rests.items() if kind is AttemptKind.TRAIN}
     resting = {
-        trial.number: resting[trial.number]
+        trial.number: rests[task]
         for trial in trials
-        if trial.number in resting and not trial.state.is_finished()
+        if (task := (AttemptKind.TRAIN, trial.number)) in rests and not trial.state.is_finished()
     }
     return JobFacts(
         budget=spec.budget,

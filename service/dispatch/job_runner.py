@@ -46,7 +46,7 @@ from service.schemas import JobState
 from service.studies.studies import Studies, StudyHandle
 from worker.contracts import Resources
 
-__all__ = ["JobMoved", "JobRunner"]
+__all__ = ["JobRunner"]
 
 log = structlog.get_logger(__name__)
 
@@ -109,7 +109,7 @@ class JobRunner:
                 self._end_job(job, JobState.CANCELLED, "cancelled by request")
                 return False
             spec = JobSpec.from_stored(job.spec)
-            if job.started_at is None and not self._has_room(job, spec):
+            if job.state == JobState.QUEUED and job.started_at is None and not self._has_room(job, spec):
                 return False  # nothing of it can have ended, so there is nothing to decide: its study stays unopened
             study = self.attempts.open_study(job.id)
             self._update(job, study_id=study.id)

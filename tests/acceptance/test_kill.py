@@ -1,4 +1,4 @@
-"""A server on real Ray that is killed at random moments: the job ends as the undisturbed one did, bit for bit.
+"""A server on real Ray that is killed while it trains: the job ends as the undisturbed one did, bit for bit.
 
 ``FIXNORM_KILL_SEEDS=N`` takes more seeds than one; ``FIXNORM_KILL_SEED=N`` begins at another one.
 """
@@ -24,10 +24,11 @@ pytestmark = pytest.mark.ray
 FIRST = int(os.environ.get("FIXNORM_KILL_SEED") or 0)
 SEEDS = range(FIRST, FIRST + int(os.environ.get("FIXNORM_KILL_SEEDS") or 1))
 KILLS = 2
+DOWN_SECONDS = (0, 2, 20) if len(SEEDS) > 1 else (0, 2)
 
 SPEC = JobSpec(
     model=ModelSpec(options={"width": 8}),
-    training=TrainingSpec(epochs=4),
+    training=TrainingSpec(epochs=12),
     budget=BudgetSpec(max_trials=4, confirm_runs=1, stop_early=False),
 )
 
@@ -38,6 +39,18 @@ def told(client: Client, job_id: str) -> Told:
     return [
         (trial.params, trial.state, trial.validation_accuracy, tuple(trial.curve)) for trial in client.trials(job_id)
     ]
+
+
+def wait_until_it_trains(client: Client, job_id: str) -> None:
+    """Until an epoch of a trial is over and there are more to come, so that a kill takes something away."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert client.job(job_id).state not in TERMINAL_STATES, "it ended before it could be killed"
+        running = [trial for trial in client.trials(job_id) if trial.state is TrialState.RUNNING]
+        if any(0 < len(trial.curve) < trial.epochs // 2 for trial in running):
+            return
+        time.sleep(0.01)
+    raise AssertionError("no trial was seen to train")
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +78,12 @@ def test_a_job_whose_server_is_killed_ends_as_the_undisturbed_one(undisturbed: T
         with Client(server.url) as client:
             job_id = client.submit(SPEC).id
         for _ in range(KILLS):
-            time.sleep(random.uniform(0.0, 8.0))
             with Client(server.url) as client:
-                if client.job(job_id).state in TERMINAL_STATES:
-                    break
+                wait_until_it_trains(client, job_id)
+            time.sleep(random.uniform(0.0, 0.5))
             kin = psutil.Process(server.pid).children(recursive=True)
             server.send(signal.SIGKILL)
-            time.sleep(random.choice([0, 2]))
+            time.sleep(random.choice(DOWN_SECONDS))
             server.start()
             server.wait()
             _, alive = psutil.wait_procs(kin, timeout=60)
@@ -81,6 +93,7 @@ def test_a_job_whose_server_is_killed_ends_as_the_undisturbed_one(undisturbed: T
             assert view.state is JobState.SUCCEEDED, view.reason
             assert view.progress.finished == SPEC.budget.max_trials
             assert told(client, job_id) == undisturbed
+            assert sum(trial.attempts - 1 for trial in client.trials(job_id)) >= 1  # a kill has cost an attempt
         kin = psutil.Process(server.pid).children(recursive=True)
     finally:
         server.stop()

@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from byhand import put, run_to_end, server, state_of, trials
+from byhand import attempts, put, run_to_end, server, state_of, trials
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from fixnorm_core.spec import JobSpec
-from service.composition import Service
 from service.database.rows import AttemptKind, AttemptRow, AttemptState
-from service.jobs import repository
 from service.schemas import JobState
 from service.settings import Settings
 from service.studies.studies import StudyHandle
@@ -25,17 +23,13 @@ def spec(job: dict[str, Any]) -> JobSpec:
     return JobSpec.model_validate(job | {"budget": {"max_trials": 3, "confirm_runs": 1, "stop_early": False}})
 
 
-def attempts(service: Service, job_id: str) -> list[AttemptRow]:
-    with service.runtime.database.read() as session:
-        return list(repository.attempts_of(session, [job_id]))
+def unreachable(*_: object) -> None:
+    raise StorageInternalError("the database is gone")
 
 
 def test_a_result_that_was_stored_before_the_database_failed_is_told_and_not_trained_again(
     settings: Settings, spec: JobSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unreachable(*_: object) -> None:
-        raise StorageInternalError("the database is gone")
-
     with server(settings) as service:
         job_id = put(service, spec)
         with monkeypatch.context() as patched:
@@ -67,9 +61,6 @@ def test_an_attempt_that_was_stored_in_a_commit_whose_answer_was_lost_is_lost_an
 def test_a_database_that_fails_while_a_point_is_asked_for_fails_neither_job_nor_trial(
     settings: Settings, spec: JobSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unreachable(*_: object) -> None:
-        raise StorageInternalError("the database is gone")
-
     with server(settings) as service:
         job_id = put(service, spec)
         with monkeypatch.context() as patched:

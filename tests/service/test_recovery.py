@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from byhand import points, put, restarted, run_to_end, server, trials
+from byhand import attempts, points, put, reason_of, restarted, run_to_end, server, trials
 from optuna.trial import TrialState
 
 from fixnorm_core.spec import JobSpec
@@ -98,10 +98,15 @@ class FlakyBackend(SimulatorBackend):
             super().start(task, resources)
 
 
+def flaky(losses: int, kind: FailureKind = FailureKind.RETRYABLE) -> FlakyBackend:
+    backend = FlakyBackend(Recording.packaged())
+    backend.losses, backend.kind = losses, kind
+    return backend
+
+
 @pytest.mark.parametrize("losses", [2, 7])
 def test_a_lost_node_is_charged_to_no_trial(settings: Settings, spec: JobSpec, losses: int) -> None:
-    backend = FlakyBackend(Recording.packaged())
-    backend.losses, backend.kind = losses, FailureKind.OUTAGE
+    backend = flaky(losses, FailureKind.OUTAGE)
     with server(settings, backend=backend) as service:
         job_id = put(service, spec)
         assert run_to_end(service, job_id) is JobState.SUCCEEDED
@@ -109,17 +114,13 @@ def test_a_lost_node_is_charged_to_no_trial(settings: Settings, spec: JobSpec, l
 
 
 def test_a_job_that_runs_out_of_gpu_memory_twice_fails_and_says_what_to_do(settings: Settings, spec: JobSpec) -> None:
-    backend = FlakyBackend(Recording.packaged())
-    backend.losses, backend.kind = 1000, FailureKind.GPU_MEMORY
+    backend = flaky(1000, FailureKind.GPU_MEMORY)
     with server(settings, backend=backend) as service:
         job_id = put(service, spec)
         assert run_to_end(service, job_id) is JobState.FAILED
-        with service.runtime.database.read() as session:
-            job = repository.find_job(session, job_id)
-            attempts = repository.attempts_of(session, [job_id])
-        assert job is not None
-        assert "ran out of GPU memory 2 times: lower training.batch_size" in job.reason
-        assert max(sum(row.trial_number == number for row in attempts) for number in (0, 1)) == 2
+        assert "ran out of GPU memory 2 times: lower training.batch_size" in reason_of(service, job_id)
+        tried = [row.trial_number for row in attempts(service, job_id)]
+        assert max(tried.count(number) for number in tried) == 2
 
 
 def test_a_trial_rests_longer_after_each_loss_and_a_clock_set_back_does_not_prolong_it(
@@ -132,39 +133,33 @@ def test_a_trial_rests_longer_after_each_loss_and_a_clock_set_back_does_not_prol
             return self.time
 
     clock = Clock()
-    backend = FlakyBackend(Recording.packaged())
-    backend.losses = 2
+    backend = flaky(2)
     one = spec.model_copy(update={"budget": spec.budget.model_copy(update={"parallel_trials": 1})})
     with server(settings.model_copy(update={"retry_seconds": 5}), backend=backend, now=clock) as service:
         job_id = put(service, one)
 
-        def attempts() -> int:
+        def tries() -> int:
             for _ in range(3):
                 service.dispatcher.tick()
-            with service.runtime.database.read() as session:
-                return len(repository.attempts_of(session, [job_id]))
+            return len(attempts(service, job_id))
 
-        assert attempts() == 1
-        with service.runtime.database.read() as session:
-            job = repository.find_job(session, job_id)
-        assert job is not None
-        assert job.reason == "trial 0 is tried again at 12:00:05 UTC: the worker was lost"
+        assert tries() == 1
+        assert reason_of(service, job_id) == "trial 0 is tried again at 12:00:05 UTC: the worker was lost"
         clock.time += timedelta(seconds=4)
-        assert attempts() == 1
+        assert tries() == 1
         clock.time += timedelta(seconds=1)
-        assert attempts() == 2  # lost too
+        assert tries() == 2  # lost too
         clock.time += timedelta(seconds=19)
-        assert attempts() == 2
+        assert tries() == 2
         clock.time -= timedelta(hours=3)
-        assert attempts() == 3
+        assert tries() == 3
         assert run_to_end(service, job_id) is JobState.SUCCEEDED
         assert {trial.state for trial in trials(service, job_id)} == {TrialState.COMPLETE}
 
 
 @pytest.mark.parametrize(("losses", "failed"), [(2, 0), (3, 1)])
 def test_a_lost_worker_costs_the_budget_nothing(settings: Settings, spec: JobSpec, losses: int, failed: int) -> None:
-    backend = FlakyBackend(Recording.packaged())
-    backend.losses = losses
+    backend = flaky(losses)
     with server(settings, backend=backend) as service:
         job_id = put(service, spec)
         assert run_to_end(service, job_id) is JobState.SUCCEEDED
@@ -174,21 +169,16 @@ def test_a_lost_worker_costs_the_budget_nothing(settings: Settings, spec: JobSpe
 
 
 def test_a_job_whose_trials_cannot_run_fails_with_their_reason(settings: Settings, spec: JobSpec) -> None:
-    backend = FlakyBackend(Recording.packaged())
-    backend.losses = 1000
+    backend = flaky(1000)
     with server(settings, backend=backend) as service:
         job_id = put(service, spec)
         assert run_to_end(service, job_id) is JobState.FAILED
-        with service.runtime.database.read() as session:
-            job = repository.find_job(session, job_id)
-        assert job is not None
-        assert "the worker was lost" in job.reason
+        assert "the worker was lost" in reason_of(service, job_id)
         assert {trial.state for trial in trials(service, job_id)} == {TrialState.FAIL}
 
 
 def test_a_fatal_failure_fails_the_job_at_its_first_trial(settings: Settings, spec: JobSpec) -> None:
-    backend = FlakyBackend(Recording.packaged())
-    backend.losses, backend.kind = 1, FailureKind.FATAL
+    backend = flaky(1, FailureKind.FATAL)
     with server(settings, backend=backend) as service:
         job_id = put(service, spec)
         assert run_to_end(service, job_id) is JobState.FAILED
@@ -196,8 +186,7 @@ def test_a_fatal_failure_fails_the_job_at_its_first_trial(settings: Settings, sp
 
 
 def test_a_crashed_trial_is_told_as_failed_and_the_others_go_on(settings: Settings, spec: JobSpec) -> None:
-    backend = FlakyBackend(Recording.packaged())
-    backend.losses, backend.kind = 1, FailureKind.CRASHED
+    backend = flaky(1, FailureKind.CRASHED)
     with server(settings, backend=backend) as service:
         job_id = put(service, spec)
         assert run_to_end(service, job_id) is JobState.SUCCEEDED

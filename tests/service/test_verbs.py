@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from byhand import points, put, run_to_end, server, state_of, trials
+from byhand import attempts, points, put, reason_of, run_to_end, server, state_of, trials
 from optuna.trial import TrialState
 from serving import serving
 from streaming import read_events
@@ -57,13 +57,6 @@ def asked(service: Service, verb: Verb, job_id: str) -> None:
     ask(verb, job_id, database=service.runtime.database)
 
 
-def reason_of(service: Service, job_id: str) -> str:
-    with service.runtime.database.read() as session:
-        job = repository.find_job(session, job_id)
-    assert job is not None
-    return job.reason
-
-
 def tick(service: Service, times: int) -> None:
     for _ in range(times):
         service.dispatcher.tick()
@@ -75,6 +68,17 @@ def end(service: Service, job_id: str) -> JobState:
         if (state := state_of(service, job_id)) in TERMINAL_STATES:
             return state
     raise AssertionError("the job did not end")
+
+
+def just_before_training(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    """Has something happen between the decision to train a trial and its start."""
+    train = Attempts.train
+
+    def after_that(*arguments: Any, **options: Any) -> None:
+        act()
+        train(*arguments, **options)
+
+    monkeypatch.setattr(Attempts, "train", after_that)
 
 
 def count(service: Service, job_id: str, state: TrialState) -> int:
@@ -136,21 +140,30 @@ def test_a_job_that_is_paused_in_the_queue_starts_nothing_and_goes_back_to_it(
         assert run_to_end(service, job_id) is JobState.SUCCEEDED
 
 
+@pytest.mark.parametrize(("verb", "state"), [(PAUSE, JobState.PAUSED), (STOP, JobState.CANCELLED)])
+def test_a_job_that_waits_for_room_is_paused_or_stopped_all_the_same(
+    settings: Settings, long: JobSpec, verb: Verb, state: JobState
+) -> None:
+    with server(settings.model_copy(update={"cpus": 1.0})) as service:
+        put(service, long)
+        waiting = put(service, long)
+        tick(service, 2)
+        assert "waiting for room" in reason_of(service, waiting)
+        asked(service, verb, waiting)
+        service.dispatcher.wake()
+        tick(service, 2)
+        assert state_of(service, waiting) is state
+        assert "by request" in reason_of(service, waiting)
+
+
 def test_a_pause_that_comes_while_a_trial_is_being_started_starts_it_not(
     settings: Settings, spec: JobSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = Attempts.train
     with server(settings) as service:
         job_id = put(service, spec)
-
-        def paused_meanwhile(*arguments: Any, **options: Any) -> None:
-            asked(service, PAUSE, job_id)
-            train(*arguments, **options)
-
-        monkeypatch.setattr(Attempts, "train", paused_meanwhile)
+        just_before_training(monkeypatch, lambda: asked(service, PAUSE, job_id))
         tick(service, 5)
-        with service.runtime.database.read() as session:
-            assert repository.attempts_of(session, [job_id]) == []
+        assert attempts(service, job_id) == []
         monkeypatch.undo()
         asked(service, RESUME, job_id)
         service.dispatcher.wake()
@@ -161,21 +174,18 @@ def test_a_pause_that_comes_while_a_trial_is_being_started_starts_it_not(
 def test_a_stop_that_comes_while_a_trial_is_being_started_ends_it_untrained(
     settings: Settings, long: JobSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = Attempts.train
     with server(settings) as service:
         job_id = put(service, long)
 
-        def stopped_meanwhile(*arguments: Any, **options: Any) -> None:
+        def stop_the_fourth() -> None:
             if len(trials(service, job_id)) == 4:
                 asked(service, STOP, job_id)
-            train(*arguments, **options)
 
-        monkeypatch.setattr(Attempts, "train", stopped_meanwhile)
+        just_before_training(monkeypatch, stop_the_fourth)
         assert end(service, job_id) is JobState.SUCCEEDED
         states = [trial.state for trial in trials(service, job_id)]
         assert states == [TrialState.COMPLETE] * 3 + [TrialState.FAIL]
-        with service.runtime.database.read() as session:
-            assert {row.trial_number for row in repository.attempts_of(session, [job_id])} == {0, 1, 2}
+        assert {row.trial_number for row in attempts(service, job_id)} == {0, 1, 2}
 
 
 @pytest.mark.parametrize(("verb", "state"), [(PAUSE, JobState.PAUSED), (STOP, JobState.STOPPING)])

@@ -10,6 +10,7 @@ from typing import Any
 
 from fixnorm_core.spec import JobSpec
 from service.composition import Service, build
+from service.database.rows import AttemptRow
 from service.jobs import repository
 from service.jobs.submit import submit
 from service.schemas import JobState
@@ -52,6 +53,18 @@ def state_of(service: Service, job_id: str) -> JobState:
         job = repository.find_job(session, job_id)
     assert job is not None
     return JobState(job.state)
+
+
+def reason_of(service: Service, job_id: str) -> str:
+    with service.runtime.database.read() as session:
+        job = repository.find_job(session, job_id)
+    assert job is not None
+    return job.reason
+
+
+def attempts(service: Service, job_id: str) -> list[AttemptRow]:
+    with service.runtime.database.read() as session:
+        return list(repository.attempts_of(session, [job_id]))
 
 
 def run_to_end(service: Service, job_id: str, *, ticks: int = 2000) -> JobState:

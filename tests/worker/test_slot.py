@@ -101,7 +101,9 @@ def test_a_busy_slot_refuses_a_second_task(trial: TrialSpec, tmp_path: Path) -> 
     run_to_end(slot)
 
 
-def test_a_users_mistake_is_a_fatal_failure_in_its_own_words(trial: TrialSpec, tmp_path: Path) -> None:
+def test_a_users_mistake_is_a_fatal_failure_in_its_own_words_and_its_log_ends_with_the_traceback(
+    trial: TrialSpec, tmp_path: Path
+) -> None:
     wrong = trial.model_copy(update={"data": DataSpec(name="imagefolder", path=str(tmp_path / "nowhere"))})
     slot = Slot()
     slot.start(TrainTask("a", wrong, str(tmp_path)))
@@ -109,7 +111,9 @@ def test_a_users_mistake_is_a_fatal_failure_in_its_own_words(trial: TrialSpec, t
     assert isinstance(outcome, Failed)
     assert outcome.kind is FailureKind.FATAL
     assert "nowhere" in outcome.message
-    assert "Traceback" in outcome.details
+    logged = log_path(tmp_path, "a").read_text()
+    assert "Traceback (most recent call last)" in logged
+    assert logged.endswith(outcome.details)
 
 
 def test_every_attempt_has_a_log_of_its_own(trial: TrialSpec, tmp_path: Path) -> None:
@@ -122,17 +126,6 @@ def test_every_attempt_has_a_log_of_its_own(trial: TrialSpec, tmp_path: Path) ->
     evaluated = log_path(tmp_path, "a.2").read_text()
     assert "epoch" not in evaluated
     assert "test accuracy" in evaluated
-
-
-def test_the_log_of_a_failure_ends_with_its_traceback(trial: TrialSpec, tmp_path: Path) -> None:
-    wrong = trial.model_copy(update={"data": DataSpec(name="imagefolder", path=str(tmp_path / "nowhere"))})
-    slot = Slot()
-    slot.start(TrainTask("a", wrong, str(tmp_path)))
-    _, outcome = run_to_end(slot)
-    assert isinstance(outcome, Failed)
-    told = log_path(tmp_path, "a").read_text()
-    assert "Traceback (most recent call last)" in told
-    assert told.rstrip().endswith(outcome.details.rstrip().splitlines()[-1])
 
 
 def test_a_warning_of_python_is_in_the_log(tmp_path: Path, trial: TrialSpec, monkeypatch: pytest.MonkeyPatch) -> None:

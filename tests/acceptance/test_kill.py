@@ -77,23 +77,24 @@ def test_a_job_whose_server_is_killed_ends_as_the_undisturbed_one(undisturbed: T
         server.wait()
         with Client(server.url) as client:
             job_id = client.submit(SPEC).id
+        kin: list[psutil.Process] = []
         for _ in range(KILLS):
             with Client(server.url) as client:
                 wait_until_it_trains(client, job_id)
             time.sleep(random.uniform(0.0, 0.5))
-            kin = psutil.Process(server.pid).children(recursive=True)
+            kin += psutil.Process(server.pid).children(recursive=True)
             server.send(signal.SIGKILL)
             time.sleep(random.choice(DOWN_SECONDS))
             server.start()
             server.wait()
-            _, alive = psutil.wait_procs(kin, timeout=60)
-            assert alive == [], f"of the killed server: {alive}"
         with Client(server.url) as client:
             view = client.wait(job_id)
             assert view.state is JobState.SUCCEEDED, view.reason
             assert view.progress.finished == SPEC.budget.max_trials
             assert told(client, job_id) == undisturbed
             assert sum(trial.attempts - 1 for trial in client.trials(job_id)) >= 1  # a kill has cost an attempt
+        _, alive = psutil.wait_procs(kin, timeout=60)
+        assert alive == [], f"of the killed servers: {alive}"
         kin = psutil.Process(server.pid).children(recursive=True)
     finally:
         server.stop()

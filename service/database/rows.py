@@ -64,6 +64,8 @@ class JobRow(Base):
 
     Attributes:
         spec: The :class:`~fixnorm_core.spec.JobSpec` as submitted, with paths resolved.
+        amended: The parts of it (``budget``, ``share``) that were changed since, whole; None when nothing was. What
+            holds now is :func:`service.jobs.amended.spec_of`.
         idempotency_key: The submitter's key; a second submit with it returns this job.
         study_id: Optuna's number of the study, once it exists.
         cancel_requested: The dispatcher ends the job at its next look.
@@ -78,6 +80,7 @@ class JobRow(Base):
     state: Mapped[str] = mapped_column(Words(20), default=JobState.QUEUED)
     reason: Mapped[str] = mapped_column(LongWords, default="")
     spec: Mapped[dict[str, Any]]
+    amended: Mapped[dict[str, Any] | None]
     idempotency_key: Mapped[str | None] = mapped_column(Words(200), unique=True)
     study_id: Mapped[int | None]
     cancel_requested: Mapped[bool] = mapped_column(default=False)

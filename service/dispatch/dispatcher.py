@@ -15,7 +15,7 @@ from pathlib import Path
 
 import structlog
 
-from fixnorm_core.spec import JobSpec, ResourceSpec, ShareSpec
+from fixnorm_core.spec import ResourceSpec, ShareSpec
 from fixnorm_core.tuning.recommend import Point
 from service.database.engine import Database
 from service.database.rows import JobRow
@@ -24,6 +24,7 @@ from service.dispatch.job_runner import JobRunner
 from service.dispatch.lease import Lease, LeaseLost
 from service.dispatch.share import Claim, first_in_turn
 from service.jobs import repository
+from service.jobs.amended import spec_of, stored_spec
 from service.metrics.meters import Meters
 from service.studies.studies import Studies, StudyHandle
 from worker.contracts import Backend, Resources
@@ -209,8 +210,9 @@ class Dispatcher:
         self.meters.nothing_waits()
 
     def _claim(self, job: JobRow) -> Claim:
-        share = ShareSpec.model_validate(job.spec.get("share", {}), extra="ignore")
-        needed = Resources.of(ResourceSpec.model_validate(job.spec["resources"], extra="ignore"))
+        spec = stored_spec(job)
+        share = ShareSpec.model_validate(spec.get("share", {}), extra="ignore")
+        needed = Resources.of(ResourceSpec.model_validate(spec["resources"], extra="ignore"))
         held = Resources.together(attempt.resources for attempt in self._attempts.of(job.id))
         return Claim(job.id, job.created_at, share, needed, held)
 
@@ -222,4 +224,4 @@ class Dispatcher:
         with self.database.read() as session:
             job = repository.find_job(session, job_id)
         assert job is not None
-        return self.studies.open(job_id, JobSpec.from_stored(job.spec))
+        return self.studies.open(job_id, spec_of(job))

@@ -39,6 +39,7 @@ from service.dispatch.policy import (
     decide,
 )
 from service.jobs import repository
+from service.jobs.amended import spec_of
 from service.jobs.views import trial_views
 from service.reporting.figures import surface_chart
 from service.reporting.result import write_result
@@ -108,10 +109,11 @@ class JobRunner:
             if job.cancel_requested:
                 self._end_job(job, JobState.CANCELLED, "cancelled by request")
                 return False
-            spec = JobSpec.from_stored(job.spec)
+            spec = spec_of(job)
             if job.state == JobState.QUEUED and job.started_at is None and not self._has_room(job, spec):
                 return False  # nothing of it can have ended, so there is nothing to decide: its study stays unopened
             study = self.attempts.open_study(job.id)
+            study.spec = spec  # it may have been changed since the study was opened
             self._update(job, study_id=study.id)
             while True:
                 facts = self._facts(job, spec, study)

@@ -14,6 +14,7 @@ from fastapi.responses import FileResponse
 from fixnorm_core.spec import JobSpec, Summary
 from service.database.rows import AttemptRow, JobRow
 from service.jobs import repository
+from service.jobs.amended import spec_of
 from service.jobs.submit import submit
 from service.jobs.verbs import PAUSE, RESUME, STOP, Verb, ask
 from service.jobs.views import best_so_far, job_view, trial_views
@@ -100,7 +101,7 @@ def list_trials(job_id: str, running: Running) -> list[TrialView]:
     with running.database.read() as session:
         attempts = repository.attempts_of(session, [job_id])
     trials = running.trials(job)
-    return trial_views(JobSpec.from_stored(job.spec), trials, attempts=attempts, now=running.now())
+    return trial_views(spec_of(job), trials, attempts=attempts, now=running.now())
 
 
 @router.get("/{job_id}/best", responses=_NOT_FOUND | {409: _PROBLEM})
@@ -199,7 +200,7 @@ def _view(running: Running, job: JobRow) -> JobView:
 def _view_of(running: Running, job: JobRow, attempts: Sequence[AttemptRow]) -> JobView:
     best = None
     if job.result is None:
-        spec, expected = JobSpec.from_stored(job.spec), running.expected(job.id)
+        spec, expected = spec_of(job), running.expected(job.id)
         best = best_so_far(spec, running.trials(job), attempts=attempts, expected=expected)
     return job_view(job, attempts=attempts, best=best)
 

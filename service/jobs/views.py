@@ -14,6 +14,7 @@ from fixnorm_core.spec import JobSpec, warm_starts_of
 from fixnorm_core.tuning.attributes import CONFIRM, DIVERGED, KIND, SEED
 from fixnorm_core.tuning.recommend import Point, Recommendation, recommend
 from service.database.rows import LIVE_ATTEMPT_STATES, AttemptKind, AttemptRow, AttemptState, JobRow
+from service.jobs.amended import spec_of
 from service.schemas import BestView, CandidateView, JobState, JobView, Progress, TrialState, TrialView
 
 __all__ = [
@@ -30,7 +31,7 @@ __all__ = [
 
 def job_view(job: JobRow, *, attempts: Sequence[AttemptRow], best: BestView | None) -> JobView:
     """A job with its progress, counted from its attempts."""
-    spec = JobSpec.from_stored(job.spec)
+    spec = spec_of(job)
     if job.result is not None:
         best = BestView.model_validate(job.result)
     return JobView(

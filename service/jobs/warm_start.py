@@ -14,6 +14,7 @@ from fixnorm_core.tuning.warm_start import summarize
 from service.database.engine import Database
 from service.database.rows import JobRow
 from service.jobs import repository
+from service.jobs.amended import spec_of
 from service.problems import NoResultYet
 from service.schemas import TERMINAL_STATES, BestView
 
@@ -35,7 +36,7 @@ def summary_of(job: JobRow, *, trials: Trials) -> Summary:
             way_out = "Wait until it has ended"
         raise NoResultYet(f"{job.id} is {job.state} and has no result to learn from ({job.reason})", way_out)
     best = BestView.model_validate(job.result)
-    spec = JobSpec.from_stored(job.spec)
+    spec = spec_of(job)
     return summarize(spec, trials(job), job=job.id, params=best.params, accuracy=best.validation_accuracy)
 
 

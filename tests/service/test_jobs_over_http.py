@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,6 @@ def submit(http: httpx.Client, job: dict[str, Any], key: str | None = None) -> s
     answer = http.post(JOBS, json=job, headers={"Idempotency-Key": key} if key else {})
     assert answer.status_code == 201, answer.text
     return str(answer.json()["id"])
-
-
-def test_a_whole_job_takes_under_two_seconds_of_a_processor(http: httpx.Client, job: dict[str, Any]) -> None:
-    begin = time.process_time()  # of the server too, which is a thread of this process; a busy machine adds nothing
-    view = wait_for(http, submit(http, job))
-    took = time.process_time() - begin
-    assert view.state is JobState.SUCCEEDED, view.reason
-    assert took < 2.0
 
 
 @pytest.mark.both_databases

@@ -25,9 +25,10 @@ from service.dispatch.dispatcher import Dispatcher
 from service.dispatch.lease import Lease
 from service.metrics.meters import Meters
 from service.metrics.shared import SharedState
+from service.metrics.transactions import TransactionTimes
 from service.runtime import Runtime
 from service.settings import BackendName, Settings
-from service.studies.storage import close_storage, open_reading_storage, open_writing_storage
+from service.studies.storage import close_storage, engine_of, open_reading_storage, open_writing_storage
 from service.studies.studies import Studies
 from service.webhooks.courier import Courier
 from service.webhooks.signature import load_secret
@@ -113,7 +114,12 @@ def build(
     capacity = _remembered(backend)
     meters.registry.register(SharedState(database, capacity, lambda: dispatcher.leads))
 
-    courier = Courier(database, secret, settings.webhook_private, now)
+    times = TransactionTimes(meters.registry)
+    for mode, engine in database.engines.items():
+        times.watch(engine, tables="jobs", mode=mode)
+    times.watch(engine_of(studies.storage), tables="studies", mode="write")
+    times.watch(engine_of(reader), tables="studies", mode="read")
+    courier = Courier(database, secret, settings.webhook_private, now, meters)
 
     def start() -> None:
         dispatcher.start()

@@ -36,10 +36,15 @@ class Database:
         reader = _engine(url, read_only=True)
         return cls(url, sessionmaker(writer, expire_on_commit=False), sessionmaker(reader, expire_on_commit=False))
 
+    @property
+    def engines(self) -> dict[str, Engine]:
+        """What ``write`` and ``read`` work on."""
+        return {"write": self.write.kw["bind"], "read": self.read.kw["bind"]}
+
     def close(self) -> None:
         """Closes all connections."""
-        for maker in (self.write, self.read):
-            maker.kw["bind"].dispose()
+        for engine in self.engines.values():
+            engine.dispose()
 
 
 def _engine(url: str, *, read_only: bool) -> Engine:

@@ -1,4 +1,7 @@
-"""What the dispatcher counts and times. Every server has a registry of its own; a restart begins at zero, as usual."""
+"""What a server's threads count and time, and what its process takes.
+
+Every server has a registry of its own; a restart begins at zero, as usual.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from worker.contracts import Resources
 
@@ -18,7 +21,7 @@ _SUGGESTION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
 class Meters:
-    """Written by the dispatcher's thread, read by any.
+    """Written by the dispatcher's and the courier's threads, read by any.
 
     Attributes:
         registry: Holds these and whatever else the server tells.
@@ -57,6 +60,13 @@ class Meters:
             buckets=_SUGGESTION_BUCKETS,
             registry=self.registry,
         )
+        self._webhooks = Counter(
+            "fixnorm_tune_webhook_tries",
+            "Tries to deliver a webhook, by how they ended: delivered, not_delivered (tried again later), given_up.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        ProcessCollector(registry=self.registry)
         self.hold(Resources(0.0, 0.0))
 
     def ended(self, task: str, outcome: str) -> None:
@@ -77,6 +87,10 @@ class Meters:
         """What the running attempts hold from now on."""
         self._held.labels("cpu").set(resources.cpus)
         self._held.labels("gpu").set(resources.gpus)
+
+    def webhook_tried(self, outcome: str) -> None:
+        """A webhook was tried."""
+        self._webhooks.labels(outcome).inc()
 
     @contextmanager
     def suggesting(self) -> Iterator[None]:

@@ -12,13 +12,14 @@ from prometheus_client.registry import Collector
 from service.database.engine import Database
 from service.jobs import repository
 from service.schemas import JobState
+from service.webhooks import deliveries
 from worker.contracts import Resources
 
 __all__ = ["SharedState"]
 
 
 class SharedState(Collector):
-    """Jobs by state in one grouped query, and what this server is."""
+    """Jobs by state and waiting webhooks in one query each, and what this server is."""
 
     def __init__(self, database: Database, capacity: Callable[[], Resources], leads: Callable[[], bool]) -> None:
         """Looks nothing up yet."""
@@ -31,11 +32,12 @@ class SharedState(Collector):
     def collect(self) -> Iterator[Metric]:
         """The metrics as of now."""
         with self._database.read() as session:
-            counts = repository.count_by_state(session)
+            counts, waiting = repository.count_by_state(session), deliveries.count_waiting(session)
         jobs = GaugeMetricFamily("fixnorm_tune_jobs", "Jobs by state, of all servers.", labels=["state"])
         for state in JobState:
             jobs.add_metric([state.lower()], counts.get(state, 0))
         yield jobs
+        yield GaugeMetricFamily("fixnorm_tune_webhooks_waiting", "Webhooks that are still to arrive.", waiting)
         total = self._capacity()
         resources = GaugeMetricFamily("fixnorm_tune_resources", "What trials can hold.", labels=["resource"])
         resources.add_metric(["cpu"], total.cpus)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from optuna.storages import BaseStorage, RDBStorage, get_storage
+from sqlalchemy import Engine
 
 from service.database.connections import engine_options, make_safe
 
-__all__ = ["close_storage", "open_reading_storage", "open_writing_storage"]
+__all__ = ["close_storage", "engine_of", "open_reading_storage", "open_writing_storage"]
 
 
 def open_writing_storage(url: str) -> BaseStorage:
@@ -25,9 +26,14 @@ def open_reading_storage(url: str) -> BaseStorage:
 def close_storage(storage: BaseStorage) -> None:
     """Closes its connections; Optuna itself only lets go of the calling thread's session."""
     storage.remove_session()
+    engine_of(storage).dispose()
+
+
+def engine_of(storage: BaseStorage) -> Engine:
+    """What a storage that was opened here works on."""
     inner = getattr(storage, "_backend", storage)  # get_storage() puts a cache around it
     assert isinstance(inner, RDBStorage)
-    inner.engine.dispose()
+    return inner.engine
 
 
 def _open(url: str, *, read_only: bool) -> BaseStorage:

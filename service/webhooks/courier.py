@@ -14,6 +14,7 @@ import structlog
 
 from service.database.engine import Database
 from service.database.rows import DeliveryRow
+from service.metrics.meters import Meters
 from service.webhooks import deliveries
 from service.webhooks.signature import signed_headers
 from service.webhooks.targets import WebhookRefused, resolve
@@ -39,12 +40,14 @@ class Courier:
         secret: What they are signed with.
         allow_private: Whether they may go to this machine and to private networks.
         now: The wall clock, in UTC.
+        meters: What is counted.
     """
 
     database: Database
     secret: str
     allow_private: bool
     now: Callable[[], datetime]
+    meters: Meters
     _stop: threading.Event = field(default_factory=threading.Event, init=False)
     _thread: threading.Thread | None = field(default=None, init=False)
 
@@ -94,8 +97,11 @@ class Courier:
         due_at = None if ended else self.now() + PAUSES[tries - 1]
         with self.database.write.begin() as session:
             deliveries.note(session, delivery, error=error, due_at=due_at, now=self.now())
-        outcome = "webhook.delivered" if error is None else "webhook.given_up" if ended else "webhook.not_delivered"
-        log.info(outcome, job=delivery.job_id, host=urlsplit(delivery.url).hostname, tries=tries, error=error)
+        outcome = "delivered" if error is None else "given_up" if ended else "not_delivered"
+        self.meters.webhook_tried(outcome)
+        log.info(
+            f"webhook.{outcome}", job=delivery.job_id, host=urlsplit(delivery.url).hostname, tries=tries, error=error
+        )
 
     def _send(self, delivery: DeliveryRow) -> str | None:
         """One try; what was wrong with the answer, or None when the message has arrived."""

@@ -6,13 +6,13 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
 from service.database.rows import DeliveryRow, EventRow, JobRow
 from service.events.records import last_number
 
-__all__ = ["claim", "due", "message", "note", "promise"]
+__all__ = ["claim", "count_waiting", "due", "message", "note", "promise"]
 
 
 def promise(session: Session, job_id: str) -> None:
@@ -31,6 +31,11 @@ def due(session: Session, *, now: datetime) -> Sequence[DeliveryRow]:
         select(DeliveryRow).where(DeliveryRow.due_at <= now).order_by(DeliveryRow.due_at, DeliveryRow.job_id).limit(100)
     )
     return session.scalars(query).all()
+
+
+def count_waiting(session: Session) -> int:
+    """How many have neither arrived nor been given up."""
+    return session.scalar(select(func.count()).where(DeliveryRow.due_at.is_not(None))) or 0
 
 
 def claim(session: Session, delivery: DeliveryRow, *, until: datetime) -> bool:

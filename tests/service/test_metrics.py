@@ -43,6 +43,10 @@ def test_a_job_that_ran_is_counted_with_its_attempts(http: httpx.Client, job: di
     )  # from each training to the next, and to the evaluation
     assert after["fixnorm_tune_resources_held", "cpu"] == 0
     assert after["fixnorm_tune_dispatching",] == 1
+    for tables, mode in (("jobs", "write"), ("jobs", "read"), ("studies", "write"), ("studies", "read")):
+        assert after["fixnorm_tune_database_seconds_count", mode, tables] > 0
+        assert after["fixnorm_tune_database_seconds_sum", mode, tables] > 0
+    assert after["process_resident_memory_bytes",] > 10 * 2**20
     assert after["fixnorm_tune_build_info", httpx.get(f"{http.base_url}/healthz").json()["version"]] == 1
 
 

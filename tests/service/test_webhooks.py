@@ -19,6 +19,7 @@ from waiting import wait_for
 
 from service.composition import Service, build
 from service.database.rows import DeliveryRow
+from service.metrics.meters import Meters
 from service.settings import Settings
 from service.webhooks.courier import PAUSES, Courier
 from service.webhooks.signature import BadSecret, load_secret
@@ -82,7 +83,7 @@ def due(settings: Settings, job: dict[str, Any], receiver: StandIn) -> Iterator[
     service = build(settings)
     clock = Clock()
     clock.time += timedelta(hours=1)  # the server's own try is long past
-    yield service, Courier(service.runtime.database, SECRET, allow_private=True, now=clock), clock
+    yield service, Courier(service.runtime.database, SECRET, allow_private=True, now=clock, meters=Meters()), clock
     service.close()
 
 
@@ -142,6 +143,7 @@ def test_it_is_given_up_when_the_receiver_wants_no_more_or_never_takes_it(
         courier.deliver_due()
     assert len(receiver.sent("POST", "/hook")) == (1 if tries == 1 else tries - done)
     assert row.delivered_at is None
+    assert courier.meters.registry.get_sample_value("fixnorm_tune_webhook_tries_total", {"outcome": "given_up"}) == 1
     assert str(answer.status) in (row.error or "")
 
 

@@ -27,7 +27,9 @@ def logs(
     attempt: Annotated[
         int | None, typer.Option(min=1, help="Which attempt at it, counted from 1 [default: the last that trained it]")
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the attempt has ended.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the trial has ended, retried or not.")
+    ] = False,
     server: ServerOption = DEFAULT_SERVER,
 ) -> None:
     """Print what a trial has logged, and why it failed."""

@@ -28,6 +28,7 @@ from service.schemas import (
     ModelView,
     Problem,
     RecipeView,
+    TrialState,
     TrialView,
 )
 
@@ -150,7 +151,8 @@ class Client:
             job_id: The job.
             trial: The trial's number.
             attempt: Which attempt at it, counted from 1; the last one when None.
-            follow: Go on until the attempt has ended. Over a server's restart the log goes on where it broke off.
+            follow: Go on until the attempt has ended, and without ``attempt`` until the trial has: a line of its own
+                begins each next attempt. Over a server's restart the log goes on where it broke off.
         """
         path = f"/api/v1/jobs/{_segment(job_id)}/trials/{trial}/logs"
 
@@ -164,8 +166,20 @@ class Client:
                 raise self._refusal(answer)
             return answer
 
+        def next_attempt(last: int) -> int | None:
+            while attempt is None:
+                now = next((one for one in self.trials(job_id) if one.number == trial), None)
+                if now is not None and now.attempts > last:
+                    return last + 1
+                if now is None or now.state is not TrialState.RUNNING:
+                    return None
+                self._sleep(1.0)
+            return None
+
         try:
-            yield from log_pieces(open_stream, attempt=attempt, follow=follow, sleep=self._sleep)
+            yield from log_pieces(
+                open_stream, attempt=attempt, follow=follow, next_attempt=next_attempt, sleep=self._sleep
+            )
         except httpx.TransportError as error:
             raise ServerUnreachableError(self.server, _cause(error)) from error
 

@@ -21,6 +21,7 @@ def log_pieces(
     *,
     attempt: int | None,
     follow: bool,
+    next_attempt: Callable[[int], int | None],
     sleep: Callable[[float], None],
 ) -> Iterator[str]:
     """The text of a log in pieces, as they come.
@@ -29,6 +30,7 @@ def log_pieces(
         open_stream: Asks for the log with these parameters; raises if it is refused.
         attempt: Of which attempt; None for the last one, which is then kept to after a broken connection.
         follow: Whether the log is asked for again until the server says that its attempt has ended.
+        next_attempt: Waits for the attempt that follows one that has ended, and returns its number; None if none will.
         sleep: Waits for so many seconds.
 
     Raises:
@@ -40,9 +42,13 @@ def log_pieces(
         try:
             answer = open_stream({"offset": offset} | ({"attempt": attempt} if attempt is not None else {}))
             try:
-                if answer.status_code == HTTPStatus.NO_CONTENT:
-                    return
                 attempt = int(answer.headers[ATTEMPT_HEADER])
+                if answer.status_code == HTTPStatus.NO_CONTENT:
+                    if (attempt := next_attempt(attempt)) is None:
+                        return
+                    offset = 0
+                    yield f"\n--- attempt {attempt} ---\n"
+                    continue
                 for piece in answer.iter_bytes():
                     offset, tries = offset + len(piece), 0
                     yield decoder.decode(piece)

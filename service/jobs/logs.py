@@ -61,7 +61,7 @@ def stream_log(
             "Ask again later; jobs of the simulator train nothing and log nothing unless something goes wrong",
         )
     if follow and row.state not in LIVE_ATTEMPT_STATES and not _read(path, offset):
-        return Response(status_code=HTTPStatus.NO_CONTENT)
+        return Response(status_code=HTTPStatus.NO_CONTENT, headers={ATTEMPT_HEADER: str(count)})
     headers = {ATTEMPT_HEADER: str(count), "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     pieces = _pieces(running, row.id, path, offset=offset, follow=follow)
     return StreamingResponse(pieces, media_type="text/plain; charset=utf-8", headers=headers)

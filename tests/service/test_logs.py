@@ -84,7 +84,7 @@ def test_following_goes_on_until_the_attempt_has_ended_and_tells_why_it_did(
     assert len(lines) == 3
 
 
-def test_a_reader_that_follows_over_a_restart_of_the_server_misses_nothing(
+def test_a_reader_that_follows_over_a_restart_of_the_server_and_a_retry_misses_nothing(
     settings: Settings, job: dict[str, Any]
 ) -> None:
     slow = settings.model_copy(update={"epoch_seconds": 60.0})
@@ -93,18 +93,27 @@ def test_a_reader_that_follows_over_a_restart_of_the_server_misses_nothing(
         job_id = first.post("/api/v1/jobs", json=job).json()["id"]
         while not first.get(f"/api/v1/jobs/{job_id}").json()["progress"]["running"]:
             time.sleep(0.01)
-        path = log_path(trial_folder(settings.state_dir, job_id, 0), f"{job_id}.0.1")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("before\n")
+        first_log, second_log = (
+            log_path(trial_folder(settings.state_dir, job_id, 0), f"{job_id}.0.{count}") for count in (1, 2)
+        )
+        first_log.parent.mkdir(parents=True, exist_ok=True)
+        first_log.write_text("before\n")
         port = httpx.URL(url).port
         client = Client(url, sleep=lambda _: time.sleep(0.1))
         log = client.logs(job_id, 0, follow=True)
         pieces.append(next(log))
     assert port is not None
     with serving(build(slow).app, port=port), client:  # gives attempt 1 up, and begins attempt 2
-        pieces.extend(log)
-    assert "".join(pieces).splitlines()[0] == "before"
-    assert "this attempt is LOST" in "".join(pieces)
+        for piece in log:
+            pieces.append(piece)
+            if "--- attempt 2 ---" in piece:
+                second_log.write_text("again\n")
+            if "again" in piece:
+                client.cancel(job_id)
+    before, lost, _, second, again, cancelled = "".join(pieces).splitlines()
+    assert (before, second, again) == ("before", "--- attempt 2 ---", "again")
+    assert "this attempt is LOST" in lost
+    assert "this attempt is CANCELLED" in cancelled
 
 
 def test_what_is_not_there_is_refused_in_words(http: httpx.Client, attempt: tuple[str, Path]) -> None:

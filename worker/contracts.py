@@ -19,6 +19,7 @@ from fixnorm_core.spec import ResourceSpec, TrialSpec
 
 __all__ = [
     "RETRIED_FAILURES",
+    "UNCHARGED_FAILURES",
     "Backend",
     "Cancelled",
     "EvaluateTask",
@@ -119,6 +120,9 @@ class FailureKind(StrEnum):
     GPU_MEMORY = "gpu_memory"
     """CUDA was out of memory: perhaps another process's doing the first time, the job's own the second."""
 
+    DISK_FULL = "disk_full"
+    """A file of the trial had no room: the same trial again, from its last checkpoint, once somebody has made some."""
+
     CRASHED = "crashed"
     """Something unexpected was raised: this trial fails, others may not."""
 
@@ -127,7 +131,10 @@ class FailureKind(StrEnum):
 
 
 RETRIED_FAILURES = frozenset({FailureKind.RETRYABLE, FailureKind.OUTAGE, FailureKind.GPU_MEMORY})
-"""After these the same task is tried again."""
+"""After these the same task is tried again, by itself."""
+
+UNCHARGED_FAILURES = frozenset({FailureKind.OUTAGE, FailureKind.DISK_FULL})
+"""No number of these fails the trial."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,11 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fixnorm_core.disk import full_disk, no_space_at
 from fixnorm_core.errors import FixNormError
 from fixnorm_core.reports import EpochReport
 from fixnorm_core.spec import DataSpec
@@ -82,7 +83,7 @@ def run_task(
                 log.error("%s\n%s", outcome.message, outcome.details.rstrip())
             return outcome
     except OSError as error:  # of the log itself
-        return Failed(FailureKind.CRASHED, f"{type(error).__name__}: {error}", traceback.format_exc())
+        return _failed(task, error)
 
 
 def _run(
@@ -92,12 +93,28 @@ def _run(
         if isinstance(task, EvaluateTask):
             return _evaluate(task)
         return _train(task, cache=cache, report=report, should_stop=should_stop)
-    except FixNormError as error:
-        return Failed(FailureKind.FATAL, str(error), traceback.format_exc())
-    except MemoryError:
-        return Failed(FailureKind.RETRYABLE, "the worker ran out of memory", traceback.format_exc())
     except Exception as error:  # the boundary: a user's model or data may raise anything
-        return Failed(_kind_of(error), f"{type(error).__name__}: {error}", traceback.format_exc())
+        return _failed(task, error)
+
+
+def _failed(task: Task, error: Exception) -> Failed:
+    """What was raised, as an outcome."""
+    details = "".join(traceback.format_exception(error))
+    if (full := full_disk(error)) is not None:
+        path = Path(full.filename or task.folder)
+        return Failed(FailureKind.DISK_FULL, no_space_at(path, needed=_last_size(Path(task.folder))), details)
+    if isinstance(error, FixNormError):
+        return Failed(FailureKind.FATAL, str(error), details)
+    if isinstance(error, MemoryError):
+        return Failed(FailureKind.RETRYABLE, "the worker ran out of memory", details)
+    return Failed(_kind_of(error), f"{type(error).__name__}: {error}", details)
+
+
+def _last_size(folder: Path) -> int | None:
+    """Bytes of the last checkpoint, which the next one will take too; None when there is none."""
+    with suppress(OSError):
+        return max((path.stat().st_size for path in folder.glob("checkpoint-*.pt")), default=None)
+    return None
 
 
 def _train(
@@ -160,4 +177,5 @@ def _log_file(path: Path) -> Iterator[None]:
         for logger in loggers:
             logger.removeHandler(handler)
         logging.captureWarnings(False)
-        handler.close()
+        with suppress(OSError):  # the lines that a full disk did not take are not worth the run
+            handler.close()

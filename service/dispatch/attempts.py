@@ -20,6 +20,7 @@ from fixnorm_core.reports import Evaluation, TrialResult
 from fixnorm_core.spec import JobSpec, TrialSpec
 from service.database.engine import Database
 from service.database.rows import LIVE_ATTEMPT_STATES, AttemptKind, AttemptRow, AttemptState
+from service.dispatch.disk import waits_for_disk
 from service.dispatch.last_words import add_last_words
 from service.dispatch.lease import Lease
 from service.events.records import record, record_ends, record_epochs
@@ -30,6 +31,7 @@ from service.metrics.meters import Meters
 from service.schemas import EventKind, JobState
 from service.studies.studies import AskedTrial, StudyHandle
 from worker.contracts import (
+    UNCHARGED_FAILURES,
     Backend,
     Cancelled,
     Evaluated,
@@ -48,7 +50,7 @@ from worker.contracts import (
 __all__ = ["MAX_RETRYABLE_FAILURES", "Attempts", "JobMoved", "LiveAttempt"]
 
 MAX_RETRYABLE_FAILURES = 3
-"""A trial whose worker was lost this often fails; a lost node or a restart of the server does not count."""
+"""A trial whose worker was lost this often fails; a lost node, a full disk and a restarted server do not count."""
 
 log = structlog.get_logger(__name__)
 
@@ -299,6 +301,8 @@ class Attempts:
                 failure=failure,
                 result=stored,
             )
+            if is_mine and failure is FailureKind.DISK_FULL:
+                repository.pause_job(session, attempt.job_id, reason=waits_for_disk(attempt.job_id, reason))
             rows = repository.attempts_of(session, [attempt.job_id])
         row = next(row for row in rows if row.id == attempt.id)
         # Stored before, by this server: the commit's answer was lost, or something failed between it and Optuna
@@ -351,4 +355,4 @@ class Attempts:
 
 def _count_failures(rows: Sequence[AttemptRow], attempt: LiveAttempt) -> int:
     same = [row for row in rows if row.trial_number == attempt.trial_number and row.kind == attempt.kind]
-    return sum(row.state == AttemptState.FAILED and row.failure != FailureKind.OUTAGE for row in same)
+    return sum(row.state == AttemptState.FAILED and row.failure not in UNCHARGED_FAILURES for row in same)

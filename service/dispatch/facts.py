@@ -19,7 +19,7 @@ from service.dispatch.policy import JobFacts
 from service.dispatch.rests import find_rests
 from service.jobs.views import validation_examples
 from service.schemas import JobState
-from worker.contracts import FailureKind
+from worker.contracts import RETRIED_FAILURES, UNCHARGED_FAILURES, FailureKind
 
 __all__ = ["gather"]
 
@@ -48,9 +48,11 @@ def gather(
     evaluations = [row for row in rows if row.kind == AttemptKind.EVALUATE]
     evaluated = [row.trial_number for row in evaluations if row.state == AttemptState.COMPLETE]
     failed_evaluations = [
-        row for row in evaluations if row.state == AttemptState.FAILED and row.failure != FailureKind.OUTAGE
+        row for row in evaluations if row.state == AttemptState.FAILED and row.failure not in UNCHARGED_FAILURES
     ]
-    rests = find_rests(rows, now=now, first=retry_wait)
+    # A full disk pauses a job. One that is stopping goes to its end by itself, so its trials wait for room instead.
+    after = RETRIED_FAILURES | ({FailureKind.DISK_FULL} if job.state == JobState.STOPPING else set())
+    rests = find_rests(rows, now=now, first=retry_wait, after=after)
     resting = {
         trial.number: rests[task]
         for trial in trials

@@ -14,12 +14,14 @@ import structlog
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
+from fixnorm_core.disk import full_disk, no_space_at
 from fixnorm_core.errors import FixNormError
 from fixnorm_core.spec import BudgetSpec, JobSpec
 from fixnorm_core.tuning.recommend import Point
 from service.database.engine import Database
 from service.database.rows import JobRow
 from service.dispatch.attempts import Attempts, JobMoved
+from service.dispatch.disk import waits_for_disk
 from service.dispatch.facts import gather
 from service.dispatch.lease import Lease, LeaseLost
 from service.dispatch.limits import until_next_limit
@@ -40,6 +42,7 @@ from service.dispatch.policy import (
 )
 from service.jobs import repository
 from service.jobs.amended import spec_of
+from service.jobs.folders import best_folder
 from service.jobs.views import trial_views
 from service.reporting.figures import surface_chart
 from service.reporting.result import write_result
@@ -52,6 +55,7 @@ __all__ = ["JobRunner"]
 log = structlog.get_logger(__name__)
 
 _LONGEST_SLEEP = timedelta(days=1)
+_DISK_WAIT = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +153,9 @@ class JobRunner:
         except (SQLAlchemyError, StorageInternalError, LeaseLost, JobMoved):
             raise  # the database's fault, or somebody else's turn, and not the job's
         except Exception as error:  # one job's fault must not hold up the others
+            if full_disk(error) is not None:
+                self._wait_for_disk(job)
+                return False
             log.exception("job.broken", job=job.id)
             self._end_job(job, JobState.FAILED, f"internal error, see the server's log: {error!r}")
             return False
@@ -214,7 +221,10 @@ class JobRunner:
         if (left := until_next_limit(budget, facts.times)) is not None:
             limits.append(self.now() + min(left, _LONGEST_SLEEP))
         if limits:
-            self.next_limit = min(*limits, self.next_limit or limits[0])
+            self._look_again_at(min(limits))
+
+    def _look_again_at(self, moment: datetime) -> None:
+        self.next_limit = min(moment, self.next_limit or moment)
 
     def _finish(
         self, job: JobRow, spec: JobSpec, study: StudyHandle, facts: JobFacts, *, state: JobState, reason: str
@@ -231,6 +241,18 @@ class JobRunner:
         views = trial_views(spec, study.trials(), attempts=rows, now=self.now())
         study.show(surface_chart(spec, views, best=best, study=study.study))
         self._end_job(job, state, reason, result=best.model_dump(mode="json"))
+
+    def _wait_for_disk(self, job: JobRow) -> None:
+        """Puts the end of a job off whose result had no room: it is paused, or tried again if it is being stopped."""
+        what = f"the result cannot be written: {no_space_at(best_folder(self.state_dir, job.id))}"
+        log.warning("job.disk_full", job=job.id, reason=what)
+        if job.state == JobState.STOPPING:
+            self._update(job, reason=f"{what}; tried again every {_DISK_WAIT.seconds} seconds")
+            self._look_again_at(self.now() + _DISK_WAIT)
+        elif job.state == JobState.PAUSED:
+            self._update(job, reason=waits_for_disk(job.id, what))
+        else:
+            self._update(job, state=JobState.PAUSED, reason=waits_for_disk(job.id, what))
 
     def _end_job(self, job: JobRow, state: JobState, reason: str, **values: object) -> None:
         """Ends a job: first everything that runs, then its state."""

@@ -6,12 +6,12 @@ times. The wait follows from what is stored, so that a server that takes over wa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from service.database.rows import AttemptKind, AttemptRow, AttemptState
-from worker.contracts import RETRIED_FAILURES
+from worker.contracts import RETRIED_FAILURES, FailureKind
 
 __all__ = ["MAX_REST", "Rest", "find_rests"]
 
@@ -35,7 +35,11 @@ class Rest:
 
 
 def find_rests(
-    rows: Sequence[AttemptRow], *, now: datetime, first: timedelta
+    rows: Sequence[AttemptRow],
+    *,
+    now: datetime,
+    first: timedelta,
+    after: Collection[FailureKind] = RETRIED_FAILURES,
 ) -> Mapping[tuple[AttemptKind, int], Rest]:
     """The tasks of a job that rest now, by kind and trial number.
 
@@ -43,11 +47,12 @@ def find_rests(
         rows: All attempts of the job; those at one task oldest first.
         now: The time. Before the failure itself, which a clock set back makes it, nothing rests.
         first: The wait after a first failure; after each further one in a row it is four times as long.
+        after: The failures that ask for a rest.
     """
     in_a_row: dict[tuple[AttemptKind, int], list[AttemptRow]] = {}
     for row in rows:
         task = (AttemptKind(row.kind), row.trial_number)
-        if row.state == AttemptState.FAILED and row.failure in RETRIED_FAILURES:
+        if row.state == AttemptState.FAILED and row.failure in after:
             in_a_row.setdefault(task, []).append(row)
         else:
             in_a_row.pop(task, None)

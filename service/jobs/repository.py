@@ -31,6 +31,7 @@ __all__ = [
     "live_attempts",
     "move_job",
     "page_of_jobs",
+    "pause_job",
     "request_cancel",
     "requests",
     "start_attempt",
@@ -85,6 +86,15 @@ def move_job(session: Session, job_id: str, origin: JobState, to: JobState, **va
     """
     check_move(JOB_MOVES, origin, to)
     return _change(session, job_id, (origin,), state=to, **values)
+
+
+def pause_job(session: Session, job_id: str, *, reason: str) -> bool:
+    """Pauses a job that waits or runs, or tells the reason of one that is paused; returns False for all others."""
+    return (
+        move_job(session, job_id, JobState.RUNNING, JobState.PAUSED, reason=reason)
+        or move_job(session, job_id, JobState.QUEUED, JobState.PAUSED, reason=reason)
+        or update_job(session, job_id, JobState.PAUSED, reason=reason)
+    )
 
 
 def hold_job(session: Session, job_id: str, state: JobState) -> bool:

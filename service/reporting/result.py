@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 
 from fixnorm_core.reports import RECORD_NAME, EpochReport, FinishedRun
 from fixnorm_core.spec import JobSpec
+from fixnorm_core.training.files import discard_partial, replacing
 from fixnorm_core.tuning.recommend import Recommendation
 from service.database.rows import AttemptRow, JobRow
 from service.jobs.folders import best_folder, trial_folder
@@ -42,9 +42,14 @@ def write_result(
     best: Recommendation,
     stop_reason: str,
 ) -> BestView:
-    """Copies the weights, writes report, charts, result and job file, and returns the final view of the best point."""
+    """Copies the weights, writes report, charts, result and job file, and returns the final view of the best point.
+
+    Raises:
+        OSError: If a file has no room, say; of those that could be written none is half there.
+    """
     folder = best_folder(state_dir, job.id)
     folder.mkdir(parents=True, exist_ok=True)
+    discard_partial(folder)  # what a killed server left, which may be as large as the weights
     view = best_view(best, attempts=rows, saved=epochs_saved(spec, trials))
     kept = _keep_weights(view.weights, folder)
     view = view.model_copy(
@@ -82,16 +87,12 @@ def _history(folder: Path) -> tuple[EpochReport, ...]:
 def _keep_weights(weights: str | None, folder: Path) -> Path | None:
     if weights is None:
         return None
-    kept, half = folder / WEIGHTS_NAME, folder / f"{WEIGHTS_NAME}.part"
-    shutil.copyfile(weights, half)
-    half.replace(kept)
+    kept = folder / WEIGHTS_NAME
+    with Path(weights).open("rb") as source, replacing(kept) as file:
+        shutil.copyfileobj(source, file)
     return kept
 
 
 def _write(path: Path, text: str) -> None:
-    half = path.with_name(f"{path.name}.part")
-    with half.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    half.replace(path)
+    with replacing(path) as file:
+        file.write(text.encode())

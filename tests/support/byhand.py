@@ -15,7 +15,7 @@ from service.jobs import repository
 from service.jobs.submit import submit
 from service.schemas import JobState
 from service.settings import Settings
-from worker.simulator import SimulatorBackend
+from worker.contracts import Backend
 
 
 def utc_now() -> datetime:
@@ -24,7 +24,7 @@ def utc_now() -> datetime:
 
 @contextmanager
 def server(
-    settings: Settings, *, backend: SimulatorBackend | None = None, now: Callable[[], datetime] = utc_now
+    settings: Settings, *, backend: Backend | None = None, now: Callable[[], datetime] = utc_now
 ) -> Iterator[Service]:
     """A server whose dispatcher is moved by hand."""
     service = build(settings, backend=backend, now=now)

@@ -6,7 +6,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from worker.contracts import (
     TrainTask,
     log_path,
 )
+from worker.output import printed_to
 
 if TYPE_CHECKING:
     from fixnorm_core.data.types import TrainingData
@@ -67,6 +68,7 @@ def run_task(
     cache: DataCache,
     report: Callable[[EpochReport], None],
     should_stop: Callable[[], bool] = lambda: False,
+    owns_process: bool = False,
 ) -> Outcome:
     """Runs a task to its end. Never raises: whatever goes wrong is the outcome.
 
@@ -75,9 +77,11 @@ def run_task(
         cache: Images kept from earlier tasks of this process.
         report: Called after every epoch, in this thread.
         should_stop: Asked after every epoch but the last; True ends the training there.
+        owns_process: Whether this process does nothing else meanwhile, so that all that it prints is the task's.
     """
     try:
-        with _log_file(log_path(task.folder, task.attempt_id)):
+        path = log_path(task.folder, task.attempt_id)
+        with _log_file(path), printed_to(path) if owns_process else nullcontext():
             outcome = _run(task, cache=cache, report=report, should_stop=should_stop)
             if isinstance(outcome, Failed):
                 log.error("%s\n%s", outcome.message, outcome.details.rstrip())

@@ -35,6 +35,7 @@ class ExitCode(IntEnum):
 
     OK = 0
     JOB_FAILED = 1
+    UNWELL = 1
     BAD_INPUT = 2
     UNREACHABLE = 3
     NOT_FOUND = 4

@@ -22,6 +22,7 @@ from service.schemas import (
     TERMINAL_STATES,
     BestView,
     DatasetView,
+    Health,
     JobPage,
     JobState,
     JobView,
@@ -182,6 +183,10 @@ class Client:
             )
         except httpx.TransportError as error:
             raise ServerUnreachableError(self.server, _cause(error)) from error
+
+    def health(self) -> Health:
+        """Whether the server is there, and whether it is the one that runs jobs."""
+        return self._call(Health, "GET", "/healthz")
 
     def models(self) -> list[ModelView]:
         """The models a job can name."""

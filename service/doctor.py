@@ -1,0 +1,177 @@
+"""Looks at what a server needs on this machine, and says what to do about what is missing.
+
+Nothing is changed, and nothing is started: a Ray cluster is knocked at, a database is asked for its tables.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from service.settings import Settings
+
+__all__ = ["CHECKS", "Condition", "Finding", "examine"]
+
+_OLDEST_PYTHON = (3, 11)
+_LITTLE_SPACE_BYTES = 5 * 2**30
+_KNOCK_SECONDS = 3.0
+_SERVER = "Install the server too: pip install 'fixnorm-tune[server]'"
+
+
+class Condition(StrEnum):
+    """How well something is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a look at one thing found.
+
+    Attributes:
+        what: The thing.
+        condition: How well it is.
+        says: What was found, in a sentence.
+        way_out: What to do about it; empty where there is nothing to do.
+    """
+
+    what: str
+    condition: Condition
+    says: str
+    way_out: str = ""
+
+
+def examine() -> Iterator[Finding]:
+    """Looks at one thing after another. A look that fails in a way that nobody thought of is a finding too."""
+    for what, look in CHECKS.items():
+        try:
+            yield look(what)
+        except ModuleNotFoundError as error:  # a distribution that is not there, too
+            yield Finding(what, Condition.PROBLEM, f"the package {error.name} is not installed", _SERVER)
+        except Exception as error:  # the boundary: a broken installation may raise anything
+            yield Finding(what, Condition.PROBLEM, f"{type(error).__name__}: {error}")
+
+
+def _python(what: str) -> Finding:
+    if sys.version_info < _OLDEST_PYTHON:
+        oldest = ".".join(map(str, _OLDEST_PYTHON))
+        return Finding(what, Condition.PROBLEM, platform.python_version(), f"Install Python {oldest} or newer")
+    return Finding(what, Condition.OK, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+
+
+def _torch(what: str) -> Finding:
+    pair = f"torch {version('torch')} and torchvision {version('torchvision')}"
+    try:
+        from fixnorm_core.vision import torchvision  # noqa: F401 - whether they can be imported together is the question
+    except (ImportError, OSError, RuntimeError) as error:
+        way_out = f"{_SERVER} takes a pair that does"
+        return Finding(what, Condition.PROBLEM, f"{pair} do not work together: {error}", way_out)
+    return Finding(what, Condition.OK, pair)
+
+
+def _cuda(what: str) -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+        return Finding(what, Condition.OK, f"{', '.join(names)} (CUDA {torch.version.cuda})")
+    if torch.version.cuda is None:
+        way_out = "With a GPU in this machine, install a CUDA build of torch; without one, trials run on CPUs"
+        return Finding(what, Condition.WARNING, "this torch is built for CPUs only", way_out)
+    return Finding(
+        what, Condition.WARNING, "no GPU is seen", "Trials run on CPUs. 'nvidia-smi' says what the driver sees"
+    )
+
+
+def _ray(what: str) -> Finding:
+    found = f"Ray {version('ray')}"
+    if (address := _settings().ray_address) is None:
+        return Finding(what, Condition.OK, f"{found}, which the server starts on this machine")
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_KNOCK_SECONDS).close()
+    except (OSError, ValueError) as error:
+        way_out = "Start it with 'ray start --head', correct RAY_ADDRESS, or unset it: the server then starts its own"
+        return Finding(
+            what, Condition.PROBLEM, f"{found}, but no cluster answers at RAY_ADDRESS {address}: {error}", way_out
+        )
+    return Finding(what, Condition.OK, f"{found}, and a cluster answers at {address}")
+
+
+def _database(what: str) -> Finding:
+    from sqlalchemy import create_engine, inspect, make_url
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from service.database.connections import engine_options
+
+    settings = _settings()
+    url = make_url(settings.url)
+    if url.get_backend_name() == "sqlite" and not (url.database and Path(url.database).exists()):
+        return Finding(what, Condition.OK, f"the server will make {url!r}")
+    engine = create_engine(url, **engine_options(settings.url))
+    try:
+        with engine.connect() as connection:
+            made = inspect(connection).has_table("jobs")
+    except SQLAlchemyError as error:
+        way_out = "Start it, correct FIXNORM_DATABASE_URL, or unset it for an SQLite file"
+        return Finding(what, Condition.PROBLEM, f"{url!r} cannot be opened: {_first_line(error)}", way_out)
+    finally:
+        engine.dispose()
+    return Finding(what, Condition.OK, f"{url!r} {'has our tables' if made else 'answers, and has no tables yet'}")
+
+
+def _disk(what: str) -> Finding:
+    folder = _settings().state_dir
+    there = folder
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    says = f"{folder}: {free / 2**30:.1f} GiB free"
+    if not os.access(there, os.W_OK):
+        return Finding(what, Condition.PROBLEM, f"{there} cannot be written", "Give another folder with --state-dir")
+    if free < _LITTLE_SPACE_BYTES:
+        way_out = "Checkpoints and weights of every trial go there: free some, or give another with --state-dir"
+        return Finding(what, Condition.WARNING, says, way_out)
+    return Finding(what, Condition.OK, says)
+
+
+def _dashboard(what: str) -> Finding:
+    import optuna_dashboard
+
+    return Finding(what, Condition.OK, f"Optuna {version('optuna')}, its dashboard {optuna_dashboard.__version__}")
+
+
+def _first_line(error: Exception) -> str:
+    """Of the driver's own words, without SQLAlchemy's link to its pages."""
+    lines = str(getattr(error, "orig", None) or error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _settings() -> Settings:
+    from service.settings import Settings
+
+    return Settings()
+
+
+CHECKS: dict[str, Callable[[str], Finding]] = {
+    "Python": _python,
+    "torch": _torch,
+    "GPU": _cuda,
+    "Ray": _ray,
+    "database": _database,
+    "disk": _disk,
+    "dashboard": _dashboard,
+}
+"""What is looked at, in this order."""

@@ -1,0 +1,83 @@
+"""``fixnorm-tune doctor`` says what is missing on this machine, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner, Result
+
+from service import doctor
+from service.cli.main import app
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to be in, with no settings in the environment."""
+    for name in ("RAY_ADDRESS", "FIXNORM_DATABASE_URL", "FIXNORM_STATE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def ask(*options: str) -> tuple[Result, dict[str, dict[str, Any]]]:
+    result = CliRunner().invoke(app, ["doctor", "-o", "json", *options], catch_exceptions=False)
+    return result, {each["what"]: each for each in json.loads(result.stdout)}
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+def test_on_a_machine_that_has_everything_nothing_is_a_problem_and_nothing_is_made(here: Path) -> None:
+    result, found = ask("--server", f"http://127.0.0.1:{free_port()}")
+    assert result.exit_code == 0
+    assert [*found] == [*doctor.CHECKS, "server"]
+    assert {each["condition"] for each in found.values()} <= {"ok", "warning"}
+    assert found["database"]["says"].startswith("the server will make sqlite:///")
+    assert "none answers" in found["server"]["says"]
+    assert [*here.iterdir()] == []
+
+
+def test_a_server_that_answers_is_told_with_its_duty(here: Path, http: httpx.Client) -> None:
+    del here
+    _, found = ask("--server", str(http.base_url))
+    assert found["server"]["says"].endswith("and runs jobs")
+
+
+def test_what_does_not_answer_is_a_problem_with_its_way_out_and_without_its_password(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del here
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
+    monkeypatch.setenv("FIXNORM_DATABASE_URL", f"postgresql://me:secret@127.0.0.1:{free_port()}/x")
+    result, found = ask()
+    assert result.exit_code == 1
+    assert found["Ray"]["condition"] == found["database"]["condition"] == "problem"
+    assert "ray start --head" in found["Ray"]["way_out"]
+    assert "FIXNORM_DATABASE_URL" in found["database"]["way_out"]
+    assert "secret" not in result.stdout
+    plain = CliRunner().invoke(app, ["doctor"], catch_exceptions=False)
+    assert plain.exit_code == 1
+    assert "\nproblem  Ray        Ray " in plain.stdout
+
+
+def test_a_full_disk_a_missing_package_and_a_bad_setting_are_found(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(here)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**20))
+    monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
+    monkeypatch.setenv("FIXNORM_CPUS", "-1")
+    _, found = ask()
+    assert found["dashboard"]["condition"] == "problem"
+    assert "FIXNORM_CPUS" in found["Ray"]["says"] or "cpus" in found["Ray"]["says"]
+    monkeypatch.delenv("FIXNORM_CPUS")
+    _, found = ask()
+    assert (found["disk"]["condition"], found["disk"]["says"][-12:]) == ("warning", "0.0 GiB free")

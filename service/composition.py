@@ -28,7 +28,7 @@ from service.metrics.shared import SharedState
 from service.metrics.transactions import TransactionTimes
 from service.runtime import Runtime
 from service.settings import BackendName, Settings
-from service.studies.storage import close_storage, engine_of, open_reading_storage, open_writing_storage
+from service.studies.storage import close_storage, engine_of, open_mirror, open_reading_storage
 from service.studies.studies import Studies
 from service.webhooks.courier import Courier
 from service.webhooks.signature import load_secret
@@ -154,7 +154,7 @@ def _open_database(settings: Settings) -> tuple[Database, Studies, BaseStorage]:
     try:
         with one_at_a_time(settings.url):
             upgrade(settings.url)
-            studies = Studies(open_writing_storage(settings.url))
+            studies = Studies(open_mirror(settings.url))
         return Database.open(settings.url), studies, open_reading_storage(settings.url)
     except ModuleNotFoundError as error:
         raise CannotStart(

@@ -6,13 +6,19 @@ from optuna.storages import BaseStorage, RDBStorage, get_storage
 from sqlalchemy import Engine
 
 from service.database.connections import engine_options, make_safe
+from service.studies.mirror import Mirror
 
-__all__ = ["close_storage", "engine_of", "open_reading_storage", "open_writing_storage"]
+__all__ = ["close_storage", "engine_of", "open_mirror", "open_reading_storage", "open_writing_storage"]
+
+
+def open_mirror(url: str) -> Mirror:
+    """The storage for the dispatcher, as its only writer, with Optuna's tables made."""
+    return Mirror(_open(url, read_only=False))
 
 
 def open_writing_storage(url: str) -> BaseStorage:
-    """The storage for the dispatcher, with Optuna's tables made; on SQLite every transaction takes the write lock."""
-    return _open(url, read_only=False)
+    """A storage for any number of writers, with Optuna's tables made; on SQLite every transaction is a write's."""
+    return get_storage(_open(url, read_only=False))
 
 
 def open_reading_storage(url: str) -> BaseStorage:
@@ -20,7 +26,7 @@ def open_reading_storage(url: str) -> BaseStorage:
 
     Optuna's tables must exist.
     """
-    return _open(url, read_only=True)
+    return get_storage(_open(url, read_only=True))
 
 
 def close_storage(storage: BaseStorage) -> None:
@@ -31,12 +37,12 @@ def close_storage(storage: BaseStorage) -> None:
 
 def engine_of(storage: BaseStorage) -> Engine:
     """What a storage that was opened here works on."""
-    inner = getattr(storage, "_backend", storage)  # get_storage() puts a cache around it
+    inner = getattr(storage, "_backend", storage)  # a cache or a mirror is around it
     assert isinstance(inner, RDBStorage)
     return inner.engine
 
 
-def _open(url: str, *, read_only: bool) -> BaseStorage:
+def _open(url: str, *, read_only: bool) -> RDBStorage:
     storage = RDBStorage(url, engine_kwargs=engine_options(url), skip_table_creation=read_only)
     make_safe(storage.engine, read_only=read_only)
-    return get_storage(storage)
+    return storage

@@ -7,17 +7,16 @@ and what follows; a trial that is finished already is left as it is.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
 import plotly.graph_objects as go
 from optuna.distributions import BaseDistribution, FloatDistribution
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from optuna_dashboard import save_note, save_plotly_graph_object
 from sqlalchemy.exc import SQLAlchemyError
@@ -29,6 +28,7 @@ from fixnorm_core.tuning.attributes import CLASSES, CONFIRM, DIVERGED, KIND, PRU
 from fixnorm_core.tuning.choice import build_pruner, build_sampler, first_point, search_space
 from fixnorm_core.tuning.recommend import Point, complete_points, point_of
 from fixnorm_core.tuning.sampler import FixNormSampler
+from service.studies.mirror import Mirror
 
 __all__ = ["AskedTrial", "SamplerFailed", "Studies", "StudyHandle", "trial_seed"]
 
@@ -50,17 +50,13 @@ class AskedTrial:
 
 @dataclass(slots=True)
 class StudyHandle:
-    """One job's study with its sampler and space.
-
-    Nobody else writes to the study while this is open, so its trials are read again only after a write of its own:
-    Optuna's storage would read every unfinished trial at every look.
-    """
+    """One job's study with its sampler and space. Nobody else writes to the study while this is open."""
 
     study: optuna.Study
+    storage: Mirror
     spec: JobSpec
     sampler: BaseSampler
     space: dict[str, BaseDistribution]
-    _trials: Sequence[FrozenTrial] | None = field(default=None, init=False)
 
     @property
     def id(self) -> int:
@@ -69,9 +65,7 @@ class StudyHandle:
 
     def trials(self) -> Sequence[FrozenTrial]:
         """All trials, by number."""
-        if self._trials is None:
-            self._trials = self.study.get_trials(deepcopy=False)
-        return self._trials
+        return self.storage.get_all_trials(self.id, deepcopy=False)
 
     def stop_reason(self) -> str | None:
         """Why the sampler expects no gain worth a trial; None while it does, or when it cannot tell."""
@@ -93,15 +87,13 @@ class StudyHandle:
         Raises:
             SamplerFailed: If the sampler raised; its trial is told as failed, so that nothing stays RUNNING.
         """
-        with self._writing():
-            trial = self.study.ask()
+        trial = self.study.ask()
         try:
             return self.complete(trial._trial_id)
         except (SQLAlchemyError, StorageInternalError):
             raise  # the database's fault, and not the sampler's: the trial is taken up later
         except Exception as error:
-            with self._writing():
-                self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+            self.tell_failed(trial.number)
             raise SamplerFailed(
                 f"sampler {self.spec.search.sampler} raised {type(error).__name__}: {error}",
                 "Choose another with search.sampler",
@@ -113,9 +105,7 @@ class StudyHandle:
         trial = create_trial(
             state=TrialState.RUNNING, user_attrs={KIND: CONFIRM}, system_attrs={"fixed_params": dict(params)}
         )
-        with self._writing():
-            trial_id = self.study._storage.create_new_trial(self.study._study_id, template_trial=trial)
-        return self.complete(trial_id)
+        return self.complete(self.storage.create_new_trial(self.id, template_trial=trial))
 
     def complete(self, trial_id: int) -> AskedTrial:
         """Gives a RUNNING trial what it still lacks: its point and its seed, or what a crash left out of them.
@@ -124,13 +114,12 @@ class StudyHandle:
         """
         trial = optuna.trial.Trial(self.study, trial_id)
         point = {}
-        with self._writing():
-            for knob, distribution in self.space.items():
-                assert isinstance(distribution, FloatDistribution)
-                point[knob] = trial.suggest_float(knob, distribution.low, distribution.high, log=distribution.log)
-            seed = trial_seed(self.spec.seed, trial.number)
-            if trial.user_attrs.get(SEED) != seed:
-                trial.set_user_attr(SEED, seed)
+        for knob, distribution in self.space.items():
+            assert isinstance(distribution, FloatDistribution)
+            point[knob] = trial.suggest_float(knob, distribution.low, distribution.high, log=distribution.log)
+        seed = trial_seed(self.spec.seed, trial.number)
+        if trial.user_attrs.get(SEED) != seed:
+            trial.set_user_attr(SEED, seed)
         return AskedTrial(trial.number, point, seed)
 
     def resume(self, number: int) -> AskedTrial:
@@ -146,11 +135,10 @@ class StudyHandle:
         if trial.state.is_finished():
             return
         values = {report.epoch: report.validation_accuracy for report in reports}
-        with self._writing():
-            for epoch, value in values.items():
-                self.study._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
-            if self.spec.search.pruner is not PrunerName.NONE:
-                self._note_for_the_pruner(trial, reports)
+        for epoch, value in values.items():
+            self.storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
+        if self.spec.search.pruner is not PrunerName.NONE:
+            self._note_for_the_pruner(trial, reports)
 
     def reason_to_prune(self, number: int) -> str | None:
         """Why a running trial should be stopped now, as a sentence; None while it should go on.
@@ -160,10 +148,8 @@ class StudyHandle:
         trial = self.trials()[number]
         if trial.state.is_finished():
             return None
-        if PRUNED_BECAUSE not in trial.user_attrs:
-            with self._writing():
-                if not self.study.pruner.prune(self.study, trial):
-                    return None
+        if PRUNED_BECAUSE not in trial.user_attrs and not self.study.pruner.prune(self.study, trial):
+            return None
         return str(self.trials()[number].user_attrs[PRUNED_BECAUSE])
 
     def tell(self, number: int, result: TrialResult) -> None:
@@ -171,19 +157,19 @@ class StudyHandle:
         trial = self.trials()[number]
         if trial.state.is_finished():
             return
-        with self._writing():
+        with _told_before():
             if result.outcome is TrialOutcome.DIVERGED:
-                self.study._storage.set_trial_user_attr(trial._trial_id, DIVERGED, True)
+                self.storage.set_trial_user_attr(trial._trial_id, DIVERGED, True)
             self.study.tell(number, result.validation_accuracy, skip_if_finished=True)
 
     def tell_pruned(self, number: int) -> None:
         """Ends a trial that was stopped early; its value is then its last epoch's."""
-        with self._writing():
+        with _told_before():
             self.study.tell(number, state=TrialState.PRUNED, skip_if_finished=True)
 
     def tell_failed(self, number: int) -> None:
         """Ends a trial without a result."""
-        with self._writing():
+        with _told_before():
             self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
     def show(self, chart: dict[str, Any]) -> None:
@@ -197,19 +183,10 @@ class StudyHandle:
 
     def end_open_trials(self) -> None:
         """Ends every trial that has not finished: nothing of an ended job stays RUNNING or WAITING."""
-        self._trials = None  # a server that was suspended may have written one by now
-        with self._writing():
-            for trial in self.trials():
-                if not trial.state.is_finished():
-                    self.study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Has the trials be read again afterwards, whether or not the writes went well."""
-        try:
-            yield
-        finally:
-            self._trials = None
+        self.storage.forget(self.id)  # a server that was suspended may have written one by now
+        for trial in self.trials():
+            if not trial.state.is_finished():
+                self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
     def _note_for_the_pruner(self, trial: FrozenTrial, reports: Sequence[EpochReport]) -> None:
         known = list(trial.user_attrs.get(TRAIN_LOSS, ()))
@@ -218,14 +195,19 @@ class StudyHandle:
         notes = {TRAIN_LOSS: known, CLASSES: reports[-1].classes}
         for name, value in notes.items():
             if trial.user_attrs.get(name) != value:
-                self.study._storage.set_trial_user_attr(trial._trial_id, name, value)
+                self.storage.set_trial_user_attr(trial._trial_id, name, value)
+
+
+def _told_before() -> suppress:
+    """A server that was suspended may have ended the trial, after its time was over."""
+    return suppress(UpdateFinishedTrialError)
 
 
 @dataclass(slots=True)
 class Studies:
     """Opens each job's study once."""
 
-    storage: BaseStorage
+    storage: Mirror
     _open: dict[str, StudyHandle] = field(default_factory=dict, init=False)
 
     def open(self, job_id: str, spec: JobSpec) -> StudyHandle:
@@ -240,11 +222,13 @@ class Studies:
 
     def forget(self, job_id: str) -> None:
         """Frees what is kept for a job that has ended."""
-        self._open.pop(job_id, None)
+        if (study := self._open.pop(job_id, None)) is not None:
+            self.storage.forget(study.id)
 
     def forget_all(self) -> None:
         """Frees everything: another server goes on with these studies, and knows more of them."""
         self._open.clear()
+        self.storage.forget_all()
 
     def _load_or_create(self, job_id: str, spec: JobSpec) -> StudyHandle:
         study = optuna.create_study(study_name=job_id, storage=self.storage, direction="maximize", load_if_exists=True)
@@ -255,7 +239,7 @@ class Studies:
         sampler = build_sampler(spec.search, training=spec.training, seed=seed)
         study.sampler = sampler
         study.pruner = build_pruner(spec.search, training=spec.training)
-        handle = StudyHandle(study, spec, sampler, search_space(spec.search))
+        handle = StudyHandle(study, self.storage, spec, sampler, search_space(spec.search))
         start = first_point(spec.search, training=spec.training)
         if start is not None and not isinstance(sampler, FixNormSampler):
             # FixNormSampler tries its start by itself; enqueue for the others, once over restarts.

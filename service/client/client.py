@@ -188,6 +188,14 @@ class Client:
         """Whether the server is there, and whether it is the one that runs jobs."""
         return self._call(Health, "GET", "/healthz")
 
+    def report(self, job_id: str, *, html: bool = False) -> str:
+        """A finished job's report: Markdown, or its charts as one HTML document that needs no network."""
+        path, form = f"/api/v1/jobs/{_segment(job_id)}/report", "html" if html else "markdown"
+        answer = self._send("GET", path, params={"format": form})
+        if not answer.is_success:
+            raise self._refusal(answer)
+        return answer.text
+
     def models(self) -> list[ModelView]:
         """The models a job can name."""
         return self._call(list[ModelView], "GET", "/api/v1/models")

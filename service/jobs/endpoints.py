@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import FileResponse
@@ -20,6 +20,7 @@ from service.jobs.verbs import PAUSE, RESUME, STOP, Verb, ask
 from service.jobs.views import best_so_far, job_view, trial_views
 from service.jobs.warm_start import summary_of
 from service.problems import NoResultYet, NotFound
+from service.reporting.result import CHARTS_NAME
 from service.runtime import Running
 from service.schemas import TERMINAL_STATES, BestView, JobPage, JobState, JobView, Problem, TrialView
 from service.webhooks.targets import check_address
@@ -130,9 +131,16 @@ def fetch_weights(job_id: str, running: Running) -> FileResponse:
 
 
 @router.get("/{job_id}/report", responses=_NOT_FOUND | {409: _PROBLEM}, response_class=FileResponse)
-def fetch_report(job_id: str, running: Running) -> FileResponse:
-    """The report, as Markdown."""
-    return FileResponse(final_file(running, job_id, "report"), media_type="text/markdown; charset=utf-8")
+def fetch_report(
+    job_id: str,
+    running: Running,
+    wanted: Annotated[Literal["markdown", "html"], Query(alias="format")] = "markdown",
+) -> FileResponse:
+    """The report, as Markdown, or its charts as one HTML document that needs no network."""
+    path = final_file(running, job_id, "report")
+    if wanted == "html":
+        return FileResponse(path.with_name(CHARTS_NAME), media_type="text/html; charset=utf-8")
+    return FileResponse(path, media_type="text/markdown; charset=utf-8")
 
 
 @router.post("/{job_id}/pause", responses=_NOT_FOUND | {409: _PROBLEM})

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+from fixnorm_core.jobfile import load_job_file
 from service.cli.main import app
 from service.schemas import BestView, JobState, JobView
 from worker.recording import Recording
@@ -77,6 +78,30 @@ def test_a_job_is_submitted_watched_and_read_back(tune: CLI, job_file: Path) -> 
     assert tune("best", job_id).stdout in done.stdout
     assert [trial["number"] for trial in json.loads(tune("trials", job_id, "-o", "json").stdout)] == [0, 1, 2, 3]
     assert job_id in job_ids(tune, "--state", "succeeded")
+
+
+def test_what_a_finished_job_leaves_is_exported_and_its_recipe_is_a_job_again(
+    tune: CLI, job_file: Path, tmp_path: Path
+) -> None:
+    job_id = tune("submit", job_file, "--watch").stdout.split()[1]
+    watched = tune("watch", job_id)
+    assert f"Best point of job {job_id}" in watched.stdout
+    folder = tmp_path / "new" / "folder"
+    done = tune("export", job_id, folder)
+    assert done.exit_code == 0
+    assert "no weights" in done.stderr  # nothing was trained
+    names = ("job.yaml", "recipe.yaml", "training.py", "best.json", "report.md", "report.html")
+    assert done.stdout.splitlines() == [str(folder / name) for name in names]
+    assert load_job_file(folder / "job.yaml") == load_job_file(job_file)
+    found = BestView.model_validate_json((folder / "best.json").read_text())
+    recipe = load_job_file(folder / "recipe.yaml")
+    assert recipe.search.start == pytest.approx(found.params, rel=1e-3)
+    assert f"lr={found.params['lr']:.4g}" in (folder / "training.py").read_text()
+    assert tune("report", job_id).stdout == (folder / "report.md").read_text()
+    charts = tune("report", job_id, "--html").stdout
+    assert charts.lstrip().lower().startswith("<!doctype html>")
+    assert tune("export", "job-0", tmp_path / "none").exit_code == 4
+    assert not (tmp_path / "none").exists()
 
 
 def test_what_finished_jobs_have_learned_is_a_file_that_a_later_job_names(

@@ -7,9 +7,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
+from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp
 
+from fixnorm_core.disk import free_bytes, no_space_at
 from service import catalog, problems
 from service.dashboard import WithDashboard
 from service.events import endpoints as events
@@ -18,8 +20,9 @@ from service.jobs import logs
 from service.loopback import LoopbackOnly
 from service.metrics import endpoints as metrics
 from service.pages import endpoints as pages
+from service.problems import NotReady
 from service.runtime import Running, Runtime
-from service.schemas import Health
+from service.schemas import Health, Problem
 
 __all__ = ["create_app"]
 
@@ -49,6 +52,7 @@ def create_app(runtime: Runtime, *, start: Callable[[], None], close: Callable[[
     api.include_router(catalog.router)
     app.include_router(api)
     app.add_api_route("/healthz", _health, methods=["GET"], tags=["health"])
+    app.add_api_route("/readyz", _ready, methods=["GET"], tags=["health"], responses={503: {"model": Problem}})
     app.include_router(metrics.router)
     app.include_router(pages.router)
     return LoopbackOnly(WithDashboard(app, runtime.storage))
@@ -57,6 +61,21 @@ def create_app(runtime: Runtime, *, start: Callable[[], None], close: Callable[[
 def _health(running: Running) -> Health:
     """Answers whenever the process can answer at all."""
     return Health(status="ok", version=version("fixnorm-tune"), dispatching=running.leads())
+
+
+def _ready(running: Running) -> Health:
+    """Answers 200 when jobs can be taken in and, on the server that runs them, carried on; else 503 and why not."""
+    if (trouble := running.trouble()) is not None:
+        raise NotReady(trouble, "The server goes on by itself once that is mended")
+    folder = running.settings.state_dir
+    if free_bytes(folder) < _RESERVE_BYTES:
+        raise NotReady(no_space_at(folder), "Free some space there")
+    with running.database.read() as session:
+        session.execute(select(1))
+    return _health(running)
+
+
+_RESERVE_BYTES = 2**20
 
 
 def _lifespan(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,14 +14,16 @@ from typing import assert_never
 from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage
 from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError
 from starlette.types import ASGIApp
 
+from fixnorm_core.disk import full_disk, no_space_at
 from fixnorm_core.errors import FixNormError
 from service.app import create_app
 from service.database.engine import Database
 from service.database.migrate import upgrade
 from service.database.postgres import one_at_a_time
+from service.database.troubles import DATABASE_ERRORS, Trouble, describe, trouble_of
 from service.dispatch.dispatcher import Dispatcher
 from service.dispatch.lease import Lease
 from service.metrics.meters import Meters
@@ -57,12 +60,14 @@ class Service:
         app: Its ASGI application; the lifespan starts and closes the dispatcher.
         dispatcher: The dispatcher.
         runtime: What the handlers use.
+        start: Starts the dispatcher, or raises CannotStart; the app's lifespan calls it too. Idempotent.
         close: Gives everything back; the app's lifespan calls it too. Idempotent.
     """
 
     app: ASGIApp
     dispatcher: Dispatcher
     runtime: Runtime
+    start: Callable[[], None]
     close: Callable[[], None]
 
 
@@ -93,12 +98,15 @@ def build(
         settings.state_dir.mkdir(parents=True, exist_ok=True)
         lock = _lock(settings)
     except (OSError, ArgumentError) as error:
+        if full_disk(error) is not None:
+            raise CannotStart(no_space_at(settings.state_dir), _FREE_SPACE) from error
         raise CannotStart(
             f"the state folder {settings.state_dir} cannot be used: {error}", "Give another one with --state-dir"
         ) from error
     try:
-        database, studies, reader = _open_database(settings)
-        secret = _webhook_secret(settings)
+        with _having_room(settings):
+            database, studies, reader = _open_database(settings)
+            secret = _webhook_secret(settings)
         backend = backend or _backend(settings)
     except BaseException:
         if lock is not None:
@@ -112,7 +120,7 @@ def build(
         database, lease, studies, backend, settings.state_dir, now, settings.poll_interval, rest, meters
     )
     capacity = _remembered(backend)
-    meters.registry.register(SharedState(database, capacity, lambda: dispatcher.leads))
+    meters.registry.register(SharedState(database, capacity, lambda: dispatcher.leads, settings.state_dir))
 
     times = TransactionTimes(meters.registry)
     for mode, engine in database.engines.items():
@@ -121,8 +129,12 @@ def build(
     times.watch(engine_of(reader), tables="studies", mode="read")
     courier = Courier(database, secret, settings.webhook_private, now, meters)
 
+    def begin() -> None:
+        with _having_room(settings):
+            dispatcher.start()
+
     def start() -> None:
-        dispatcher.start()
+        begin()
         courier.start()
         if on_ready is not None:
             on_ready()
@@ -146,8 +158,23 @@ def build(
         dispatcher.expected,
         now,
         meters.registry,
+        lambda: dispatcher.trouble,
     )
-    return Service(create_app(runtime, start=start, close=close), dispatcher, runtime, close)
+    return Service(create_app(runtime, start=start, close=close), dispatcher, runtime, begin, close)
+
+
+@contextmanager
+def _having_room(settings: Settings) -> Iterator[None]:
+    """Says of a write that had no room what to do."""
+    try:
+        yield
+    except (*DATABASE_ERRORS, OSError) as error:
+        if (trouble := trouble_of(error)) is not Trouble.FULL:
+            raise
+        raise CannotStart(describe(trouble, error, url=settings.url), _FREE_SPACE) from error
+
+
+_FREE_SPACE = "Free some space there and start again; nothing that was stored is lost"
 
 
 def _open_database(settings: Settings) -> tuple[Database, Studies, BaseStorage]:
@@ -161,7 +188,9 @@ def _open_database(settings: Settings) -> tuple[Database, Studies, BaseStorage]:
             f"the database {make_url(settings.url)!r} needs the package {error.name!r}, which is not installed",
             "Install PostgreSQL's driver too: pip install 'fixnorm-tune[postgres]'",
         ) from error
-    except (SQLAlchemyError, ImportError, OSError) as error:
+    except (*DATABASE_ERRORS, ImportError, OSError) as error:
+        if trouble_of(error) is Trouble.FULL:
+            raise
         raise CannotStart(
             f"the database {make_url(settings.url)!r} cannot be opened: {error}",
             "Correct FIXNORM_DATABASE_URL, or leave it out for an SQLite file in the state folder",

@@ -14,9 +14,10 @@ from starlette.exceptions import HTTPException
 from fixnorm_core.errors import DataError, FixNormError, ModelError, SpecError
 from fixnorm_core.explain import explain
 from fixnorm_core.spec import JobSpec
+from service.database.troubles import DATABASE_ERRORS, Trouble, describe, trouble_of
 from service.schemas import FieldProblem, Problem
 
-__all__ = ["KeyReused", "NoResultYet", "NotFound", "ResourcesNeverFree", "VerbImpossible", "install"]
+__all__ = ["KeyReused", "NoResultYet", "NotFound", "NotReady", "ResourcesNeverFree", "VerbImpossible", "install"]
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +51,12 @@ class ResourcesNeverFree(FixNormError):
     code = "resources_never_free"
 
 
+class NotReady(FixNormError):
+    """The server answers, but cannot do its work now."""
+
+    code = "not_ready"
+
+
 class VerbImpossible(FixNormError):
     """A job's state has no room for what was asked of it."""
 
@@ -61,6 +68,7 @@ _STATUS: dict[type[FixNormError], HTTPStatus] = {
     NoResultYet: HTTPStatus.CONFLICT,
     KeyReused: HTTPStatus.CONFLICT,
     VerbImpossible: HTTPStatus.CONFLICT,
+    NotReady: HTTPStatus.SERVICE_UNAVAILABLE,
     ResourcesNeverFree: HTTPStatus.UNPROCESSABLE_ENTITY,
     SpecError: HTTPStatus.UNPROCESSABLE_ENTITY,
     ModelError: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -73,6 +81,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(FixNormError, _on_known)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
+    for kind in (*DATABASE_ERRORS, OSError):
+        app.add_exception_handler(kind, _on_trouble)
     app.add_exception_handler(Exception, _on_bug)
 
 
@@ -114,6 +124,24 @@ async def _on_http(_request: Request, error: Exception) -> JSONResponse:
     return _answer(status, detail=str(error.detail), code=status.phrase.lower().replace(" ", "_"))
 
 
+async def _on_trouble(request: Request, error: Exception) -> JSONResponse:
+    """Nothing was stored, so the same request may be sent again."""
+    if (trouble := trouble_of(error)) is None:
+        return await _on_bug(request, error)
+    detail = describe(trouble, error, url=request.app.state.runtime.settings.url)
+    log.warning("request.refused", path=request.url.path, reason=detail)
+    if trouble is Trouble.FULL:
+        way_out = "Free some space there, then ask again; the server goes on by itself"
+        return _answer(HTTPStatus.INSUFFICIENT_STORAGE, detail=detail, code=trouble, way_out=way_out)
+    return _answer(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        detail=detail,
+        code=trouble,
+        way_out="Ask again in a moment; the server goes on by itself once it has its database back",
+        headers={"Retry-After": "5"},
+    )
+
+
 async def _on_bug(request: Request, error: Exception) -> JSONResponse:
     log.error("request.failed", path=request.url.path, exc_info=error)
     return _answer(
@@ -125,9 +153,15 @@ async def _on_bug(request: Request, error: Exception) -> JSONResponse:
 
 
 def _answer(
-    status: HTTPStatus, *, detail: str, code: str, way_out: str = "", errors: tuple[FieldProblem, ...] = ()
+    status: HTTPStatus,
+    *,
+    detail: str,
+    code: str,
+    way_out: str = "",
+    errors: tuple[FieldProblem, ...] = (),
+    headers: dict[str, str] | None = None,
 ) -> JSONResponse:
     problem = Problem(
         title=status.phrase, status=status, detail=detail, code=code, way_out=way_out, errors=errors
     ).model_dump(mode="json")
-    return JSONResponse(problem, status_code=status, media_type="application/problem+json")
+    return JSONResponse(problem, status_code=status, media_type="application/problem+json", headers=headers)

@@ -36,6 +36,7 @@ class Runtime:
         expected: What the sampler of a job that runs expects at its points; None when it has no such belief.
         now: The wall clock, in UTC.
         registry: What `/metrics` tells.
+        trouble: Why the dispatcher cannot go on now; None while it can.
         stopping: Set when the server begins to stop; whatever streams ends then.
     """
 
@@ -48,6 +49,7 @@ class Runtime:
     expected: Callable[[str], Mapping[Point, float] | None]
     now: Callable[[], datetime]
     registry: CollectorRegistry
+    trouble: Callable[[], str | None]
     stopping: Event = field(default_factory=Event)
 
     def trials(self, job: JobRow) -> Sequence[FrozenTrial]:

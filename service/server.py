@@ -40,6 +40,7 @@ def run_server(settings: Settings, *, host: str, port: int, url_file: Path | Non
     Raises:
         AddressError: If the address is taken, or beyond loopback.
         StateFolderInUse: If another server works on the state folder.
+        CannotStart: If the folder, the database or Ray cannot be used.
     """
     configure_log(settings.log_format, settings.log_level)
     with _listen(host, port) as listener:  # before anything slow or lasting is done
@@ -59,6 +60,7 @@ def run_server(settings: Settings, *, host: str, port: int, url_file: Path | Non
         signal.signal(signal.SIGTERM, _exit)
         config = uvicorn.Config(service.app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
         try:
+            service.start()  # in the app's lifespan an error would be a traceback in the log and no more
             _Server(config, service.runtime.stopping).run(sockets=[listener])
         finally:
             service.close()

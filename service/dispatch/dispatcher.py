@@ -19,6 +19,7 @@ from fixnorm_core.spec import ResourceSpec, ShareSpec
 from fixnorm_core.tuning.recommend import Point
 from service.database.engine import Database
 from service.database.rows import JobRow
+from service.database.troubles import describe, trouble_of
 from service.dispatch.attempts import Attempts, JobMoved
 from service.dispatch.job_runner import JobRunner
 from service.dispatch.lease import Lease, LeaseLost
@@ -70,6 +71,7 @@ class Dispatcher:
     _settled: bool = field(default=False, init=False)
     _requests: frozenset[tuple[str, str, bool]] = field(default_factory=frozenset, init=False)
     _look_at: float = field(default=0.0, init=False)
+    _trouble: str | None = field(default=None, init=False)
     _ticked_at: datetime | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -83,8 +85,10 @@ class Dispatcher:
     def start(self) -> None:
         """Takes up the jobs that an earlier server left, then runs in a thread of its own until :meth:`close`.
 
-        While another server dispatches, waits for that one to stop instead.
+        While another server dispatches, waits for that one to stop instead. Idempotent.
         """
+        if self._thread is not None:
+            return
         if not self._lead():
             log.info("dispatch.standing_by")
         self.lease.keep()
@@ -104,6 +108,11 @@ class Dispatcher:
     def leads(self) -> bool:
         """Whether this is the server that dispatches."""
         return self.lease.held
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the loop cannot go on; None while it can. Safe from any thread."""
+        return self._trouble
 
     def wake(self) -> None:
         """Has the loop look at all jobs now; called when one was submitted or is to be cancelled."""
@@ -185,10 +194,21 @@ class Dispatcher:
                 if self.leads:
                     self._look()
                 self.tick()
+                self._trouble = None
                 self._stop.wait(pause if self.leads else max(pause, self.lease.retry_seconds))
-            except Exception:  # the loop must outlive a lost database; the next tick does the same work again
-                log.exception("dispatch.failed")
+            except Exception as error:  # the loop must outlive a lost database; the next tick does the same work again
+                self._note(error)
                 self._stop.wait(max(1.0, pause))
+
+    def _note(self, error: Exception) -> None:
+        """Says once why the loop cannot go on, and of what nobody has foreseen where it comes from, each time."""
+        trouble = trouble_of(error)
+        said = describe(trouble, error, url=self.database.url) if trouble is not None else repr(error)
+        if trouble is None:
+            log.exception("dispatch.failed")
+        elif self._trouble is None:
+            log.warning("dispatch.held_up", reason=said)
+        self._trouble = said
 
     def _dispatch(self) -> None:
         """Starts what it can, one trial at a time, each for the job whose turn it is."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib.metadata import version
+from pathlib import Path
 
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from fixnorm_core.disk import free_bytes
 from service.database.engine import Database
 from service.jobs import repository
 from service.schemas import JobState
@@ -21,9 +24,11 @@ __all__ = ["SharedState"]
 class SharedState(Collector):
     """Jobs by state and waiting webhooks in one query each, and what this server is."""
 
-    def __init__(self, database: Database, capacity: Callable[[], Resources], leads: Callable[[], bool]) -> None:
+    def __init__(
+        self, database: Database, capacity: Callable[[], Resources], leads: Callable[[], bool], state_dir: Path
+    ) -> None:
         """Looks nothing up yet."""
-        self._database, self._capacity, self._leads = database, capacity, leads
+        self._database, self._capacity, self._leads, self._state_dir = database, capacity, leads, state_dir
 
     def describe(self) -> list[Metric]:
         """Nothing, so that registering this reads no database."""
@@ -43,6 +48,9 @@ class SharedState(Collector):
         resources.add_metric(["cpu"], total.cpus)
         resources.add_metric(["gpu"], total.gpus)
         yield resources
+        with suppress(OSError):
+            free = free_bytes(self._state_dir)
+            yield GaugeMetricFamily("fixnorm_tune_state_free_bytes", "What the state folder's disk still takes.", free)
         yield GaugeMetricFamily(
             "fixnorm_tune_dispatching",
             "1 on the server that runs jobs, else 0.",

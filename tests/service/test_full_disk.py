@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 from byhand import attempts, points, put, reason_of, run_to_end, server, state_of, trials
 from disks import SmallDisk, mounted
 from optuna.trial import TrialState
 from safetensors.torch import load_file
+from serving import serving
 from threads import ThreadBackend
+from waiting import wait_for
 
 from fixnorm_core.spec import DataSpec, JobSpec, ModelSpec, TrainingSpec
-from service.composition import Service
+from service.composition import CannotStart, Service, build
 from service.database.rows import AttemptState
 from service.jobs import repository
 from service.jobs.folders import best_folder, job_folder
@@ -173,6 +178,69 @@ def test_a_stopping_job_waits_for_room_and_then_ends_by_itself(settings: Setting
         backend.full = False
         clock.time += timedelta(seconds=5)
         tick_until(service, job_id, JobState.SUCCEEDED)
+
+
+def test_a_database_without_room_refuses_what_it_cannot_store_and_goes_on_by_itself(
+    settings: Settings, disk: SmallDisk, job: dict[str, Any]
+) -> None:
+    folder = disk.path / "state"
+    full = settings.model_copy(update={"database_url": None, "state_dir": folder, "epoch_seconds": 0.1})
+    with serving(build(full).app) as url, httpx.Client(base_url=url, timeout=60) as http:
+        job_id = http.post("/api/v1/jobs", json=job).json()["id"]
+        assert http.get("/readyz").status_code == 200
+        while not any(trial["curve"] for trial in http.get(f"/api/v1/jobs/{job_id}/trials").json()):
+            pass
+        disk.fill()
+        refused = http.post("/api/v1/jobs", json=job)
+        assert (refused.status_code, refused.json()["code"]) == (507, "disk_full")
+        reason = f"no space left on the disk of {folder / 'fixnorm.db'} (0 bytes free)"
+        assert refused.json()["detail"] == f"the database cannot be written: {reason}"
+        while (ready := http.get("/readyz")).json()["detail"] != f"the database cannot be written: {reason}":
+            assert (ready.status_code, ready.json()["code"]) == (503, "not_ready")
+        assert "fixnorm_tune_state_free_bytes 0.0" in http.get("/metrics").text
+        disk.free()
+        assert wait_for(http, job_id).state is JobState.SUCCEEDED
+        assert http.get("/readyz").status_code == 200
+        assert [found["id"] for found in http.get("/api/v1/jobs").json()["jobs"]] == [job_id]  # nothing of the refused
+        trials = http.get(f"/api/v1/jobs/{job_id}/trials").json()
+        assert [(trial["state"], trial["attempts"]) for trial in trials] == [("COMPLETE", 1)] * len(trials)
+
+
+def test_a_server_that_starts_on_a_full_disk_says_so_and_starts_when_there_is_room(
+    settings: Settings, disk: SmallDisk
+) -> None:
+    full = settings.model_copy(update={"database_url": None, "state_dir": disk.path / "state"})
+    disk.fill()
+    with pytest.raises(CannotStart, match=r"no space left on the disk of .*/state/fixnorm.db \(0 bytes free\)"):
+        build(full)
+    disk.free()
+    with server(full) as service:
+        disk.fill()
+        with pytest.raises(CannotStart, match=r"no space left on the disk of") as raised:
+            service.start()
+        assert raised.value.way_out == "Free some space there and start again; nothing that was stored is lost"
+    with pytest.raises(CannotStart, match=r"no space left on the disk of"), server(full) as service:
+        service.start()
+    disk.free()
+    with server(full) as service:
+        service.start()
+
+
+def test_a_log_of_the_server_without_room_is_no_reason_to_stop(disk: SmallDisk) -> None:
+    words = """
+import structlog
+from service.server_log import configure_log
+from service.settings import LogFormat
+configure_log(LogFormat.JSON, "info")
+for number in range(100):
+    structlog.get_logger("service.test").warning("dispatch.failed", number=number, exc_info=OSError("no room"))
+print("went on")
+"""
+    with (disk.path / "server.log").open("w", encoding="utf-8") as log:
+        disk.fill()
+        done = subprocess.run([sys.executable, "-c", words], stdout=subprocess.PIPE, stderr=log, check=True)
+    assert done.stdout == b"went on\n"
+    assert (disk.path / "server.log").read_bytes() == b""
 
 
 def test_a_result_without_room_is_written_after_resuming(

@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from fixnorm_core.spec import JobSpec
 from service.composition import build
 from service.database.rows import AttemptState
+from service.database.troubles import Trouble, describe, trouble_of
 from service.jobs import repository
 from service.schemas import TERMINAL_STATES, JobState
 from service.settings import BackendName, Settings
@@ -45,8 +46,12 @@ def test_nothing_is_lost_repeated_or_half_written_and_the_server_keeps_its_lease
             if tick in (first, first + 7, first + 14):
                 unreliable.stop(kill=True)
                 for _ in range(2):
-                    with pytest.raises((SQLAlchemyError, StorageInternalError)):
+                    with pytest.raises((SQLAlchemyError, StorageInternalError)) as raised:
                         dispatcher.tick()
+                    assert trouble_of(raised.value) is Trouble.UNAVAILABLE
+                    said = describe(Trouble.UNAVAILABLE, raised.value, url=url)
+                    assert said.startswith("the database postgresql+psycopg://fixnorm@")
+                    assert "\n" not in said
                 unreliable.start()
             dispatcher.tick()
             with runtime.database.read() as session:

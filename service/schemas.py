@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from fixnorm_core.reports import Evaluation
 from fixnorm_core.spec import JobSpec, Method
@@ -25,6 +25,7 @@ __all__ = [
     "DatasetView",
     "EventKind",
     "EventView",
+    "Extension",
     "FieldProblem",
     "Health",
     "JobPage",
@@ -186,6 +187,18 @@ class JobView(_View):
     best: BestView | None
     notes: tuple[str, ...] = ()
     dashboard: str | None
+
+
+class Extension(BaseModel):
+    """What ``extend`` is sent.
+
+    Attributes:
+        trials: So many are added to ``budget.max_trials``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    trials: int = Field(ge=1, le=100_000)
 
 
 class JobPage(_View):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal
@@ -107,6 +107,7 @@ def to_confirm(
     validation_examples: int | None,
     top_k: int = 1,
     expected: Mapping[Point, float] | None = None,
+    earlier: Collection[int] = (),
 ) -> list[dict[str, float]]:
     """The points to run again with new seeds, the best first: the ``top_k`` that :func:`recommend` would rank highest.
 
@@ -119,11 +120,14 @@ def to_confirm(
         validation_examples: Likewise.
         top_k: How many points.
         expected: As for :func:`recommend`.
+        earlier: Numbers of the trials before the search was reopened: their confirming runs keep no point, since the
+            search may have found a better one by now.
 
     Returns:
         Fewer than ``top_k`` when there are no more points; none while no trial counts.
     """
-    begun = {point_of(trial.params) for trial in trials if trial.user_attrs.get(KIND) == CONFIRM and _counts(trial)}
+    confirming = [trial for trial in trials if trial.user_attrs.get(KIND) == CONFIRM and _counts(trial)]
+    begun = {point_of(trial.params) for trial in confirming if trial.number not in earlier}
     ranked = _ranked(trials, validation_examples, expected)
     kept = sorted(ranked, key=lambda group: point_of(group[0].params) not in begun)  # stable: by rank within
     return [dict(group[0].params) for group in kept[:top_k]]

@@ -9,7 +9,7 @@ import typer
 from service.cli.options import DEFAULT_SERVER, JobIdArgument, Output, OutputOption, ServerOption, WatchOption
 
 if TYPE_CHECKING:
-    from service.schemas import JobState
+    from service.schemas import JobState, JobView
 
 __all__ = ["register"]
 
@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: fixnorm-tune resume 3f2a")(resume)
     app.command(epilog="Example: fixnorm-tune stop 3f2a && fixnorm-tune show 3f2a --watch")(stop)
     app.command(epilog="Example: fixnorm-tune cancel 3f2a")(cancel)
+    app.command(epilog="Example: fixnorm-tune extend 3f2a --trials 5")(extend)
 
 
 def list_jobs(
@@ -135,12 +136,28 @@ def cancel(job_id: JobIdArgument, output: OutputOption = Output.TABLE, server: S
     _ask("cancel", job_id, output=output, server=server)
 
 
+def extend(
+    job_id: JobIdArgument,
+    trials: Annotated[int, typer.Option(min=1, help="So many more than it has in its budget now.")],
+    output: OutputOption = Output.TABLE,
+    server: ServerOption = DEFAULT_SERVER,
+) -> None:
+    """Give a job more trials; one that has ended goes on from those that it has."""
+    from service.client import Client
+
+    with Client(server) as client:
+        _tell(client.extend(job_id, trials), output=output)
+
+
 def _ask(verb: str, job_id: str, *, output: Output, server: str) -> None:
     from service.client import Client
 
     with Client(server) as client:
         asks = {"pause": client.pause, "resume": client.resume, "stop": client.stop, "cancel": client.cancel}
-        job = asks[verb](job_id)
+        _tell(asks[verb](job_id), output=output)
+
+
+def _tell(job: JobView, *, output: Output) -> None:
     if output is Output.JSON:
         typer.echo(job.model_dump_json(indent=2))
     else:

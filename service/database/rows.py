@@ -69,8 +69,13 @@ class JobRow(Base):
         idempotency_key: The submitter's key; a second submit with it returns this job.
         study_id: Optuna's number of the study, once it exists.
         cancel_requested: The dispatcher ends the job at its next look.
-        stop_reason: Why the search ended; set once, before the confirming runs.
+        stop_reason: Why the search ended; set before the confirming runs, and taken back when the search is reopened.
         result: The final :class:`~service.schemas.BestView`, once the job has succeeded.
+        amendments: How often somebody had it go on under other terms. A write of the dispatcher names the number that
+            it was decided under, so that no decision on older terms has an effect.
+        round: How often it was reopened; see :mod:`service.jobs.reopening`.
+        search_round: The round in which its search was last reopened.
+        reopened_at: When the last round began; None in the first.
     """
 
     __tablename__ = "jobs"
@@ -86,6 +91,10 @@ class JobRow(Base):
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     stop_reason: Mapped[str | None] = mapped_column(LongWords)
     result: Mapped[dict[str, Any] | None]
+    amendments: Mapped[int] = mapped_column(default=0, server_default="0")
+    round: Mapped[int] = mapped_column(default=0, server_default="0")
+    search_round: Mapped[int] = mapped_column(default=0, server_default="0")
+    reopened_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
@@ -100,6 +109,7 @@ class AttemptRow(Base):
         lease: Token of the dispatcher's lease under which it was started. Only a holder of that token may write how it
             goes on; a server that takes over gives it up as LOST.
         trial_number: Optuna's number of the trial that is trained, or whose weights are evaluated.
+        round: The job's, when it was started.
         failure: The :class:`~worker.contracts.FailureKind` of a FAILED attempt.
         result: The :class:`~fixnorm_core.reports.TrialResult` or :class:`~fixnorm_core.reports.Evaluation`.
     """
@@ -110,6 +120,7 @@ class AttemptRow(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     kind: Mapped[str] = mapped_column(Words(20))
     trial_number: Mapped[int]
+    round: Mapped[int] = mapped_column(default=0, server_default="0")
     state: Mapped[str] = mapped_column(Words(20), default=AttemptState.STARTING)
     reason: Mapped[str] = mapped_column(LongWords, default="")
     failure: Mapped[str | None] = mapped_column(Words(20))

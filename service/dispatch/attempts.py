@@ -19,7 +19,7 @@ import structlog
 from fixnorm_core.reports import Evaluation, TrialResult
 from fixnorm_core.spec import JobSpec, TrialSpec
 from service.database.engine import Database
-from service.database.rows import LIVE_ATTEMPT_STATES, AttemptKind, AttemptRow, AttemptState
+from service.database.rows import LIVE_ATTEMPT_STATES, AttemptKind, AttemptRow, AttemptState, JobRow
 from service.dispatch.disk import waits_for_disk
 from service.dispatch.last_words import add_last_words
 from service.dispatch.lease import Lease
@@ -56,7 +56,7 @@ log = structlog.get_logger(__name__)
 
 
 class JobMoved(Exception):
-    """A job is in another state than it was when it was read; it must be looked at again."""
+    """A job is in another state than when it was read, or under other terms; it must be looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,31 +101,31 @@ class Attempts:
         """A job's live attempts."""
         return [attempt for attempt in self.live.values() if attempt.job_id == job_id]
 
-    def train(self, job_id: str, spec: JobSpec, asked: AskedTrial, *, state: JobState) -> None:
-        """Starts an attempt at a trial of a job that is in a state.
+    def train(self, job: JobRow, spec: JobSpec, asked: AskedTrial) -> None:
+        """Starts an attempt at a trial of a job.
 
         Raises:
-            JobMoved: If it is in another by now: it was paused, say.
+            JobMoved: If it is in another state by now, or under other terms: it was paused, say, or extended.
         """
-        attempt = self._open(
-            job_id, AttemptKind.TRAIN, asked.number, Resources.of(spec.resources), params=asked.params, state=state
-        )
-        self._start(TrainTask(attempt.id, *self._what(job_id, spec, asked)), attempt)
+        attempt = self._open(job, AttemptKind.TRAIN, asked.number, Resources.of(spec.resources), params=asked.params)
+        self._start(TrainTask(attempt.id, *self._what(job.id, spec, asked)), attempt)
 
-    def evaluate(self, job_id: str, spec: JobSpec, asked: AskedTrial, *, state: JobState) -> None:
+    def evaluate(self, job: JobRow, spec: JobSpec, asked: AskedTrial) -> None:
         """Starts the evaluation of a trial's weights on the test split, as :meth:`train` starts a trial.
 
         Raises:
             JobMoved: As there.
         """
-        attempt = self._open(
-            job_id, AttemptKind.EVALUATE, asked.number, Resources.of(spec.resources), params=asked.params, state=state
-        )
-        self._start(EvaluateTask(attempt.id, *self._what(job_id, spec, asked)), attempt)
+        attempt = self._open(job, AttemptKind.EVALUATE, asked.number, Resources.of(spec.resources), params=asked.params)
+        self._start(EvaluateTask(attempt.id, *self._what(job.id, spec, asked)), attempt)
 
-    def prune(self, job_id: str, number: int, *, reason: str) -> None:
-        """Ends a trial that no attempt is training, because its pruner had stopped it, or would now."""
-        attempt = self._open(job_id, AttemptKind.TRAIN, number, Resources(0.0, 0.0))
+    def prune(self, job: JobRow, number: int, *, reason: str) -> None:
+        """Ends a trial that no attempt is training, because its pruner had stopped it, or would now.
+
+        Raises:
+            JobMoved: As :meth:`train`.
+        """
+        attempt = self._open(job, AttemptKind.TRAIN, number, Resources(0.0, 0.0))
         self._end(attempt, AttemptState.PRUNED, reason=reason)
 
     def take_in(self) -> bool:
@@ -205,17 +205,17 @@ class Attempts:
 
     def _open(
         self,
-        job_id: str,
+        job: JobRow,
         kind: AttemptKind,
         number: int,
         resources: Resources,
         *,
         params: Mapping[str, float] | None = None,
-        state: JobState | None = None,
     ) -> LiveAttempt:
-        lease = self.lease.token
+        lease, job_id = self.lease.token, job.id
         with self.lease.writing() as session:
-            if state is not None and not repository.hold_job(session, job_id, state):
+            round_ = repository.hold_job(session, job_id, JobState(job.state), under=job.amendments)
+            if round_ is None:
                 raise JobMoved
             earlier = [row for row in repository.attempts_of(session, [job_id]) if row.trial_number == number]
             for row in earlier:  # stored in a commit whose answer was lost, and never started
@@ -224,7 +224,7 @@ class Attempts:
                         session, row.id, AttemptState.LOST, lease=row.lease, now=self.now(), reason="it was not started"
                     )
             attempt = LiveAttempt(f"{job_id}.{number}.{len(earlier) + 1}", lease, job_id, kind, number, resources)
-            row = AttemptRow(id=attempt.id, job_id=job_id, kind=kind, trial_number=number, lease=lease)
+            row = AttemptRow(id=attempt.id, job_id=job_id, kind=kind, trial_number=number, lease=lease, round=round_)
             row.created_at = self.now()
             session.add(row)
             told = {"trial": number, "attempt": attempt.id, "task": kind, "params": params}

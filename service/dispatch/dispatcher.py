@@ -69,7 +69,7 @@ class Dispatcher:
     _stop: threading.Event = field(default_factory=threading.Event, init=False)
     _thread: threading.Thread | None = field(default=None, init=False)
     _settled: bool = field(default=False, init=False)
-    _requests: frozenset[tuple[str, str, bool]] = field(default_factory=frozenset, init=False)
+    _requests: frozenset[tuple[str, str, bool, int]] = field(default_factory=frozenset, init=False)
     _look_at: float = field(default=0.0, init=False)
     _trouble: str | None = field(default=None, init=False)
     _ticked_at: datetime | None = field(default=None, init=False)

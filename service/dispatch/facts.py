@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -46,12 +47,14 @@ def gather(
     top_k = spec.budget.confirm_top_k
     failed = [row for row in rows if row.state == AttemptState.FAILED]
     evaluations = [row for row in rows if row.kind == AttemptKind.EVALUATE]
-    evaluated = [row.trial_number for row in evaluations if row.state == AttemptState.COMPLETE]
     failed_evaluations = [
-        row for row in evaluations if row.state == AttemptState.FAILED and row.failure not in UNCHARGED_FAILURES
+        row
+        for row in evaluations
+        if row.state == AttemptState.FAILED and row.failure not in UNCHARGED_FAILURES and row.round == job.round
     ]
     # A full disk pauses a job. One that is stopping goes to its end by itself, so its trials wait for room instead.
     after = RETRIED_FAILURES | ({FailureKind.DISK_FULL} if job.state == JobState.STOPPING else set())
+    settled = _before(job.search_round, rows)
     rests = find_rests(rows, now=now, first=retry_wait, after=after)
     resting = {
         trial.number: rests[task]
@@ -71,12 +74,14 @@ def gather(
         sampler_stop=sampler_stop,
         times=_measure(job, spec, trials, rows, now=now),
         ended=_ended(trials, rows),
+        earlier=_before(job.round, rows),
+        settled=settled,
         best=recommend(trials, validation_examples=examples, expected=expected),
-        to_confirm=to_confirm(trials, validation_examples=examples, top_k=top_k, expected=expected),
+        to_confirm=to_confirm(trials, validation_examples=examples, top_k=top_k, expected=expected, earlier=settled),
         evaluating=any(attempt.kind is AttemptKind.EVALUATE for attempt in live),
-        evaluated_trial=evaluated[-1] if evaluated else None,
+        evaluated=frozenset(row.trial_number for row in evaluations if row.state == AttemptState.COMPLETE),
         evaluation_hopeless=len(failed_evaluations) >= MAX_RETRYABLE_FAILURES,
-        fatal=_fatal(rows),
+        fatal=_fatal(rows, this_round=job.round),
         last_failure=failed[-1].reason if failed else "",
     )
 
@@ -88,11 +93,20 @@ def _unstarted(trials: Sequence[FrozenTrial], rows: Sequence[AttemptRow]) -> fro
     return frozenset(unfinished - begun)
 
 
-def _fatal(rows: Sequence[AttemptRow]) -> str | None:
+def _before(round_: int, rows: Sequence[AttemptRow]) -> frozenset[int]:
+    """The trials that were begun in an earlier round than that one."""
+    first: dict[int, int] = {}
+    for row in rows:
+        first[row.trial_number] = min(row.round, first.get(row.trial_number, row.round))
+    return frozenset(number for number, begun in first.items() if begun < round_)
+
+
+def _fatal(rows: Sequence[AttemptRow], *, this_round: int) -> str | None:
     """Why no trial can run. Once one has run, the same failure is bad luck (a disk's, say) and counts as any other."""
-    fatal = [row for row in rows if row.failure == FailureKind.FATAL]
+    recent = [row for row in rows if row.round == this_round]
+    fatal = [row for row in recent if row.failure == FailureKind.FATAL]
     has_trained = any(row.kind == AttemptKind.TRAIN and row.state == AttemptState.COMPLETE for row in rows)
-    if not has_trained and (full := [row for row in rows if row.failure == FailureKind.GPU_MEMORY]):
+    if not has_trained and (full := [row for row in recent if row.failure == FailureKind.GPU_MEMORY]):
         task, times = Counter((row.kind, row.trial_number) for row in full).most_common(1)[0]
         if times >= MAX_GPU_MEMORY_FAILURES:
             return (
@@ -108,21 +122,30 @@ def _measure(
 ) -> Times:
     confirming = {trial.number for trial in trials if trial.user_attrs.get(KIND) == CONFIRM}
     trained = [
-        (row.created_at, row.ended_at, row.trial_number, row.result)
+        (row.created_at, row.ended_at, row)
         for row in rows
         if row.kind == AttemptKind.TRAIN and row.state in (AttemptState.COMPLETE, AttemptState.PRUNED)
     ]
-    searched, lengths = [], []
-    for created_at, ended_at, number, result in sorted(trained, key=lambda each: str(each[1])):
+    searched, lengths, best = [], [], -math.inf
+    for created_at, ended_at, row in sorted(trained, key=lambda each: str(each[1])):
         assert ended_at is not None
         accuracy = None  # of a diverged trial, or one that was stopped early
-        if result is not None and result["outcome"] == TrialOutcome.COMPLETE:
-            accuracy = result["validation_accuracy"]
+        if row.result is not None and row.result["outcome"] == TrialOutcome.COMPLETE:
+            accuracy = row.result["validation_accuracy"]
             lengths.append(ended_at - created_at)
-        if number not in confirming:
+        if row.trial_number in confirming:
+            continue
+        if row.round == job.round:
             searched.append(Finished(ended_at, accuracy))
+        elif accuracy is not None:
+            best = max(best, accuracy)
     return Times.measure(
-        started_at=job.started_at, now=now, searched=searched, lengths=lengths, tolerance=spec.budget.tolerance
+        started_at=job.reopened_at or job.started_at,
+        now=now,
+        searched=searched,
+        lengths=lengths,
+        tolerance=spec.budget.tolerance,
+        best=best,
     )
 
 

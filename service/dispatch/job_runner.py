@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import structlog
 from optuna.exceptions import StorageInternalError
@@ -60,9 +61,13 @@ _DISK_WAIT = timedelta(seconds=30)
 
 @dataclass(frozen=True, slots=True)
 class _Opinion:
-    """What a job's sampler thinks after so many finished trials. It costs as much as a suggestion."""
+    """What a job's sampler thinks after so many finished trials, asked under terms that were changed so often.
+
+    It costs as much as a suggestion.
+    """
 
     finished: int
+    amendments: int
     stop: str | None
     expected: Mapping[Point, float] | None
 
@@ -132,7 +137,7 @@ class JobRunner:
                         for number in numbers:  # those that no attempt was training
                             study.tell_failed(number)
                     case Resume(number) if (losing := study.reason_to_prune(number)) is not None:
-                        self.attempts.prune(job.id, number, reason=losing)
+                        self.attempts.prune(job, number, reason=losing)
                     case Wait(reason):
                         self._update(job, reason=reason)
                         return False
@@ -166,18 +171,17 @@ class JobRunner:
         if job.state == JobState.QUEUED:
             self._update(job, state=JobState.RUNNING, reason="", started_at=self.now())
         self.lease.check()  # deciding may have taken long
-        state = JobState(job.state)
         match action:
             case Ask():
                 with self.attempts.meters.suggesting():
                     asked = study.ask()
-                self.attempts.train(job.id, spec, asked, state=state)
+                self.attempts.train(job, spec, asked)
             case Confirm(params):
-                self.attempts.train(job.id, spec, study.ask_confirming(params), state=state)
+                self.attempts.train(job, spec, study.ask_confirming(params))
             case Resume(number):
-                self.attempts.train(job.id, spec, study.resume(number), state=state)
+                self.attempts.train(job, spec, study.resume(number))
             case Evaluate(number):
-                self.attempts.evaluate(job.id, spec, study.resume(number), state=state)
+                self.attempts.evaluate(job, spec, study.resume(number))
             case _:
                 raise AssertionError(f"{action} starts nothing")
         return True
@@ -207,12 +211,13 @@ class JobRunner:
         )
 
     def _opinion(self, job: JobRow, spec: JobSpec, study: StudyHandle) -> _Opinion:
-        """The sampler's, asked once per finished trial."""
+        """The sampler's, asked once per finished trial, and again when the job goes on under other terms."""
         finished = sum(trial.state.is_finished() for trial in study.trials())
         opinion = self._opinions.get(job.id)
-        if opinion is None or opinion.finished != finished:
+        if opinion is None or (opinion.finished, opinion.amendments) != (finished, job.amendments):
             searching = job.stop_reason is None and spec.budget.stop_early
-            opinion = _Opinion(finished, study.stop_reason() if searching else None, study.expected())
+            stop = study.stop_reason() if searching else None
+            opinion = _Opinion(finished, job.amendments, stop, study.expected())
             self._opinions[job.id] = opinion
         return opinion
 
@@ -267,11 +272,11 @@ class JobRunner:
         self._opinions.pop(job.id, None)
         log.info("job.ended", job=job.id, state=state, reason=reason)
 
-    def _update(self, job: JobRow, *, state: JobState | None = None, **values: object) -> None:
+    def _update(self, job: JobRow, *, state: JobState | None = None, **values: Any) -> None:
         """Changes the stored job and this copy of it; writes nothing that is not new.
 
         Raises:
-            JobMoved: If the stored job is in another state than this copy of it.
+            JobMoved: If the stored job is in another state than this copy of it, or under other terms.
         """
         changed = {name: value for name, value in values.items() if getattr(job, name) != value}
         origin, to = JobState(job.state), state or JobState(job.state)
@@ -279,9 +284,9 @@ class JobRunner:
             return
         with self.lease.writing() as session:
             if to is origin:
-                is_there = repository.update_job(session, job.id, origin, **changed)
+                is_there = repository.update_job(session, job.id, origin, under=job.amendments, **changed)
             else:
-                is_there = repository.move_job(session, job.id, origin, to, **changed)
+                is_there = repository.move_job(session, job.id, origin, to, under=job.amendments, **changed)
         if not is_there:
             raise JobMoved
         for name, value in (changed | {"state": to}).items():

@@ -63,17 +63,19 @@ class Times:
         searched: Iterable[Finished],
         lengths: Sequence[timedelta],
         tolerance: float,
+        best: float = -math.inf,
     ) -> Times:
         """From what is stored.
 
         Args:
-            started_at: When the job's first trial was started.
+            started_at: When the job's first trial was started, or the job was last reopened.
             now: The time.
-            searched: The search trials that have ended by themselves.
+            searched: The search trials that have ended by themselves since.
             lengths: Of all training runs that were complete, oldest first.
             tolerance: The gain in accuracy that is none.
+            best: The best accuracy before.
         """
-        best, last, since = -math.inf, None, 0
+        last, since = None, 0
         for trial in sorted(searched, key=lambda trial: trial.ended_at):
             if trial.accuracy is not None and trial.accuracy > best + tolerance:
                 best, last, since = trial.accuracy, trial.ended_at, 0

@@ -19,6 +19,7 @@ from fixnorm_core.tuning.attributes import CONFIRM, DIVERGED, KIND
 from fixnorm_core.tuning.recommend import Recommendation, point_of
 from service.dispatch.limits import Times, no_progress, no_time_for_a_trial, time_is_up
 from service.dispatch.rests import Rest
+from service.dispatch.rounds import Shares, part
 from service.schemas import JobState
 
 __all__ = [
@@ -56,11 +57,14 @@ class JobFacts:
         sampler_stop: Why the sampler would end it now; None if it would not, or is not asked.
         times: How long things have taken.
         ended: Numbers of the failed trials that were ended from outside: by a limit, or with the server.
+        earlier: Numbers of the trials that were begun before the job was last reopened: what ends a job, or its search,
+            is looked for in the others.
+        settled: Numbers of the trials that were begun before its search was.
         best: What is recommended so far; None before a complete trial.
         to_confirm: The points whose accuracies are to be confirmed, the best first; none before a complete trial.
         evaluating: Whether an attempt is evaluating now.
         evaluation_rests: What the evaluation waits for before it is tried again; None when it does not.
-        evaluated_trial: The trial whose weights have been evaluated; None before that.
+        evaluated: The trials whose weights have been evaluated: one, and another when the job was extended since.
         evaluation_hopeless: Whether evaluating has failed too often to try again.
         fatal: Why no trial of the job can run; None when nothing says so.
         last_failure: Message of the last failed attempt.
@@ -77,11 +81,13 @@ class JobFacts:
     sampler_stop: str | None = None
     times: Times = field(default_factory=Times)
     ended: frozenset[int] = field(default_factory=frozenset)
+    earlier: frozenset[int] = field(default_factory=frozenset)
+    settled: frozenset[int] = field(default_factory=frozenset)
     best: Recommendation | None = None
     to_confirm: Sequence[dict[str, float]] = ()
     evaluating: bool = False
     evaluation_rests: Rest | None = None
-    evaluated_trial: int | None = None
+    evaluated: frozenset[int] = field(default_factory=frozenset)
     evaluation_hopeless: bool = False
     fatal: str | None = None
     last_failure: str = ""
@@ -90,6 +96,13 @@ class JobFacts:
     def busy(self) -> frozenset[int]:
         """Numbers of the trials that have a place: they are trained now, or will be after a rest."""
         return self.live.union(self.resting)
+
+    @property
+    def shares(self) -> Shares:
+        """How its budget is parted."""
+        spent = [trial for trial in self.trials if trial.number in self.settled and trial.state is not TrialState.FAIL]
+        confirmed = sum(map(_is_confirming, spent))
+        return part(self.budget, searched=len(spent) - confirmed, confirmed=confirmed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +194,8 @@ def decide(facts: JobFacts) -> Action:
         return Wait(facts.reason)
     if stopping and facts.unstarted:
         return EndTrials(tuple(sorted(facts.unstarted)), _STOPPED)
+    if facts.search_over is None and (early := _asked_too_early(facts)):
+        return EndTrials(early, "the search goes on")
     room = facts.budget.parallel_trials - len(facts.busy)
     orphans = [trial.number for trial in _unfinished(facts) if trial.number not in facts.busy]
     if orphans:
@@ -207,30 +222,35 @@ def _target_reached(facts: JobFacts) -> str | None:
     for trial in facts.trials:
         if trial.state is not TrialState.COMPLETE or _is_confirming(trial) or trial.user_attrs.get(DIVERGED):
             continue
+        if trial.number in facts.earlier:
+            continue
         if target is not None and trial.value is not None and trial.value >= target:
             return f"trial {trial.number} reached target_accuracy {100 * target:g} %: {100 * trial.value:.2f} %"
     return None
 
 
 def _search(facts: JobFacts, *, room: int) -> Action:
-    budget = facts.budget
-    finished = sum(_is_finished(trial) for trial in facts.trials)
-    if finished >= budget.search_trials:
-        return EndSearch(_used_up(budget))
+    budget, shares = facts.budget, facts.shares
+    searching = [trial for trial in facts.trials if not _is_confirming(trial)]
+    finished = sum(map(_is_finished, searching))
+    if finished >= shares.search:
+        return EndSearch(_used_up(budget, shares))
     if (reason := no_progress(budget, facts.times) or facts.sampler_stop) is not None:
         return EndSearch(reason)
-    if room <= 0 or finished + len(facts.busy) >= budget.search_trials:
+    if room <= 0 or finished + sum(trial.number in facts.busy for trial in searching) >= shares.search:
         return Wait(_running(facts))
-    if (reason := no_time_for_a_trial(budget, facts.times, confirming=budget.confirming_trials)) is not None:
+    if (reason := no_time_for_a_trial(budget, facts.times, confirming=shares.kept)) is not None:
         return EndSearch(reason)
     return Ask()
 
 
-def _used_up(budget: BudgetSpec) -> str:
-    if not budget.confirming_trials:
+def _used_up(budget: BudgetSpec, shares: Shares) -> str:
+    if not shares.kept:
         return f"max_trials {budget.max_trials} is used up"
-    kept = "1 is" if budget.confirming_trials == 1 else f"{budget.confirming_trials} are"
-    return f"max_trials is {budget.max_trials}: {budget.search_trials} to search are used up, {kept} to confirm"
+    kept = "1 is" if shares.kept == 1 else f"{shares.kept} are"
+    spent = shares.confirming - shares.kept
+    before = f" and {spent} that confirmed before" if spent else ""
+    return f"max_trials is {budget.max_trials}: {shares.search} to search{before} are used up, {kept} to confirm"
 
 
 def _finish(facts: JobFacts, *, room: int) -> Action:
@@ -245,7 +265,7 @@ def _finish(facts: JobFacts, *, room: int) -> Action:
         return Confirm(point) if room > 0 else Wait(_running(facts))
     if facts.busy:
         return Wait(_running(facts))
-    if facts.evaluated_trial == facts.best.best_run:
+    if facts.best.best_run in facts.evaluated:
         return Succeed("; ".join(filter(None, (facts.search_over, left_out))))
     if facts.evaluation_hopeless:
         return Fail(f"the test accuracy could not be measured: {facts.last_failure}")
@@ -269,11 +289,10 @@ def _nothing_to_recommend(facts: JobFacts) -> str:
 
 def _next_to_confirm(facts: JobFacts) -> dict[str, float] | None:
     """The point with the fewest confirming runs, the best of several; None when all have theirs."""
-    confirming = [trial for trial in facts.trials if _is_confirming(trial)]
-    counted = [point_of(trial.params) for trial in confirming if _is_finished(trial) or trial.number in facts.busy]
-    runs = [counted.count(point_of(params)) for params in facts.to_confirm]
+    counted = [trial for trial in facts.trials if _is_finished(trial) or trial.number in facts.busy]
+    runs = _confirming_runs(facts, counted)
     fewest = min(runs, default=facts.budget.confirm_runs)
-    if len(counted) >= facts.budget.confirming_trials or fewest >= facts.budget.confirm_runs:
+    if sum(map(_is_confirming, counted)) >= facts.shares.confirming or fewest >= facts.budget.confirm_runs:
         return None
     return facts.to_confirm[runs.index(fewest)]
 
@@ -281,13 +300,21 @@ def _next_to_confirm(facts: JobFacts) -> dict[str, float] | None:
 def _left_out(facts: JobFacts) -> str | None:
     """Why the confirming runs that are still missing are left out; None if they are not."""
     budget, times = facts.budget, facts.times
-    wanted = min(budget.confirming_trials, len(facts.to_confirm) * budget.confirm_runs)
-    done = sum(_is_confirming(trial) and _is_finished(trial) for trial in facts.trials)
+    finished = [trial for trial in facts.trials if _is_finished(trial)]
+    lacking = sum(max(0, budget.confirm_runs - runs) for runs in _confirming_runs(facts, finished))
+    done = sum(_is_confirming(trial) and trial.number not in facts.settled for trial in finished)
+    wanted = min(facts.shares.kept, done + lacking)
     if facts.state is JobState.STOPPING:
         return f"{wanted - done} of {wanted} confirming runs left out"
     if time_is_up(budget, times) or no_time_for_a_trial(budget, times, confirming=0):
         return f"max_time left no time for {wanted - done} of {wanted} confirming runs"
     return None
+
+
+def _confirming_runs(facts: JobFacts, trials: Sequence[FrozenTrial]) -> list[int]:
+    """How many of these confirm each of the points that are to be confirmed."""
+    counted = [point_of(trial.params) for trial in trials if _is_confirming(trial)]
+    return [counted.count(point_of(params)) for params in facts.to_confirm]
 
 
 def _running(facts: JobFacts) -> str:
@@ -322,7 +349,7 @@ def _surplus(facts: JobFacts) -> tuple[int, ...]:
     budget has, and so does a database whose answer is lost.
     """
     found: list[int] = []
-    for confirming, budget in ((False, facts.budget.search_trials), (True, facts.budget.confirming_trials)):
+    for confirming, budget in ((False, facts.shares.search), (True, facts.shares.confirming)):
         of_kind = [trial for trial in facts.trials if _is_confirming(trial) is confirming]
         waiting = [trial.number for trial in _unfinished(facts) if _is_confirming(trial) is confirming]
         waiting = [number for number in waiting if number not in facts.live]
@@ -331,9 +358,16 @@ def _surplus(facts: JobFacts) -> tuple[int, ...]:
     return tuple(found)
 
 
+def _asked_too_early(facts: JobFacts) -> tuple[int, ...]:
+    """Confirming trials that were created but not started when the search was reopened: another may be the best now."""
+    return tuple(trial.number for trial in facts.trials if trial.number in facts.unstarted and _is_confirming(trial))
+
+
 def _failures_in_a_row(facts: JobFacts) -> int:
     failures = 0
     for trial in facts.trials:
+        if trial.number in facts.earlier:
+            continue
         if trial.state is TrialState.FAIL:
             failures += trial.number not in facts.ended
         elif trial.state.is_finished():

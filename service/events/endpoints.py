@@ -47,7 +47,8 @@ def stream_events(
     Events are read from the database, where each was stored with the change that it tells of: after a break, or a
     restart of the server, `Last-Event-ID` goes on with nothing lost and nothing twice. Comments keep a silent stream
     alive. A reader that finds the stream closed connects again; the answer is 204 when the job has ended and
-    everything was read, at which a browser's `EventSource` stops by itself.
+    everything was read, at which a browser's `EventSource` stops by itself. The stream of a job that was extended
+    after its end goes on past its first `job.ended`.
     """
     after = after if last_event_id is None else last_event_id
     events, ended = _look(running, job_id, after)

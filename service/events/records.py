@@ -17,12 +17,17 @@ from sqlalchemy.orm import Session
 from service.database.rows import EventRow, JobRow
 from service.schemas import EventKind, EventView, TrialState, TrialView
 
-__all__ = ["events_after", "last_number", "record", "record_ends", "record_epochs"]
+__all__ = ["events_after", "has_recorded", "last_number", "record", "record_ends", "record_epochs"]
 
 
-def record(session: Session, job_id: str, kind: EventKind, data: Mapping[str, Any]) -> None:
-    """Appends an event."""
-    _append(session, job_id, kind, {None: dict(data)})
+def record(session: Session, job_id: str, kind: EventKind, data: Mapping[str, Any], *, key: str | None = None) -> None:
+    """Appends an event; one whose key the job has had is left out."""
+    _append(session, job_id, kind, {key: dict(data)} if key is not None else {None: dict(data)})
+
+
+def has_recorded(session: Session, job_id: str, key: str) -> bool:
+    """Whether a job has an event of that key."""
+    return bool(_keys(session, job_id, [key]))
 
 
 def record_epochs(session: Session, job_id: str, number: int, accuracies: Mapping[int, float]) -> None:

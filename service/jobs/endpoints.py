@@ -15,6 +15,7 @@ from fixnorm_core.spec import JobSpec, Summary
 from service.database.rows import AttemptRow, JobRow
 from service.jobs import repository
 from service.jobs.amended import spec_of
+from service.jobs.reopening import extend
 from service.jobs.submit import submit
 from service.jobs.verbs import PAUSE, RESUME, STOP, Verb, ask
 from service.jobs.views import best_so_far, job_view, trial_views
@@ -22,11 +23,12 @@ from service.jobs.warm_start import summary_of
 from service.problems import NoResultYet, NotFound
 from service.reporting.result import CHARTS_NAME
 from service.runtime import Running
-from service.schemas import TERMINAL_STATES, BestView, JobPage, JobState, JobView, Problem, TrialView
+from service.schemas import TERMINAL_STATES, BestView, Extension, JobPage, JobState, JobView, Problem, TrialView
 from service.webhooks.targets import check_address
 
 __all__ = [
     "cancel_job",
+    "extend_job",
     "final_file",
     "list_jobs",
     "list_trials",
@@ -171,6 +173,22 @@ def cancel_job(job_id: str, running: Running) -> JobView:
         running.wake()
         job = _find(running, job_id)
     return _view(running, job)
+
+
+@router.post("/{job_id}/extend", responses=_NOT_FOUND | {409: _PROBLEM, 422: _PROBLEM})
+def extend_job(
+    job_id: str,
+    extension: Extension,
+    running: Running,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+) -> JobView:
+    """Adds trials to a job's budget; one that has ended goes on from its own trials.
+
+    A key that was used for this before changes nothing.
+    """
+    extend(job_id, extension.trials, database=running.database, key=idempotency_key, now=running.now())
+    running.wake()
+    return _view(running, _find(running, job_id))
 
 
 def _ask(verb: Verb, running: Running, job_id: str) -> JobView:

@@ -35,6 +35,7 @@ __all__ = [
     "request_cancel",
     "requests",
     "start_attempt",
+    "take_job",
     "update_job",
 ]
 
@@ -42,6 +43,11 @@ __all__ = [
 def find_job(session: Session, job_id: str) -> JobRow | None:
     """A job by its id."""
     return session.get(JobRow, job_id)
+
+
+def take_job(session: Session, job_id: str) -> JobRow | None:
+    """A job by its id, which nobody else changes before the transaction has ended."""
+    return session.get(JobRow, job_id, with_for_update=True)  # SQLite has no such lock: a write has it all to itself
 
 
 def find_by_key(session: Session, key: str) -> JobRow | None:
@@ -73,19 +79,45 @@ def page_of_jobs(
     return session.scalars(query).all()
 
 
-def update_job(session: Session, job_id: str, origin: JobState, **values: Any) -> bool:
-    """Changes a job and leaves it in its state; returns False, and changes nothing, when it was not in that."""
-    return _change(session, job_id, (origin,), **values)
+def update_job(
+    session: Session,
+    job_id: str,
+    origin: JobState,
+    *,
+    under: int | None = None,
+    key: str | None = None,
+    **values: Any,
+) -> bool:
+    """Changes a job and leaves it in its state; returns False, and changes nothing, when it was not in that.
+
+    Args:
+        session: Ours.
+        job_id: The job.
+        origin: Its state.
+        under: How often its terms had been changed when this was decided; None when that does not matter.
+        key: What the event tells of, if it might be recorded again.
+        values: Columns and what they become.
+    """
+    return _change(session, job_id, (origin,), under=under, key=key, **values)
 
 
-def move_job(session: Session, job_id: str, origin: JobState, to: JobState, **values: Any) -> bool:
-    """Moves a job from one state to another; returns False, and changes nothing, when it was not in the first.
+def move_job(
+    session: Session,
+    job_id: str,
+    origin: JobState,
+    to: JobState,
+    *,
+    under: int | None = None,
+    key: str | None = None,
+    **values: Any,
+) -> bool:
+    """Moves a job from one state to another, as :func:`update_job` changes one that stays where it is.
 
     Raises:
         IllegalMove: If the one never follows the other.
     """
     check_move(JOB_MOVES, origin, to)
-    return _change(session, job_id, (origin,), state=to, **values)
+    return _change(session, job_id, (origin,), under=under, key=key, state=to, **values)
 
 
 def pause_job(session: Session, job_id: str, *, reason: str) -> bool:
@@ -97,17 +129,20 @@ def pause_job(session: Session, job_id: str, *, reason: str) -> bool:
     )
 
 
-def hold_job(session: Session, job_id: str, state: JobState) -> bool:
-    """Whether a job is in a state; if so, nobody moves it before the transaction has ended."""
-    query = select(JobRow.id).where(JobRow.id == job_id, JobRow.state == state).with_for_update()
-    return session.scalar(query) is not None  # SQLite has no such lock and needs none: a write has it all to itself
+def hold_job(session: Session, job_id: str, state: JobState, *, under: int) -> int | None:
+    """The round of a job that is in a state under the terms that were changed so often; None if it is not.
+
+    If it is, nobody moves it before the transaction has ended.
+    """
+    query = select(JobRow.round).where(JobRow.id == job_id, JobRow.state == state, JobRow.amendments == under)
+    return session.scalar(query.with_for_update())  # SQLite has no such lock and needs none
 
 
-def requests(session: Session) -> frozenset[tuple[str, str, bool]]:
-    """What was asked of the dispatcher: id, state and wish to be cancelled of every job that has not ended."""
-    columns = (JobRow.id, JobRow.state, JobRow.cancel_requested)
+def requests(session: Session) -> frozenset[tuple[str, str, bool, int]]:
+    """What was asked of the dispatcher: id, state, wish to be cancelled and changes of every job that has not ended."""
+    columns = (JobRow.id, JobRow.state, JobRow.cancel_requested, JobRow.amendments)
     rows = session.execute(select(*columns).where(JobRow.state.in_(ACTIVE_JOB_STATES)))
-    return frozenset((row[0], row[1], row[2]) for row in rows)
+    return frozenset((row[0], row[1], row[2], row[3]) for row in rows)
 
 
 def request_cancel(session: Session, job_id: str) -> bool:
@@ -115,16 +150,30 @@ def request_cancel(session: Session, job_id: str) -> bool:
     return _change(session, job_id, ACTIVE_JOB_STATES, cancel_requested=True, reason="being cancelled")
 
 
-def _change(session: Session, job_id: str, origins: Collection[JobState], **values: Any) -> bool:
+def _change(
+    session: Session,
+    job_id: str,
+    origins: Collection[JobState],
+    *,
+    under: int | None = None,
+    key: str | None = None,
+    **values: Any,
+) -> bool:
     """Changes a job that is in one of ``origins``. Each change of its state or reason is an event."""
-    changed = update(JobRow).where(JobRow.id == job_id, JobRow.state.in_(origins)).values(**values)
-    if not session.execute(changed).rowcount:  # type: ignore[attr-defined]
+    guard = [JobRow.id == job_id, JobRow.state.in_(origins)]
+    if under is not None:
+        guard.append(JobRow.amendments == under)
+    if not session.execute(update(JobRow).where(*guard).values(**values)).rowcount:  # type: ignore[attr-defined]
         return False
     if values.keys() & {"state", "reason"}:
-        state, reason = session.execute(select(JobRow.state, JobRow.reason).where(JobRow.id == job_id)).one()
-        kind = EventKind.JOB_ENDED if state in TERMINAL_STATES else EventKind.JOB_CHANGED
-        record(session, job_id, kind, {"state": state, "reason": reason})
-        if kind is EventKind.JOB_ENDED:
+        told = select(JobRow.state, JobRow.reason, JobRow.result).where(JobRow.id == job_id)
+        state, reason, result = session.execute(told).one()
+        has_ended = state in TERMINAL_STATES
+        kind = EventKind.JOB_ENDED if has_ended else EventKind.JOB_CHANGED
+        # With what it ended with: it may be reopened before somebody has been told
+        found = {"best": result} if has_ended else {}
+        record(session, job_id, kind, {"state": state, "reason": reason, **found}, key=key)
+        if has_ended:
             promise(session, job_id)
     return True
 

@@ -30,9 +30,10 @@ JOB_MOVES: Mapping[JobState, frozenset[JobState]] = MappingProxyType(
             {JobState.QUEUED, JobState.RUNNING, JobState.STOPPING, JobState.FAILED, JobState.CANCELLED}
         ),
         JobState.STOPPING: _ENDS,
-        JobState.SUCCEEDED: frozenset(),
-        JobState.FAILED: frozenset(),
-        JobState.CANCELLED: frozenset(),
+        # Reopened by somebody who wants more of it: never by the dispatcher. To the queue if it had not begun.
+        JobState.SUCCEEDED: frozenset({JobState.RUNNING}),
+        JobState.FAILED: frozenset({JobState.QUEUED, JobState.RUNNING}),
+        JobState.CANCELLED: frozenset({JobState.QUEUED, JobState.RUNNING}),
     }
 )
 """From each state of a job, those that may follow."""

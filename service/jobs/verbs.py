@@ -16,7 +16,7 @@ from service.jobs.states import JOB_MOVES
 from service.problems import NotFound, VerbImpossible
 from service.schemas import TERMINAL_STATES, JobState
 
-__all__ = ["PAUSE", "RESUME", "STOP", "Verb", "ask"]
+__all__ = ["PAUSE", "RESUME", "STOP", "Verb", "ask", "check_goes_on"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,16 @@ def ask(verb: Verb, job_id: str, *, database: Database) -> None:
         pass
 
 
+def check_goes_on(job: JobRow, done: str) -> None:
+    """Refuses what a job that is being stopped or cancelled has no room for; ``done`` is the verb's participle.
+
+    Raises:
+        VerbImpossible: For such a job. One that has ended is let pass.
+    """
+    if job.state == JobState.STOPPING or (job.cancel_requested and job.state not in TERMINAL_STATES):
+        raise _impossible(done, job)
+
+
 def _try(verb: Verb, job_id: str, *, database: Database) -> bool:
     with database.write.begin() as session:
         job = repository.find_job(session, job_id)
@@ -76,22 +86,22 @@ def _try(verb: Verb, job_id: str, *, database: Database) -> bool:
         if origin in verb.met:
             return True
         if job.cancel_requested or to not in JOB_MOVES[origin]:
-            raise _impossible(verb, job)
+            raise _impossible(verb.done, job)
         return repository.move_job(session, job_id, origin, to, reason=verb.reason)
 
 
-def _impossible(verb: Verb, job: JobRow) -> VerbImpossible:
+def _impossible(done: str, job: JobRow) -> VerbImpossible:
     if job.state in TERMINAL_STATES:
         return VerbImpossible(
-            f"{job.id} is {job.state}, and a job that has ended cannot be {verb.done}",
-            f"'fixnorm-tune show {job.id}' shows what it found; submit it again to go on",
+            f"{job.id} is {job.state}, and a job that has ended cannot be {done}",
+            f"'fixnorm-tune show {job.id}' shows what it found, 'fixnorm-tune extend {job.id} --trials 5' goes on",
         )
     if job.cancel_requested:
         return VerbImpossible(
-            f"{job.id} is {job.state} and being cancelled, so it cannot be {verb.done}",
-            "Wait for its end; submit it again to go on",
+            f"{job.id} is {job.state} and being cancelled, so it cannot be {done}",
+            "Wait for its end; then 'fixnorm-tune extend' goes on with it",
         )
     return VerbImpossible(
-        f"{job.id} is {job.state}: it starts no trials any more, so it cannot be {verb.done}",
+        f"{job.id} is {job.state}: it starts no trials any more, so it cannot be {done}",
         f"Wait for its end, or end it now with 'fixnorm-tune cancel {job.id}'",
     )

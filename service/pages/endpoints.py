@@ -6,12 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any
+from urllib.parse import parse_qs
 
 import optuna
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse
 from optuna.exceptions import StorageInternalError
+from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
 
+from fixnorm_core.errors import SpecError
 from service.events.records import last_number
 from service.jobs import endpoints as jobs
 from service.pages.assets import find_asset
@@ -20,7 +24,7 @@ from service.pages.rendering import render
 from service.problems import NotFound
 from service.reporting.figures import curves_chart, surface_chart
 from service.runtime import Running, Runtime
-from service.schemas import TERMINAL_STATES, JobState, JobView
+from service.schemas import TERMINAL_STATES, Extension, JobState, JobView
 
 __all__ = ["router"]
 
@@ -38,22 +42,40 @@ class Verb:
         confirm: What is asked first; empty asks nothing.
         states: In which states of a job the button is there.
         act: Does it, as the API does.
+        number: What the number beside the button is of; None where there is none.
     """
 
     label: str
     confirm: str
     states: frozenset[JobState]
-    act: Callable[[str, Runtime], Any]
+    act: Callable[[str, Runtime, int], Any]
+    number: str | None = None
 
 
 _ACTIVE = frozenset(JobState) - TERMINAL_STATES
 _GOING_ON = frozenset({JobState.QUEUED, JobState.RUNNING})
 _STOP = "Stop this job? Its running trials finish, then the best so far is the result, without further confirming runs."
+_CANCEL = "Cancel this job now? Its running trials end without a result."
+
+
+def _plain(act: Callable[[str, Runtime], Any]) -> Callable[[str, Runtime, int], Any]:
+    return lambda job_id, running, _number: act(job_id, running)
+
+
+def _extend(job_id: str, running: Runtime, number: int) -> JobView:
+    try:
+        extension = Extension(trials=number)
+    except ValidationError:
+        raise SpecError(f"{number} more trials are no extension", "Give a number from 1 to 100000") from None
+    return jobs.extend_job(job_id, extension, running)
+
+
 VERBS: Mapping[str, Verb] = {
-    "pause": Verb("Pause", "", _GOING_ON, jobs.pause_job),
-    "resume": Verb("Resume", "", frozenset({JobState.PAUSED}), jobs.resume_job),
-    "stop": Verb("Stop", _STOP, _GOING_ON | {JobState.PAUSED}, jobs.stop_job),
-    "cancel": Verb("Cancel", "Cancel this job now? Its running trials end without a result.", _ACTIVE, jobs.cancel_job),
+    "pause": Verb("Pause", "", _GOING_ON, _plain(jobs.pause_job)),
+    "resume": Verb("Resume", "", frozenset({JobState.PAUSED}), _plain(jobs.resume_job)),
+    "stop": Verb("Stop", _STOP, _GOING_ON | {JobState.PAUSED}, _plain(jobs.stop_job)),
+    "cancel": Verb("Cancel", _CANCEL, _ACTIVE, _plain(jobs.cancel_job)),
+    "extend": Verb("Extend", "", _GOING_ON | {JobState.PAUSED} | TERMINAL_STATES, _extend, number="trials"),
 }
 
 
@@ -102,11 +124,13 @@ def show_report(job_id: str, running: Running) -> FileResponse:
 
 
 @router.post("/jobs/{job_id}/{verb}", response_class=RedirectResponse)
-def act(job_id: str, verb: str, running: Running) -> RedirectResponse:
+async def act(job_id: str, verb: str, running: Running, request: Request) -> RedirectResponse:
     """Does what a button says and shows the job again. Requests of other sites' pages never get here."""
     if verb not in VERBS:
         raise NotFound(f"there is no verb {verb!r}", f"Those that there are: {', '.join(VERBS)}")
-    VERBS[verb].act(job_id, running)
+    fields = parse_qs((await request.body()).decode(errors="replace"))
+    text = fields.get("number", ["0"])[0]
+    await run_in_threadpool(VERBS[verb].act, job_id, running, int(text) if text.isdecimal() else 0)
     return RedirectResponse(f"/jobs/{job_id}", HTTPStatus.SEE_OTHER)
 
 

@@ -56,7 +56,7 @@ def message(session: Session, delivery: DeliveryRow) -> bytes:
     """What a delivery says: how the job ended, and its best point."""
     event = session.get_one(EventRow, (delivery.job_id, delivery.number))
     job = session.get_one(JobRow, delivery.job_id)
-    data = {"job": job.id, "name": job.name, **event.data, "best": job.result}
+    data = {"job": job.id, "name": job.name, "best": job.result, **event.data}
     return json.dumps({"type": event.kind, "timestamp": event.created_at.isoformat(), "data": data}).encode()
 
 

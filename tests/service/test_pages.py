@@ -99,6 +99,7 @@ STATES_AFTER = {
     "resume": JobState.RUNNING,
     "stop": JobState.STOPPING,
     "cancel": JobState.CANCELLED,
+    "extend": JobState.RUNNING,
 }
 
 
@@ -123,6 +124,28 @@ def test_each_verb_is_a_button_that_asks_first(browser: Browser, url: str, job: 
         page.locator(f".status .badge.{STATES_AFTER[verb].lower()}").wait_for()
         save_picture(page, f"after-{verb}")
     assert httpx.get(f"{url}{JOBS}/{job_id}").json()["state"] == STATES_AFTER[verb]
+
+
+def test_an_ended_job_is_extended_on_its_page_which_shows_it_going_on_to_a_second_end(
+    browser: Browser, url: str, job: dict[str, Any]
+) -> None:
+    job_id = submit(url, job)
+    first = ended(url, job_id)
+    with watched_page(browser, url) as page:
+        page.goto(f"/jobs/{job_id}")
+        page.get_by_role("spinbutton", name="Extend by so many trials").fill("4")
+        page.get_by_role("button", name="Extend").click()
+        page.locator(".status .badge.running").wait_for()
+        page.get_by_role("link", name="Report").wait_for(state="hidden")
+        page.evaluate("window.untouched = true")
+        page.locator(".status .badge.succeeded").wait_for()
+        assert page.evaluate("window.untouched")
+        view = ended(url, job_id)
+        page.get_by_text(f"{view.progress.finished} of {first.progress.max_trials + 4} trials").wait_for()
+        page.get_by_role("link", name="Report").wait_for()
+        save_picture(page, "extended")
+    assert view.progress.finished > first.progress.finished
+    assert httpx.post(f"{url}/jobs/{job_id}/extend", data={"number": "none"}).status_code == 422
 
 
 def test_a_page_finds_its_server_again(browser: Browser, settings: Settings, job: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ from service.dispatch.policy import (
     decide,
 )
 from service.dispatch.rests import Rest
+from service.dispatch.rounds import part
 from service.schemas import JobState
 
 BUDGET = BudgetSpec(max_trials=4, confirm_runs=1, parallel_trials=2, max_failures=2)
@@ -52,10 +53,8 @@ def decision(
     trials: list[FrozenTrial], *, live: set[int] | None = None, budget: BudgetSpec = BUDGET, **facts: object
 ) -> Action:
     best = recommend(trials, validation_examples=100)
-    confirm = to_confirm(trials, validation_examples=100, top_k=budget.confirm_top_k)
-    return decide(
-        JobFacts(budget, trials, live=frozenset(live or ()), best=best, to_confirm=confirm, **facts)  # type: ignore[arg-type]
-    )
+    facts.setdefault("to_confirm", to_confirm(trials, validation_examples=100, top_k=budget.confirm_top_k))
+    return decide(JobFacts(budget, trials, live=frozenset(live or ()), best=best, **facts))  # type: ignore[arg-type]
 
 
 def test_a_new_job_asks() -> None:
@@ -127,7 +126,7 @@ def test_the_weights_of_the_best_run_are_evaluated_once_and_then_the_job_succeed
     trials = [trial(0, 0.5), trial(1, 0.6, confirm=True)]
     assert decision(trials, search_over="x") == Evaluate(1)
     assert decision(trials, search_over="x", evaluating=True) == Wait("measuring the test accuracy")
-    assert decision(trials, search_over="x", evaluated_trial=1) == Succeed("x")
+    assert decision(trials, search_over="x", evaluated=frozenset({1})) == Succeed("x")
 
 
 def test_failures_in_a_row_fail_the_job_and_name_the_last() -> None:
@@ -183,7 +182,7 @@ def test_a_job_whose_time_is_over_ends_all_its_trials_and_keeps_the_best() -> No
     facts = {"budget": TIMED, "times": times, "search_over": over, "ended": frozenset({2, 3})}
     assert decision(ended, **facts) == Evaluate(1)
     assert decision(ended, **facts, evaluating=True) == Wait("measuring the test accuracy")
-    assert decision(ended, **facts, evaluated_trial=1) == Succeed(
+    assert decision(ended, **facts, evaluated=frozenset({1})) == Succeed(
         f"{over}; max_time left no time for 2 of 2 confirming runs"
     )
 
@@ -303,10 +302,10 @@ def test_a_stopped_job_lets_finish_what_runs_then_evaluates_its_best_without_con
     assert decision([*SEARCHED, trial(2, confirm=True)], live={2}, **over) == Wait("training trial 2")
     assert decision([*SEARCHED, trial(2)], **over) == Resume(2)
     assert decision(SEARCHED, **over) == Evaluate(1)
-    done = decision(SEARCHED, evaluated_trial=1, **over)
+    done = decision(SEARCHED, evaluated=frozenset({1}), **over)
     assert done == Succeed("stopped by request; 1 of 1 confirming runs left out")
     confirmed = [*SEARCHED, trial(2, 0.6, lr=0.1, confirm=True)]
-    assert decision(confirmed, evaluated_trial=1, **over) == Succeed("stopped by request")
+    assert decision(confirmed, evaluated=frozenset({1}), **over) == Succeed("stopped by request")
 
 
 def test_a_stopped_job_gives_up_a_trial_that_was_only_asked_for() -> None:
@@ -321,3 +320,73 @@ def test_a_stopped_job_with_nothing_complete_is_cancelled_and_failures_do_not_ta
     failed = [trial(number, state=TrialState.FAIL) for number in (2, 3)]
     assert decision(failed, **over) == Cancel("stopped by request before a trial was complete")
     assert decision([*SEARCHED, *failed], **over) == Evaluate(1)
+
+
+SPENT = [trial(0, 0.6), trial(1, 0.5, lr=0.1), trial(2, 0.5, lr=0.2), trial(3, 0.65, confirm=True)]
+REOPENED = {"earlier": frozenset({0, 1, 2, 3}), "settled": frozenset({0, 1, 2, 3}), "evaluated": frozenset({3})}
+
+
+def again(trials: list[FrozenTrial], budget: BudgetSpec, **facts: object) -> Action:
+    confirm = to_confirm(trials, validation_examples=100, earlier=frozenset({0, 1, 2, 3}))
+    return decision(trials, budget=budget, to_confirm=confirm, **REOPENED | facts)  # type: ignore[arg-type]
+
+
+def test_a_reopened_search_goes_on_and_keeps_as_many_runs_to_confirm_as_the_first() -> None:
+    seven = BUDGET.model_copy(update={"max_trials": 7})
+    found = [*SPENT, trial(4, 0.5, lr=0.3)]
+    assert again(SPENT, seven) == again(found, seven) == Ask()
+    found.append(trial(5, 0.9, lr=0.4))
+    assert again(found, seven) == EndSearch(
+        "max_trials is 7: 5 to search and 1 that confirmed before are used up, 1 is to confirm"
+    )
+    assert again(found, seven, search_over="x") == Confirm({"lr": 0.4, "fc_norm": 2.0})
+    assert again([*found, trial(6, 0.9, lr=0.4, confirm=True)], seven, search_over="x") == Evaluate(5)
+
+
+def test_a_point_that_an_earlier_round_has_confirmed_is_not_confirmed_again_while_it_is_the_best() -> None:
+    seven = BUDGET.model_copy(update={"max_trials": 7})
+    assert again([*SPENT, trial(4, 0.5, lr=0.3), trial(5, 0.5, lr=0.4)], seven, search_over="x") == Succeed("x")
+
+
+def test_an_extension_by_one_trial_is_for_the_search() -> None:
+    five = BUDGET.model_copy(update={"max_trials": 5})
+    assert again(SPENT, five) == Ask()
+    found = [*SPENT, trial(4, 0.9, lr=0.3)]
+    assert again(found, five) == EndSearch("max_trials 5 is used up")
+    assert again(found, five, search_over="x") == Succeed("x")  # its point is not confirmed, the other one is
+
+
+def test_no_parting_of_any_budget_gives_more_trials_than_it_has_or_the_search_none() -> None:
+    for max_trials in range(1, 12):
+        for confirm in range(max_trials):
+            budget = BudgetSpec(max_trials=max_trials, confirm_runs=confirm)
+            for searched in range(max_trials):
+                for confirmed in range(max_trials - searched):
+                    shares = part(budget, searched=searched, confirmed=confirmed)
+                    assert shares.search + shares.confirming == max_trials
+                    assert shares.search > searched
+                    assert shares.confirming == confirmed + shares.kept
+                    assert shares.kept <= confirm
+            assert part(budget, searched=0, confirmed=0).search == budget.search_trials
+
+
+def test_what_ended_an_earlier_round_does_not_end_the_next_one() -> None:
+    failed = [trial(number, state=TrialState.FAIL) for number in range(2)]
+    assert decision(failed, last_failure="x") == Fail("2 trials in a row failed, the last one with: x")
+    assert decision(failed, earlier=frozenset({0, 1}), last_failure="x") == Ask()
+    aimed = BUDGET.model_copy(update={"target_accuracy": 0.5})
+    assert isinstance(decision([trial(0, 0.6)], budget=aimed), EndSearch)
+    assert decision([trial(0, 0.6)], budget=aimed, earlier=frozenset({0})) == Ask()
+
+
+def test_a_confirming_trial_that_was_created_just_before_the_search_was_reopened_is_ended_untrained() -> None:
+    seven = BUDGET.model_copy(update={"max_trials": 7})
+    created = [*SPENT, trial(4, confirm=True)]
+    assert again(created, seven, unstarted=frozenset({4})) == EndTrials((4,), "the search goes on")
+    assert again(created, seven, unstarted=frozenset({4}), search_over="x") == Resume(4)
+
+
+def test_a_confirming_trial_that_runs_when_the_search_is_reopened_goes_on_beside_it() -> None:
+    eight = BUDGET.model_copy(update={"max_trials": 8})
+    trials = [*SPENT[:3], trial(3, confirm=True)]
+    assert decision(trials, live={3}, budget=eight, settled=frozenset({0, 1, 2, 3})) == Ask()

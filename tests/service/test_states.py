@@ -50,10 +50,11 @@ def stored(database: Database, row: type[JobRow] | type[AttemptRow]) -> tuple[st
     return found.state, found.reason
 
 
-def test_every_state_has_a_row_in_its_table_and_what_has_ended_stays() -> None:
+def test_every_state_has_a_row_in_its_table_and_from_an_end_a_job_can_only_be_reopened() -> None:
     assert set(JOB_MOVES) == set(JobState)
     assert set(ATTEMPT_MOVES) == set(AttemptState)
-    assert {state for state, following in JOB_MOVES.items() if not following} == TERMINAL_STATES
+    reopened = {JobState.QUEUED, JobState.RUNNING}
+    assert {state for state, following in JOB_MOVES.items() if following <= reopened} == TERMINAL_STATES
     assert tuple(state for state, following in ATTEMPT_MOVES.items() if following) == LIVE_ATTEMPT_STATES
 
 

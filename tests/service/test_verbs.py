@@ -288,7 +288,7 @@ def test_a_verb_that_has_no_meaning_for_an_ended_job_is_refused_with_a_way_out(
         problem = answer.json()
         assert (answer.status_code, problem["code"]) == (409, "verb_impossible")
         assert problem["detail"] == f"{job_id} is SUCCEEDED, and a job that has ended cannot be {verb.rstrip('e')}ed"
-        assert "submit it again" in problem["way_out"]
+        assert f"fixnorm-tune extend {job_id}" in problem["way_out"]
     assert JobView.model_validate(http.get(f"{JOBS}/{job_id}").json()) == before
     assert http.post(f"{JOBS}/job-nope/{verb}").status_code == 404
 

@@ -244,6 +244,17 @@ def test_pause_resume_and_stop_say_what_the_job_is_now(server: StandIn, cli: CLI
     assert json.loads(cli(verb, "j1", "-o", "json").stdout)["state"] == state
 
 
+def test_extend_sends_how_many_under_a_key_of_its_own_and_says_what_the_job_is_now(server: StandIn, cli: CLI) -> None:
+    server.on("POST", "/api/v1/jobs/j1/extend", job(JobState.RUNNING, reason="extended by 5 trials"))
+    result = cli("extend", "j1", "--trials", "5")
+    assert (result.exit_code, result.stdout) == (0, "job j1 is RUNNING: extended by 5 trials\n")
+    assert json.loads(cli("extend", "j1", "--trials", "5", "-o", "json").stdout)["state"] == "RUNNING"
+    first, second = server.requests
+    assert json.loads(first.body) == {"trials": 5}
+    assert first.headers["idempotency-key"] != second.headers["idempotency-key"]
+    assert cli("extend", "j1").exit_code == cli("extend", "j1", "--trials", "0").exit_code == 2
+
+
 def test_a_verb_that_is_impossible_is_bad_input_with_a_way_out(server: StandIn, cli: CLI) -> None:
     server.on(
         "POST", "/api/v1/jobs/j1/pause", problem(409, "verb_impossible", "j1 is SUCCEEDED", way_out="submit it again")

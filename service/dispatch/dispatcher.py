@@ -27,6 +27,7 @@ from service.dispatch.share import Claim, first_in_turn
 from service.jobs import repository
 from service.jobs.amended import spec_of, stored_spec
 from service.metrics.meters import Meters
+from service.studies.leftovers import end_leftovers, studies_left_open
 from service.studies.studies import Studies, StudyHandle
 from worker.contracts import Backend, Resources
 
@@ -36,6 +37,9 @@ log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS = 0.5
 """How often the database is looked at for what other servers were asked; this one's own requests wake it."""
+
+_SWEEP_SECONDS = 60.0
+"""How often, beside at a takeover, ended jobs are looked at for what another server wrote to them too late."""
 
 
 @dataclass(slots=True)
@@ -71,6 +75,7 @@ class Dispatcher:
     _settled: bool = field(default=False, init=False)
     _requests: frozenset[tuple[str, str, bool, int]] = field(default_factory=frozenset, init=False)
     _look_at: float = field(default=0.0, init=False)
+    _sweep_at: float = field(default=0.0, init=False)
     _trouble: str | None = field(default=None, init=False)
     _ticked_at: datetime | None = field(default=None, init=False)
 
@@ -132,6 +137,7 @@ class Dispatcher:
             if job.study_id is None:  # no attempt of it was ever started
                 continue
             self._attempts.settle(job.id, reason="its server was restarted or replaced")
+        self._sweep()
         self._settled = True
         self._wake.set()
 
@@ -186,6 +192,18 @@ class Dispatcher:
         if requests != self._requests:
             self._requests = requests
             self._wake.set()
+        if time.monotonic() >= self._sweep_at:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Ends in Optuna what a server that was suspended has written to jobs after their end."""
+        self._sweep_at = time.monotonic() + _SWEEP_SECONDS
+        with self.database.read() as session:
+            left = studies_left_open(session)
+        for study_id in left:
+            self.lease.check()
+            ended = end_leftovers(self.studies.storage, study_id)
+            log.warning("dispatch.leftovers_ended", study=study_id, trials=ended)
 
     def _run(self) -> None:
         pause = self.poll_interval.total_seconds()

@@ -29,6 +29,7 @@ from service.dispatch.lease import Lease
 from service.metrics.meters import Meters
 from service.metrics.shared import SharedState
 from service.metrics.transactions import TransactionTimes
+from service.queue.share import UNLIMITED, Rules
 from service.runtime import Runtime
 from service.settings import BackendName, Settings
 from service.studies.storage import close_storage, engine_of, open_mirror, open_reading_storage
@@ -116,8 +117,9 @@ def build(
     lease = Lease(database, holder, timedelta(seconds=settings.lease_seconds), alone=lock is not None, now=_utc_now)
     meters = Meters()
     rest = timedelta(seconds=settings.retry_seconds)
+    rules = _rules(settings)
     dispatcher = Dispatcher(
-        database, lease, studies, backend, settings.state_dir, now, settings.poll_interval, rest, meters
+        database, lease, studies, backend, settings.state_dir, now, settings.poll_interval, rest, meters, rules
     )
     capacity = _remembered(backend)
     meters.registry.register(SharedState(database, capacity, lambda: dispatcher.leads, settings.state_dir))
@@ -156,6 +158,7 @@ def build(
         lambda: dispatcher.leads,
         dispatcher.wake,
         dispatcher.expected,
+        rules,
         now,
         meters.registry,
         lambda: dispatcher.trouble,
@@ -175,6 +178,15 @@ def _having_room(settings: Settings) -> Iterator[None]:
 
 
 _FREE_SPACE = "Free some space there and start again; nothing that was stored is lost"
+
+
+def _rules(settings: Settings) -> Rules:
+    gpus, cpus = settings.user_max_gpus, settings.user_max_cpus
+    user_max = Resources(
+        UNLIMITED.cpus if cpus is None else cpus,
+        UNLIMITED.gpus if gpus is None else gpus,
+    )
+    return Rules(user_max, timedelta(seconds=settings.reserve_seconds))
 
 
 def _open_database(settings: Settings) -> tuple[Database, Studies, BaseStorage]:

@@ -18,6 +18,7 @@ from fixnorm_core.reports import EpochReport, Evaluation, TrialResult
 from fixnorm_core.spec import ResourceSpec, TrialSpec
 
 __all__ = [
+    "NOTHING",
     "RETRIED_FAILURES",
     "UNCHARGED_FAILURES",
     "Backend",
@@ -68,6 +69,9 @@ class Resources:
 
     def __sub__(self, other: Resources) -> Resources:
         return Resources(self.cpus - other.cpus, self.gpus - other.gpus)
+
+
+NOTHING = Resources(0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,9 @@ class JobRow(Base):
         study_id: Optuna's number of the study, once it exists.
         cancel_requested: The dispatcher ends the job at its next look.
         stop_reason: Why the search ended; set before the confirming runs, and taken back when the search is reopened.
+        served_at: When an attempt of it was started last; None when that was lost with its server.
+        waiting_since: Since when a trial of it has wanted to start and could not, for the sake of others; None when
+            none does.
         result: The final :class:`~service.schemas.BestView`, once the job has succeeded.
         amendments: How often somebody had it go on under other terms. A write of the dispatcher names the number that
             it was decided under, so that no decision on older terms has an effect.
@@ -97,9 +100,15 @@ class JobRow(Base):
     reopened_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
+    served_at: Mapped[datetime | None]
+    waiting_since: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
 
-    __table_args__ = (Index("ix_jobs_state", "state"), Index("ix_jobs_created_at_id", "created_at", "id"))
+    __table_args__ = (
+        Index("ix_jobs_state", "state"),
+        Index("ix_jobs_created_at_id", "created_at", "id"),
+        Index("ix_jobs_served_at", "served_at"),
+    )
 
 
 class AttemptRow(Base):

@@ -31,6 +31,7 @@ from service.metrics.meters import Meters
 from service.schemas import EventKind, JobState
 from service.studies.studies import AskedTrial, StudyHandle
 from worker.contracts import (
+    NOTHING,
     UNCHARGED_FAILURES,
     Backend,
     Cancelled,
@@ -97,6 +98,13 @@ class Attempts:
         """What no live attempt holds."""
         return self.backend.capacity() - self._held()
 
+    def held_by_job(self) -> Mapping[str, Resources]:
+        """What the live attempts of each job hold together; jobs without any are left out."""
+        held: dict[str, Resources] = {}
+        for attempt in self.live.values():
+            held[attempt.job_id] = held.get(attempt.job_id, NOTHING) + attempt.resources
+        return held
+
     def of(self, job_id: str) -> list[LiveAttempt]:
         """A job's live attempts."""
         return [attempt for attempt in self.live.values() if attempt.job_id == job_id]
@@ -125,7 +133,7 @@ class Attempts:
         Raises:
             JobMoved: As :meth:`train`.
         """
-        attempt = self._open(job, AttemptKind.TRAIN, number, Resources(0.0, 0.0))
+        attempt = self._open(job, AttemptKind.TRAIN, number, NOTHING)
         self._end(attempt, AttemptState.PRUNED, reason=reason)
 
     def take_in(self) -> bool:
@@ -166,6 +174,8 @@ class Attempts:
                 repository.end_attempt(
                     session, row.id, AttemptState.LOST, lease=row.lease, now=self.now(), reason=reason
                 )
+            if lost:
+                repository.give_turn_back(session, job_id)
         for row in lost:
             self.meters.ended(row.kind, AttemptState.LOST)
             self._add_last_words(job_id, row.trial_number, row.id, AttemptState.LOST, reason)
@@ -217,6 +227,8 @@ class Attempts:
             round_ = repository.hold_job(session, job_id, JobState(job.state), under=job.amendments)
             if round_ is None:
                 raise JobMoved
+            if resources != NOTHING:
+                repository.serve_job(session, job_id, now=self.now())
             earlier = [row for row in repository.attempts_of(session, [job_id]) if row.trial_number == number]
             for row in earlier:  # stored in a commit whose answer was lost, and never started
                 if row.kind == kind and row.state in LIVE_ATTEMPT_STATES and row.id not in self.live:

@@ -27,13 +27,15 @@ __all__ = [
     "find_attempt",
     "find_by_key",
     "find_job",
-    "hold_job",
+    "give_turn_back",
+    "jobs_of",
     "live_attempts",
     "move_job",
     "page_of_jobs",
     "pause_job",
     "request_cancel",
     "requests",
+    "serve_job",
     "start_attempt",
     "take_job",
     "update_job",
@@ -53,6 +55,11 @@ def take_job(session: Session, job_id: str) -> JobRow | None:
 def find_by_key(session: Session, key: str) -> JobRow | None:
     """The job that was submitted with an idempotency key."""
     return session.scalar(select(JobRow).where(JobRow.idempotency_key == key))
+
+
+def jobs_of(session: Session, job_ids: Iterable[str]) -> Sequence[JobRow]:
+    """Some jobs, in no order."""
+    return session.scalars(select(JobRow).where(JobRow.id.in_(tuple(job_ids)))).all()
 
 
 def active_jobs(session: Session) -> Sequence[JobRow]:
@@ -136,6 +143,16 @@ def hold_job(session: Session, job_id: str, state: JobState, *, under: int) -> i
     """
     query = select(JobRow.round).where(JobRow.id == job_id, JobRow.state == state, JobRow.amendments == under)
     return session.scalar(query.with_for_update())  # SQLite has no such lock and needs none
+
+
+def serve_job(session: Session, job_id: str, *, now: datetime) -> None:
+    """Notes of a job that is held that an attempt of it starts, and that it waits no more."""
+    session.execute(update(JobRow).where(JobRow.id == job_id).values(served_at=now, waiting_since=None))
+
+
+def give_turn_back(session: Session, job_id: str) -> None:
+    """Has a job that lost what it was given a turn for go before those that were served since."""
+    session.execute(update(JobRow).where(JobRow.id == job_id).values(served_at=None))
 
 
 def requests(session: Session) -> frozenset[tuple[str, str, bool, int]]:

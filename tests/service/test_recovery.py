@@ -260,6 +260,6 @@ def test_a_job_without_room_says_what_it_waits_for_and_starts_when_there_is_some
             waiting = repository.find_job(session, second)
         assert waiting is not None
         assert waiting.state == JobState.QUEUED
-        assert waiting.reason == "waiting for room: a trial needs 1 CPU and 0 GPUs, free: 0 CPUs and 0 GPUs"
+        assert waiting.reason == "waiting for room: a trial needs 1 CPU and 0 GPUs"
         assert run_to_end(service, second) is JobState.SUCCEEDED
         assert run_to_end(service, first) is JobState.SUCCEEDED

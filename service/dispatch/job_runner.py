@@ -45,11 +45,11 @@ from service.jobs import repository
 from service.jobs.amended import spec_of
 from service.jobs.folders import best_folder
 from service.jobs.views import trial_views
-from service.queue.share import Obstacle
 from service.reporting.figures import surface_chart
 from service.reporting.result import write_result
 from service.schemas import JobState
 from service.studies.studies import Studies, StudyHandle
+from worker.contracts import Resources
 
 __all__ = ["JobRunner"]
 
@@ -106,12 +106,8 @@ class JobRunner:
         """Forgets what the samplers think: another server goes on with the jobs."""
         self._opinions.clear()
 
-    def carry_on(self, job: JobRow, obstacle: Callable[[], Obstacle | None]) -> bool:
+    def carry_on(self, job: JobRow) -> bool:
         """Carries a job on until an attempt has started (True) or nothing more can be done now (False).
-
-        Args:
-            job: The job.
-            obstacle: Tells what keeps a trial of it from starting now; None when nothing does.
 
         Raises:
             JobMoved: If somebody else changed its state meanwhile.
@@ -123,7 +119,7 @@ class JobRunner:
                 self._end_job(job, JobState.CANCELLED, "cancelled by request")
                 return False
             spec = spec_of(job)
-            if job.state == JobState.QUEUED and job.started_at is None and self._must_wait(job, obstacle):
+            if job.state == JobState.QUEUED and job.started_at is None and not self._has_room(job, spec):
                 return False  # nothing of it can have ended, so there is nothing to decide: its study stays unopened
             study = self.attempts.open_study(job.id)
             study.spec = spec  # it may have been changed since the study was opened
@@ -143,7 +139,7 @@ class JobRunner:
                     case Resume(number) if (losing := study.reason_to_prune(number)) is not None:
                         self.attempts.prune(job, number, reason=losing)
                     case Wait(reason):
-                        self._update(job, reason=reason, waiting_since=None)
+                        self._update(job, reason=self.attempts.backend.trouble() or reason)
                         return False
                     case Succeed(reason):
                         self._finish(job, spec, study, facts, state=JobState.SUCCEEDED, reason=reason)
@@ -155,10 +151,7 @@ class JobRunner:
                         self._finish(job, spec, study, facts, state=JobState.CANCELLED, reason=reason)
                         return False
                     case _:
-                        if self._must_wait(job, obstacle):
-                            return False
-                        self._start(job, spec, study, action)
-                        return True
+                        return self._start(job, spec, study, action)
         except FixNormError as error:
             self._end_job(job, JobState.FAILED, str(error))
             return False
@@ -172,7 +165,9 @@ class JobRunner:
             self._end_job(job, JobState.FAILED, f"internal error, see the server's log: {error!r}")
             return False
 
-    def _start(self, job: JobRow, spec: JobSpec, study: StudyHandle, action: Action) -> None:
+    def _start(self, job: JobRow, spec: JobSpec, study: StudyHandle, action: Action) -> bool:
+        if not self._has_room(job, spec):
+            return False
         if job.state == JobState.QUEUED:
             self._update(job, state=JobState.RUNNING, reason="", started_at=self.now())
         self.lease.check()  # deciding may have taken long
@@ -189,15 +184,18 @@ class JobRunner:
                 self.attempts.evaluate(job, spec, study.resume(number))
             case _:
                 raise AssertionError(f"{action} starts nothing")
-        job.waiting_since = None  # as is stored with the attempt
-
-    def _must_wait(self, job: JobRow, obstacle: Callable[[], Obstacle | None]) -> bool:
-        """Whether no trial of the job may start now; if so, the job says why."""
-        if (found := obstacle()) is None:
-            return False
-        since = job.created_at if job.started_at is None else self.now()
-        self._update(job, reason=found.reason, waiting_since=job.waiting_since or since)
         return True
+
+    def _has_room(self, job: JobRow, spec: JobSpec) -> bool:
+        """Whether a trial of the job fits in what is free; if not, the job says what it waits for."""
+        if (trouble := self.attempts.backend.trouble()) is not None:
+            self._update(job, reason=f"waiting: {trouble}")
+            return False
+        needed, free = Resources.of(spec.resources), self.attempts.free()
+        if needed.fits_in(free):
+            return True
+        self._update(job, reason=f"waiting for room: a trial needs {needed}, free: {free}")
+        return False
 
     def _facts(self, job: JobRow, spec: JobSpec, study: StudyHandle) -> JobFacts:
         with self.database.read() as session:
@@ -272,7 +270,7 @@ class JobRunner:
         if job.study_id is not None:
             self.attempts.open_study(job.id).end_open_trials()
             self.attempts.tell_events(job.id)
-        self._update(job, state=state, reason=reason, waiting_since=None, ended_at=self.now(), **values)
+        self._update(job, state=state, reason=reason, ended_at=self.now(), **values)
         self.studies.forget(job.id)
         self._opinions.pop(job.id, None)
         log.info("job.ended", job=job.id, state=state, reason=reason)

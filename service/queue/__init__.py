@@ -1,1 +1,0 @@
-"""Who waits for room, in which order and why."""

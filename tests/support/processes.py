@@ -42,6 +42,16 @@ class ServerProcess:
             time.sleep(0.05)
 
     @property
+    def answers(self) -> bool:
+        """Whether it has begun to."""
+        return not self.ended and self._url_file.exists()
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is no process any more."""
+        return self._process is None or self._process.poll() is not None
+
+    @property
     def url(self) -> str:
         """Its address."""
         return self._url_file.read_text(encoding="utf-8").strip()

@@ -8,14 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import assert_never
 
 from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage
-from sqlalchemy import make_url, select
+from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 from starlette.types import ASGIApp
 
@@ -25,10 +23,9 @@ from service.app import create_app
 from service.database.engine import Database
 from service.database.migrate import upgrade
 from service.database.postgres import one_at_a_time
-from service.database.rows import LeaseRow
 from service.database.troubles import DATABASE_ERRORS, Trouble, describe, trouble_of
 from service.dispatch.dispatcher import Dispatcher
-from service.dispatch.lease import DISPATCHER, Lease
+from service.dispatch.lease import Lease
 from service.metrics.meters import Meters
 from service.metrics.shared import SharedState
 from service.metrics.transactions import TransactionTimes
@@ -110,7 +107,7 @@ def build(
         with _having_room(settings):
             database, studies, reader = _open_database(settings)
             secret = _webhook_secret(settings)
-        backend = backend or _backend(settings, database)
+        backend = backend or _backend(settings)
     except BaseException:
         if lock is not None:
             lock.release()
@@ -205,22 +202,15 @@ def _webhook_secret(settings: Settings) -> str:
     return load_secret(given.get_secret_value() if given else None, file=settings.state_dir / "webhook-secret")
 
 
-def _backend(settings: Settings, database: Database) -> Backend:
+def _backend(settings: Settings) -> Backend:
     match settings.backend:
         case BackendName.RAY:
-            address = settings.ray_address
+            from worker.ray_backend import RayBackend
+
             try:
-                if address is not None:
-                    from worker.backend_process import BackendProcess
-                    from worker.ray_cluster import join_cluster
-
-                    join = partial(join_cluster, address, _namespace(settings, database), settings.orphan_seconds)
-                    return BackendProcess(join, f"the Ray cluster at {address}")
-                from worker.ray_backend import RayBackend
-
-                return RayBackend(cpus=settings.cpus, gpus=settings.gpus)
+                return RayBackend(settings.ray_address, cpus=settings.cpus, gpus=settings.gpus)
             except Exception as error:  # the boundary: Ray raises whatever its start runs into
-                where = f"at {address}" if address else "on this machine"
+                where = f"at {settings.ray_address}" if settings.ray_address else "on this machine"
                 raise CannotStart(
                     f"Ray {where} cannot be used: {error}",
                     "Correct RAY_ADDRESS, --cpus or --gpus; --backend simulator does without Ray",
@@ -233,14 +223,6 @@ def _backend(settings: Settings, database: Database) -> Backend:
             return SimulatorBackend(Recording.packaged(), total, epoch_seconds=settings.epoch_seconds)
         case _:
             assert_never(settings.backend)
-
-
-def _namespace(settings: Settings, database: Database) -> str:
-    """Of this deployment's slots: they write into its state folder, and what they do is in its database."""
-    with database.read() as session:
-        deployment = session.scalar(select(LeaseRow.deployment).where(LeaseRow.name == DISPATCHER))
-    told = sha256(f"{deployment} {settings.state_dir}".encode()).hexdigest()
-    return f"fixnorm-tune-{told[:16]}"
 
 
 def _remembered(backend: Backend) -> Callable[[], Resources]:

@@ -46,8 +46,6 @@ class Settings(BaseSettings):
             database dispatches in its place.
         retry_seconds: How long a trial whose worker was lost rests before it is tried again; four times as long after
             each further loss in a row, at most five minutes.
-        orphan_seconds: How long a slot on an existing Ray cluster goes on without a server before it gives its CPUs and
-            GPUs back. A trial that was training there resumes from its last checkpoint.
         poll_interval: Pause between two looks at the backend.
         epoch_seconds: How long the simulator's epochs take.
         webhook_private: Whether a job's webhook may lead to this machine and into private networks.
@@ -70,7 +68,6 @@ class Settings(BaseSettings):
     gpus: float | None = Field(default=None, ge=0)
     lease_seconds: float = Field(default=10.0, ge=0.1)
     retry_seconds: float = Field(default=5.0, ge=0)
-    orphan_seconds: float = Field(default=3600.0, ge=60)
     poll_interval: timedelta = timedelta(milliseconds=50)
     epoch_seconds: float = Field(default=0.0, ge=0)
     webhook_private: bool = False

@@ -107,7 +107,7 @@ class AttemptRow(Base):
 
     Attributes:
         lease: Token of the dispatcher's lease under which it was started. Only a holder of that token may write how it
-            goes on; a server that takes over makes it its own where it still runs, else gives it up as LOST.
+            goes on; a server that takes over gives it up as LOST.
         trial_number: Optuna's number of the trial that is trained, or whose weights are evaluated.
         round: The job's, when it was started.
         failure: The :class:`~worker.contracts.FailureKind` of a FAILED attempt.
@@ -150,8 +150,6 @@ class LeaseRow(Base):
         token: New with every holder; None when nobody has it.
         holder: Who has it, for a person.
         ends_at: When it is over unless its holder renews it, by the database's clock.
-        term: How often it has been taken.
-        deployment: Tells this database from others, on a cluster that they share.
     """
 
     __tablename__ = "leases"
@@ -160,8 +158,6 @@ class LeaseRow(Base):
     token: Mapped[str | None] = mapped_column(Words(40))
     holder: Mapped[str | None] = mapped_column(Words(200))
     ends_at: Mapped[datetime | None]
-    term: Mapped[int] = mapped_column(default=0, server_default="0")
-    deployment: Mapped[str | None] = mapped_column(Words(40))
 
 
 class EventRow(Base):

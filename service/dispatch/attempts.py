@@ -61,7 +61,7 @@ class JobMoved(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LiveAttempt:
-    """An attempt that the backend is running, started under a lease of this server's or adopted under it."""
+    """An attempt that the backend is running, started under a lease of this server's."""
 
     id: str
     lease: str
@@ -137,23 +137,20 @@ class Attempts:
         self._inbox.extend(self.backend.poll())
         applied = False
         while self._inbox:
-            update = self._inbox[0]
-            self._apply(update)
+            self._apply(self._inbox[0])
             del self._inbox[0]
-            self.backend.acknowledge(update)
             applied = True
         return applied
 
     def cancel(self, job_id: str, *, reason: str, trials: Collection[int] | None = None) -> None:
         """Ends live attempts of a job now: all, or those that train one of ``trials``."""
-        self.lease.check()  # what runs may be another server's by now
         for attempt in self.of(job_id):
             if trials is None or (attempt.kind is AttemptKind.TRAIN and attempt.trial_number in trials):
                 self.backend.cancel(attempt.id)
                 self._end(attempt, AttemptState.CANCELLED, reason=reason)
 
     def abandon(self) -> None:
-        """Lets go of everything without a word to the database: another server has adopted it, or given it up."""
+        """Ends everything that runs here without a word to the database: another server has given it up as lost."""
         self.backend.release()
         self.live.clear()
         self.meters.hold(self._held())
@@ -161,27 +158,14 @@ class Attempts:
         self._announced.clear()
         self._stopping.clear()
 
-    def settle(self, job_id: str, found: Mapping[str, Resources], *, reason: str) -> None:
-        """After a restart: what the backend has found is adopted, what else was live is lost.
-
-        Results that Optuna has not been told yet are told.
-        """
-        token = self.lease.token
+    def settle(self, job_id: str, reason: str) -> None:
+        """After a restart: what was live is lost, and results that Optuna has not been told yet are told."""
         with self.lease.writing() as session:
-            live = [row for row in repository.live_attempts(session) if row.job_id == job_id]
-            adopted = [row for row in live if row.id in found]
-            lost = [row for row in live if row.id not in found]
-            for row in adopted:
-                repository.adopt_attempt(session, row.id, lease=row.lease, to=token)
+            lost = [row for row in repository.live_attempts(session) if row.job_id == job_id]
             for row in lost:
                 repository.end_attempt(
                     session, row.id, AttemptState.LOST, lease=row.lease, now=self.now(), reason=reason
                 )
-        for row in adopted:
-            attempt = LiveAttempt(row.id, token, job_id, AttemptKind(row.kind), row.trial_number, found[row.id])
-            self.live[row.id] = attempt
-            attempt.log.info("attempt.adopted")
-        self.meters.hold(self._held())
         for row in lost:
             self.meters.ended(row.kind, AttemptState.LOST)
             self._add_last_words(job_id, row.trial_number, row.id, AttemptState.LOST, reason)
@@ -191,13 +175,6 @@ class Attempts:
             if row.kind == AttemptKind.TRAIN:
                 self._tell(row)
         self.tell_events(job_id, epochs=True)
-
-    def end_unknown(self, found: Collection[str]) -> None:
-        """Ends what the backend has found and no live attempt is known of."""
-        for attempt_id in found:
-            if attempt_id not in self.live:
-                log.info("attempt.unknown", attempt=attempt_id)
-                self.backend.cancel(attempt_id)
 
     def tell_events(self, job_id: str, number: int | None = None, *, epochs: bool = False) -> None:
         """Records the events of what Optuna has been told of a trial, or of all: ends, and ``epochs`` after a crash."""
@@ -352,7 +329,6 @@ class Attempts:
     def _refuse(self, attempt_id: str) -> None:
         """Says why news of an attempt changes nothing, and has the backend end it, should it still run."""
         self._forget(attempt_id)
-        self.lease.check()  # else it may be another server's
         self.backend.cancel(attempt_id)
         with self.database.read() as session:
             row = repository.find_attempt(session, attempt_id)

@@ -27,7 +27,6 @@ from service.dispatch.share import Claim, first_in_turn
 from service.jobs import repository
 from service.jobs.amended import spec_of, stored_spec
 from service.metrics.meters import Meters
-from service.studies.leftovers import end_leftovers, studies_left_open
 from service.studies.studies import Studies, StudyHandle
 from worker.contracts import Backend, Resources
 
@@ -37,9 +36,6 @@ log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS = 0.5
 """How often the database is looked at for what other servers were asked; this one's own requests wake it."""
-
-_SWEEP_SECONDS = 60.0
-"""How often, beside at a takeover, ended jobs are looked at for what another server wrote to them too late."""
 
 
 @dataclass(slots=True)
@@ -75,10 +71,8 @@ class Dispatcher:
     _settled: bool = field(default=False, init=False)
     _requests: frozenset[tuple[str, str, bool, int]] = field(default_factory=frozenset, init=False)
     _look_at: float = field(default=0.0, init=False)
-    _sweep_at: float = field(default=0.0, init=False)
     _trouble: str | None = field(default=None, init=False)
     _ticked_at: datetime | None = field(default=None, init=False)
-    _outage: str | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._attempts = Attempts(
@@ -118,7 +112,7 @@ class Dispatcher:
     @property
     def trouble(self) -> str | None:
         """Why the loop cannot go on; None while it can. Safe from any thread."""
-        return self._trouble or self._outage
+        return self._trouble
 
     def wake(self) -> None:
         """Has the loop look at all jobs now; called when one was submitted or is to be cancelled."""
@@ -132,15 +126,12 @@ class Dispatcher:
         """
         if not self.lease.held and not self.lease.take():
             raise LeaseLost
-        found = self.backend.adopt(self.lease.term)
         with self.database.read() as session:
             jobs = repository.active_jobs(session)
         for job in jobs:
             if job.study_id is None:  # no attempt of it was ever started
                 continue
-            self._attempts.settle(job.id, found, reason="its server was restarted or replaced")
-        self._attempts.end_unknown(found)
-        self._sweep()
+            self._attempts.settle(job.id, reason="its server was restarted or replaced")
         self._settled = True
         self._wake.set()
 
@@ -155,8 +146,7 @@ class Dispatcher:
         limit, now, before = self._runner.next_limit, self.now(), self._ticked_at
         self._ticked_at = now
         set_back = before is not None and now < before  # limits that were hours away by the old clock are looked at now
-        outage, self._outage = self._outage, self.backend.trouble()
-        woken = self._wake.is_set() or self._outage != outage or set_back or (limit is not None and now >= limit)
+        woken = self._wake.is_set() or set_back or (limit is not None and now >= limit)
         self._wake.clear()
         try:
             if self._attempts.take_in() or woken:
@@ -179,7 +169,7 @@ class Dispatcher:
         return True
 
     def _stand_down(self) -> None:
-        """Forgets everything: the server that has the lease now has adopted it or given it up, and decides anew."""
+        """Forgets everything: the server that has the lease now has given up what runs here, and decides anew."""
         log.warning("dispatch.stood_down")
         self._settled = False
         self._attempts.abandon()
@@ -196,18 +186,6 @@ class Dispatcher:
         if requests != self._requests:
             self._requests = requests
             self._wake.set()
-        if time.monotonic() >= self._sweep_at:
-            self._sweep()
-
-    def _sweep(self) -> None:
-        """Ends in Optuna what a server that was suspended has written to jobs after their end."""
-        self._sweep_at = time.monotonic() + _SWEEP_SECONDS
-        with self.database.read() as session:
-            left = studies_left_open(session)
-        for study_id in left:
-            self.lease.check()
-            ended = end_leftovers(self.studies.storage, study_id)
-            log.warning("dispatch.leftovers_ended", study=study_id, trials=ended)
 
     def _run(self) -> None:
         pause = self.poll_interval.total_seconds()

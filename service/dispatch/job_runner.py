@@ -139,7 +139,7 @@ class JobRunner:
                     case Resume(number) if (losing := study.reason_to_prune(number)) is not None:
                         self.attempts.prune(job, number, reason=losing)
                     case Wait(reason):
-                        self._update(job, reason=self.attempts.backend.trouble() or reason)
+                        self._update(job, reason=reason)
                         return False
                     case Succeed(reason):
                         self._finish(job, spec, study, facts, state=JobState.SUCCEEDED, reason=reason)
@@ -188,9 +188,6 @@ class JobRunner:
 
     def _has_room(self, job: JobRow, spec: JobSpec) -> bool:
         """Whether a trial of the job fits in what is free; if not, the job says what it waits for."""
-        if (trouble := self.attempts.backend.trouble()) is not None:
-            self._update(job, reason=f"waiting: {trouble}")
-            return False
         needed, free = Resources.of(spec.resources), self.attempts.free()
         if needed.fits_in(free):
             return True

@@ -203,16 +203,6 @@ def start_attempt(session: Session, attempt_id: str, *, lease: str | None) -> bo
     return _move(session, attempt_id, AttemptState.RUNNING, lease=lease)
 
 
-def adopt_attempt(session: Session, attempt_id: str, *, lease: str | None, to: str) -> None:
-    """Passes a live attempt on from one lease to another; changes nothing if it has ended or is not that lease's."""
-    guard = (
-        AttemptRow.id == attempt_id,
-        AttemptRow.state.in_(LIVE_ATTEMPT_STATES),
-        AttemptRow.lease.is_not_distinct_from(lease),
-    )
-    session.execute(update(AttemptRow).where(*guard).values(lease=to))
-
-
 def end_attempt(
     session: Session,
     attempt_id: str,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from random import Random
@@ -13,6 +12,7 @@ import optuna.storages._rdb.storage as optuna_storage
 import pytest
 from sqlalchemy import Engine, event
 from sqlalchemy.engine.default import DefaultDialect
+from sqlalchemy.exc import OperationalError
 
 
 class Crash(BaseException):
@@ -45,10 +45,10 @@ class Faults:
             def do_commit(dialect: DefaultDialect, connection: Any) -> None:
                 after = self._random.random() < 0.5
                 if not after:
-                    self._strike("error")
+                    self._strike("error", dialect)
                 commit(dialect, connection)
                 if after:
-                    self._strike("error after commit")
+                    self._strike("error after commit", dialect)
 
             patched.setattr(DefaultDialect, "do_commit", do_commit)
             # Optuna waits up to two seconds before it tries to create a trial again
@@ -62,26 +62,17 @@ class Faults:
     def _before(self, *_: Any) -> None:
         if self.on and self._random.random() < self.error:
             self.struck["error"] += 1
-            raise _as_sqlalchemy_does(_failure())
+            raise OperationalError("injected", None, Exception("the database failed"))
         self._die()
 
-    def _strike(self, name: str) -> None:
+    def _strike(self, name: str, dialect: DefaultDialect) -> None:
         if self.on and self._random.random() < self.error:
             self.struck[name] += 1
-            raise _failure()
+            driver: Any = dialect.loaded_dbapi
+            raise driver.OperationalError("the database failed")
         self._die()
 
     def _die(self) -> None:
         if self.on and self._random.random() < self.crash:
             self.struck["crash"] += 1
             raise Crash
-
-
-def _failure() -> sqlite3.OperationalError:
-    return sqlite3.OperationalError("disk I/O error")
-
-
-def _as_sqlalchemy_does(error: sqlite3.OperationalError) -> Exception:
-    from sqlalchemy.exc import OperationalError
-
-    return OperationalError("injected", None, error)

@@ -1,38 +1,41 @@
 """Everything that happens in a database, in order, and whether it may: DESIGN's invariants, after every change.
 
 Triggers note each change in the transaction that makes it, so nothing escapes that is committed, and nothing is noted
-that is not. On SQLite.
+that is not. On SQLite and on PostgreSQL.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from collections import defaultdict
 from collections.abc import Mapping
-from pathlib import Path
+
+from sqlalchemy import Engine, create_engine, text
 
 from service.database.rows import LIVE_ATTEMPT_STATES, AttemptState
 from service.jobs.states import ATTEMPT_MOVES, JOB_MOVES
 from service.schemas import TERMINAL_STATES, JobState
 
-_TRIGGERS = """
-CREATE TABLE IF NOT EXISTS journal (step INTEGER PRIMARY KEY, what TEXT, job TEXT, id TEXT, before TEXT, after TEXT);
-CREATE TRIGGER IF NOT EXISTS j1 AFTER UPDATE OF state ON jobs WHEN old.state <> new.state BEGIN
-  INSERT INTO journal (what, job, id, before, after) VALUES ('job', new.id, '', old.state, new.state); END;
-CREATE TRIGGER IF NOT EXISTS j2 AFTER INSERT ON attempts BEGIN
-  INSERT INTO journal (what, job, id, before, after)
-  VALUES ('attempt', new.job_id, new.id || '/' || new.kind || '/' || new.trial_number, NULL, new.state); END;
-CREATE TRIGGER IF NOT EXISTS j3 AFTER UPDATE OF state ON attempts WHEN old.state <> new.state BEGIN
-  INSERT INTO journal (what, job, id, before, after)
-  VALUES ('attempt', new.job_id, new.id || '/' || new.kind || '/' || new.trial_number, old.state, new.state); END;
-CREATE TRIGGER IF NOT EXISTS j4 AFTER UPDATE OF state ON trials WHEN old.state <> new.state BEGIN
-  INSERT INTO journal (what, job, id, before, after)
-  SELECT 'trial', study_name, new.number, old.state, new.state FROM studies WHERE study_id = new.study_id; END;
-CREATE TRIGGER IF NOT EXISTS j5 AFTER INSERT ON events BEGIN
-  INSERT INTO journal (what, job, id, before, after) VALUES ('event', new.job_id, new.number, NULL, new.kind); END;
-CREATE TRIGGER IF NOT EXISTS j6 AFTER UPDATE OF value ON trial_values WHEN old.value <> new.value BEGIN
-  INSERT INTO journal (what, job, id, before, after) VALUES ('value', '', new.trial_id, old.value, new.value); END;
-"""
+# Each: when, on what, under which condition, and the values of what, job, id, before, after
+_NOTED = (
+    ("UPDATE OF state", "jobs", "OLD.state <> NEW.state", "'job', NEW.id, '', OLD.state, NEW.state"),
+    ("INSERT", "attempts", "1 = 1", "'attempt', NEW.job_id, {attempt}, NULL, NEW.state"),
+    ("UPDATE OF state", "attempts", "OLD.state <> NEW.state", "'attempt', NEW.job_id, {attempt}, OLD.state, NEW.state"),
+    (
+        "UPDATE OF state",
+        "trials",
+        "OLD.state <> NEW.state",
+        "'trial', (SELECT study_name FROM studies WHERE study_id = NEW.study_id), CAST(NEW.number AS TEXT),"
+        " CAST(OLD.state AS TEXT), CAST(NEW.state AS TEXT)",
+    ),
+    ("INSERT", "events", "1 = 1", "'event', NEW.job_id, CAST(NEW.number AS TEXT), NULL, NEW.kind"),
+    (
+        "UPDATE OF value",
+        "trial_values",
+        "OLD.value <> NEW.value",
+        "'value', '', CAST(NEW.trial_id AS TEXT), CAST(OLD.value AS TEXT), CAST(NEW.value AS TEXT)",
+    ),
+)
+_ATTEMPT = "NEW.id || '/' || NEW.kind || '/' || NEW.trial_number"
 
 _FINISHED = ("COMPLETE", "PRUNED")
 
@@ -40,9 +43,9 @@ _FINISHED = ("COMPLETE", "PRUNED")
 class Journal:
     """Reads what has happened since the last look, and objects to what must not."""
 
-    def __init__(self, file: Path) -> None:
-        self._connection = sqlite3.connect(file)
-        self._connection.executescript(_TRIGGERS)
+    def __init__(self, url: str) -> None:
+        self._engine = create_engine(url)
+        _install(self._engine)
         self._step = 0
         self._budget: dict[str, int] = {}
         self._job: dict[str, str] = {}
@@ -61,15 +64,15 @@ class Journal:
         """The attempts that are live as of the last look."""
         return {attempt for attempts in self._live.values() for attempt in attempts.values()}
 
-    def finished(self, job_id: str) -> int:
-        """How many trials of a job count against its budget."""
-        return len(self._finished[job_id])
+    def state(self, job_id: str) -> JobState:
+        """A job's, as of the last look."""
+        return JobState(self._job[job_id])
 
     def look(self) -> None:
         """Checks all changes since the last look, one by one."""
-        rows = self._connection.execute(
-            "SELECT step, what, job, id, before, after FROM journal WHERE step > ? ORDER BY step", (self._step,)
-        ).fetchall()
+        query = text("SELECT step, what, job, id, before, after FROM journal WHERE step > :step ORDER BY step")
+        with self._engine.connect() as connection:
+            rows = connection.execute(query, {"step": self._step}).all()
         for step, what, job, name, before, after in rows:
             self._step = step
             self.changes += 1
@@ -77,24 +80,26 @@ class Journal:
             getattr(self, f"_{what}_changed")(job, name, before, after, where)
 
     def close(self) -> None:
-        self._connection.close()
+        self._engine.dispose()
 
     def left_open(self) -> list[tuple[str, int, str]]:
         """The trials of ended jobs that Optuna believes unfinished."""
-        ended = [job for job, state in self._job.items() if state in TERMINAL_STATES]
-        rows = self._connection.execute(
-            "SELECT study_name, number, state FROM trials JOIN studies USING (study_id)"
+        query = text(
+            "SELECT study_name, number, CAST(state AS TEXT) FROM trials JOIN studies USING (study_id)"
             " WHERE state IN ('RUNNING', 'WAITING')"
         )
-        return [row for row in rows if row[0] in ended]
+        with self._engine.connect() as connection:
+            rows = connection.execute(query).all()
+        return [(job, number, state) for job, number, state in rows if self._job[job] in TERMINAL_STATES]
 
     def told(self, job_id: str) -> Mapping[int, tuple[str, float | None]]:
         """State and value of a job's trials, from Optuna's tables."""
-        rows = self._connection.execute(
-            "SELECT number, state, value FROM trials JOIN studies USING (study_id) LEFT JOIN trial_values"
-            " USING (trial_id) WHERE study_name = ?",
-            (job_id,),
+        query = text(
+            "SELECT number, CAST(state AS TEXT), value FROM trials JOIN studies USING (study_id)"
+            " LEFT JOIN trial_values USING (trial_id) WHERE study_name = :job"
         )
+        with self._engine.connect() as connection:
+            rows = connection.execute(query, {"job": job_id}).all()
         return {number: (state, value) for number, state, value in rows}
 
     def taken(self, job_id: str) -> Mapping[int, str]:
@@ -139,3 +144,21 @@ class Journal:
 
     def _value_changed(self, _job: str, _name: str, _before: str, _after: str, where: str) -> None:
         raise AssertionError(f"{where}: a result was told twice")
+
+
+def _install(engine: Engine) -> None:
+    """The table and its triggers, on a database that has ours and Optuna's tables."""
+    on_postgres = engine.dialect.name == "postgresql"
+    key = "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY" if on_postgres else "INTEGER PRIMARY KEY"
+    with engine.begin() as connection:
+        run = connection.exec_driver_sql
+        run(f"CREATE TABLE journal (step {key}, what TEXT, job TEXT, id TEXT, before TEXT, after TEXT)")
+        for number, (when, table, condition, values) in enumerate(_NOTED):
+            note = f"INSERT INTO journal (what, job, id, before, after) VALUES ({values.format(attempt=_ATTEMPT)});"
+            trigger = f"CREATE TRIGGER note_{number} AFTER {when} ON {table} FOR EACH ROW WHEN ({condition})"
+            if on_postgres:
+                body = f"BEGIN {note} RETURN NULL; END"
+                run(f"CREATE FUNCTION note_{number}() RETURNS trigger LANGUAGE plpgsql AS $$ {body} $$")
+                run(f"{trigger} EXECUTE FUNCTION note_{number}()")
+            else:
+                run(f"{trigger} BEGIN {note} END")

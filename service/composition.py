@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import assert_never
 
 from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage
-from sqlalchemy import make_url
+from sqlalchemy import make_url, select
 from sqlalchemy.exc import ArgumentError
 from starlette.types import ASGIApp
 
@@ -23,12 +25,14 @@ from service.app import create_app
 from service.database.engine import Database
 from service.database.migrate import upgrade
 from service.database.postgres import one_at_a_time
+from service.database.rows import LeaseRow
 from service.database.troubles import DATABASE_ERRORS, Trouble, describe, trouble_of
 from service.dispatch.dispatcher import Dispatcher
-from service.dispatch.lease import Lease
+from service.dispatch.lease import DISPATCHER, Lease
 from service.metrics.meters import Meters
 from service.metrics.shared import SharedState
 from service.metrics.transactions import TransactionTimes
+from service.queue.share import UNLIMITED, Rules
 from service.runtime import Runtime
 from service.settings import BackendName, Settings
 from service.studies.storage import close_storage, engine_of, open_mirror, open_reading_storage
@@ -107,7 +111,7 @@ def build(
         with _having_room(settings):
             database, studies, reader = _open_database(settings)
             secret = _webhook_secret(settings)
-        backend = backend or _backend(settings)
+        backend = backend or _backend(settings, database)
     except BaseException:
         if lock is not None:
             lock.release()
@@ -116,8 +120,9 @@ def build(
     lease = Lease(database, holder, timedelta(seconds=settings.lease_seconds), alone=lock is not None, now=_utc_now)
     meters = Meters()
     rest = timedelta(seconds=settings.retry_seconds)
+    rules = _rules(settings)
     dispatcher = Dispatcher(
-        database, lease, studies, backend, settings.state_dir, now, settings.poll_interval, rest, meters
+        database, lease, studies, backend, settings.state_dir, now, settings.poll_interval, rest, meters, rules
     )
     capacity = _remembered(backend)
     meters.registry.register(SharedState(database, capacity, lambda: dispatcher.leads, settings.state_dir))
@@ -156,6 +161,7 @@ def build(
         lambda: dispatcher.leads,
         dispatcher.wake,
         dispatcher.expected,
+        rules,
         now,
         meters.registry,
         lambda: dispatcher.trouble,
@@ -175,6 +181,15 @@ def _having_room(settings: Settings) -> Iterator[None]:
 
 
 _FREE_SPACE = "Free some space there and start again; nothing that was stored is lost"
+
+
+def _rules(settings: Settings) -> Rules:
+    gpus, cpus = settings.user_max_gpus, settings.user_max_cpus
+    user_max = Resources(
+        UNLIMITED.cpus if cpus is None else cpus,
+        UNLIMITED.gpus if gpus is None else gpus,
+    )
+    return Rules(user_max, timedelta(seconds=settings.reserve_seconds))
 
 
 def _open_database(settings: Settings) -> tuple[Database, Studies, BaseStorage]:
@@ -202,15 +217,22 @@ def _webhook_secret(settings: Settings) -> str:
     return load_secret(given.get_secret_value() if given else None, file=settings.state_dir / "webhook-secret")
 
 
-def _backend(settings: Settings) -> Backend:
+def _backend(settings: Settings, database: Database) -> Backend:
     match settings.backend:
         case BackendName.RAY:
-            from worker.ray_backend import RayBackend
-
+            address = settings.ray_address
             try:
-                return RayBackend(settings.ray_address, cpus=settings.cpus, gpus=settings.gpus)
+                if address is not None:
+                    from worker.backend_process import BackendProcess
+                    from worker.ray_cluster import join_cluster
+
+                    join = partial(join_cluster, address, _namespace(settings, database), settings.orphan_seconds)
+                    return BackendProcess(join, f"the Ray cluster at {address}")
+                from worker.ray_backend import RayBackend
+
+                return RayBackend(cpus=settings.cpus, gpus=settings.gpus)
             except Exception as error:  # the boundary: Ray raises whatever its start runs into
-                where = f"at {settings.ray_address}" if settings.ray_address else "on this machine"
+                where = f"at {address}" if address else "on this machine"
                 raise CannotStart(
                     f"Ray {where} cannot be used: {error}",
                     "Correct RAY_ADDRESS, --cpus or --gpus; --backend simulator does without Ray",
@@ -223,6 +245,14 @@ def _backend(settings: Settings) -> Backend:
             return SimulatorBackend(Recording.packaged(), total, epoch_seconds=settings.epoch_seconds)
         case _:
             assert_never(settings.backend)
+
+
+def _namespace(settings: Settings, database: Database) -> str:
+    """Of this deployment's slots: they write into its state folder, and what they do is in its database."""
+    with database.read() as session:
+        deployment = session.scalar(select(LeaseRow.deployment).where(LeaseRow.name == DISPATCHER))
+    told = sha256(f"{deployment} {settings.state_dir}".encode()).hexdigest()
+    return f"fixnorm-tune-{told[:16]}"
 
 
 def _remembered(backend: Backend) -> Callable[[], Resources]:

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from fixnorm_core.tuning.recommend import Point
 from service.database.engine import Database
 from service.database.rows import JobRow
+from service.queue.share import Rules
 from service.settings import Settings
 from worker.contracts import Resources
 
@@ -34,6 +35,7 @@ class Runtime:
         leads: Whether this server is the one that dispatches.
         wake: Has the dispatcher look at all jobs now.
         expected: What the sampler of a job that runs expects at its points; None when it has no such belief.
+        rules: Of fair share.
         now: The wall clock, in UTC.
         registry: What `/metrics` tells.
         trouble: Why the dispatcher cannot go on now; None while it can.
@@ -47,6 +49,7 @@ class Runtime:
     leads: Callable[[], bool]
     wake: Callable[[], None]
     expected: Callable[[str], Mapping[Point, float] | None]
+    rules: Rules
     now: Callable[[], datetime]
     registry: CollectorRegistry
     trouble: Callable[[], str | None]

@@ -46,6 +46,13 @@ class Settings(BaseSettings):
             database dispatches in its place.
         retry_seconds: How long a trial whose worker was lost rests before it is tried again; four times as long after
             each further loss in a row, at most five minutes.
+        orphan_seconds: How long a slot on an existing Ray cluster goes on without a server before it gives its CPUs and
+            GPUs back. A trial that was training there resumes from its last checkpoint.
+        user_max_gpus: What the running trials of one user (``share.user``) hold together at most; None sets no bound.
+            Jobs without a user count as one user's.
+        user_max_cpus: Likewise CPU cores.
+        reserve_seconds: How long a trial that does not fit in what is free may be passed over by smaller ones. Then
+            room is kept for it.
         poll_interval: Pause between two looks at the backend.
         epoch_seconds: How long the simulator's epochs take.
         webhook_private: Whether a job's webhook may lead to this machine and into private networks.
@@ -68,6 +75,10 @@ class Settings(BaseSettings):
     gpus: float | None = Field(default=None, ge=0)
     lease_seconds: float = Field(default=10.0, ge=0.1)
     retry_seconds: float = Field(default=5.0, ge=0)
+    orphan_seconds: float = Field(default=3600.0, ge=60)
+    user_max_gpus: float | None = Field(default=None, gt=0)
+    user_max_cpus: float | None = Field(default=None, gt=0)
+    reserve_seconds: float = Field(default=300.0, ge=0)
     poll_interval: timedelta = timedelta(milliseconds=50)
     epoch_seconds: float = Field(default=0.0, ge=0)
     webhook_private: bool = False

@@ -1,14 +1,15 @@
 """What the service and a backend say to each other. Plain data and one protocol: no Ray, no torch.
 
 Who owns what: the service decides what runs and when there is room; a backend runs it and answers polls. A backend
-keeps no truth. Whatever it forgets (its process died, a node went away) the service notices as a lost attempt.
+keeps no truth. Whatever it forgets (its process died, a node went away) the service notices as a lost attempt. What it
+has not forgotten when a server starts anew (slots on a cluster outlive theirs), that server adopts.
 
 An attempt is one try at one task. Its id is chosen by the service, is never used twice, and is the only handle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +19,7 @@ from fixnorm_core.reports import EpochReport, Evaluation, TrialResult
 from fixnorm_core.spec import ResourceSpec, TrialSpec
 
 __all__ = [
+    "NOTHING",
     "RETRIED_FAILURES",
     "UNCHARGED_FAILURES",
     "Backend",
@@ -68,6 +70,9 @@ class Resources:
 
     def __sub__(self, other: Resources) -> Resources:
         return Resources(self.cpus - other.cpus, self.gpus - other.gpus)
+
+
+NOTHING = Resources(0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +196,25 @@ class Update:
 class Backend(Protocol):
     """Runs tasks somewhere. Called from one thread, the dispatcher's; every method returns soon.
 
-    Each report and each outcome is handed over exactly once, reports in the order of their epochs and before the
-    outcome. After an outcome the attempt holds no process, no memory and no GPU of its own; a warm slot may stay.
+    Each report and each outcome is handed over once, reports in the order of their epochs and before the outcome; to a
+    server that adopts an attempt, once more whatever was not acknowledged. After an outcome that was acknowledged the
+    attempt holds no process, no memory and no GPU of its own; a warm slot may stay.
     """
+
+    def adopt(self, term: int) -> Mapping[str, Resources]:
+        """Takes over what runs here since an earlier server's time, or has ended with news that nobody acknowledged.
+
+        Called before anything is started, each time that a server begins to dispatch.
+
+        Args:
+            term: How often servers have begun to; one with a lower term can do nothing to what was adopted.
+
+        Returns:
+            What each attempt holds, by its id. Those that the caller does not know are to be cancelled.
+        """
+
+    def trouble(self) -> str | None:
+        """Why nothing can be started at present, for a person; None while it can."""
 
     def capacity(self) -> Resources:
         """All that trials could hold together if nothing ran."""
@@ -203,6 +224,9 @@ class Backend(Protocol):
 
     def poll(self) -> Sequence[Update]:
         """All news since the last poll, of all attempts."""
+
+    def acknowledge(self, update: Update) -> None:
+        """Forgets news that the caller has stored. Called once for each update, in their order."""
 
     def cancel(self, attempt_id: str) -> None:
         """Ends an attempt now; its last update says :class:`Cancelled` unless it had ended. Unknown ids are ignored."""
@@ -215,7 +239,10 @@ class Backend(Protocol):
         """
 
     def release(self) -> None:
-        """Ends every attempt without news of it, and gives back what warm slots hold. More may be started after."""
+        """Lets go of every attempt without news of it: another server dispatches. More may be started after.
+
+        Attempts that the other can adopt go on; others end, and what warm slots hold is given back.
+        """
 
     def close(self) -> None:
-        """Ends every attempt and gives everything back. Idempotent."""
+        """Lets go of every attempt as above and gives back everything that none of them holds. Idempotent."""

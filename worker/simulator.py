@@ -6,7 +6,7 @@ It keeps the contract of every backend, so that the service can be tested, and t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fixnorm_core.reports import EpochReport, Evaluation, RoleNames, TrialOutcome, TrialResult
@@ -54,13 +54,25 @@ class SimulatorBackend:
     clock: Callable[[], float] = time.monotonic
     _replays: dict[str, _Replay] = field(default_factory=dict, init=False)
     _news: list[Update] = field(default_factory=list, init=False)
+    _told: list[Update] = field(default_factory=list, init=False)
+    _held: dict[str, Resources] = field(default_factory=dict, init=False)
+
+    def adopt(self, term: int) -> Mapping[str, Resources]:  # noqa: ARG002 - one process has one dispatcher
+        """What an earlier server in this process has left."""
+        self._news, self._told = self._told + self._news, []
+        return dict(self._held)
+
+    def trouble(self) -> str | None:
+        """None."""
+        return None
 
     def capacity(self) -> Resources:
         """What it was built with."""
         return self.total
 
-    def start(self, task: Task, resources: Resources) -> None:  # noqa: ARG002 - the caller has counted them
+    def start(self, task: Task, resources: Resources) -> None:
         """Starts a replay; a job that tunes other knobs than the recorded ones fails."""
+        self._held[task.attempt_id] = resources
         if task.trial.method is not self.recording.method:
             message = f"the simulator replays {self.recording.method} curves, not {task.trial.method}"
             self._news.append(Update(task.attempt_id, outcome=Failed(FailureKind.FATAL, message)))
@@ -77,10 +89,19 @@ class SimulatorBackend:
                 del self._replays[attempt_id]
             if update.reports or update.outcome is not None:
                 news.append(update)
+        self._told.extend(news)
         return news
+
+    def acknowledge(self, update: Update) -> None:
+        """Forgets it."""
+        if update in self._told:
+            self._told.remove(update)
+        if update.outcome is not None:
+            self._held.pop(update.attempt_id, None)
 
     def cancel(self, attempt_id: str) -> None:
         """Ends a replay."""
+        self._held.pop(attempt_id, None)
         if self._replays.pop(attempt_id, None) is not None:
             self._news.append(Update(attempt_id, outcome=Cancelled()))
 
@@ -92,8 +113,8 @@ class SimulatorBackend:
 
     def release(self) -> None:
         """Ends every replay and forgets its news."""
-        self._replays.clear()
-        self._news.clear()
+        for kept in (self._replays, self._news, self._told, self._held):
+            kept.clear()
 
     def close(self) -> None:
         """Ends every replay."""

@@ -3,38 +3,115 @@
 Staying warm pays for imports, the CUDA context and the decoded images once. The task runs in a thread, so that the
 slot answers polls while it trains. Ray turns this class into an actor (:mod:`worker.ray_backend`); by itself it is
 plain Python.
+
+A slot on an external cluster outlives its server. What keeps that safe: news is kept until its owner says that it is
+stored, callers are told apart by the term of their lease, and a slot that nobody has called for long ends itself.
 """
 
 from __future__ import annotations
 
+import os
 import threading
-from collections import deque
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from fixnorm_core.reports import EpochReport
-from worker.contracts import Outcome, Task, Update
+from worker.contracts import Outcome, Resources, Task
 from worker.run_task import DataCache, run_task
 
-__all__ = ["Slot"]
+__all__ = ["Claimed", "News", "Slot", "SlotTaken"]
+
+
+class SlotTaken(Exception):
+    """A server with a later term owns the slot now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What a new owner finds.
+
+    Attributes:
+        resources: What the slot holds.
+        attempt_id: Whose news is not all acknowledged; None for an idle slot.
+    """
+
+    resources: Resources
+    attempt_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """All news of the current attempt that is not acknowledged.
+
+    Attributes:
+        attempt_id: The attempt.
+        skipped: How many reports came before these.
+        reports: In the order of their epochs.
+        outcome: Once the task has ended.
+    """
+
+    attempt_id: str
+    skipped: int
+    reports: tuple[EpochReport, ...]
+    outcome: Outcome | None
+
+
+def _exit() -> None:
+    os._exit(1)  # from a thread, and whatever the others do
 
 
 class Slot:
-    """Runs tasks one after another. All methods return at once."""
+    """Runs tasks one after another. All methods return at once.
 
-    def __init__(self) -> None:
+    Each call names the caller's term; one that is lower than another that was seen is refused with :class:`SlotTaken`.
+    """
+
+    def __init__(
+        self,
+        resources: Resources,
+        *,
+        patience_seconds: float | None = None,
+        end: Callable[[], None] = _exit,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begins idle.
+
+        Args:
+            resources: What it holds; it only tells.
+            patience_seconds: Without a call for so long it ends itself; None never.
+            end: Ends this process.
+            clock: Seconds that only grow.
+        """
+        self._resources = resources
+        self._clock = clock
         self._cache = DataCache()
         self._lock = threading.Lock()
+        self._term = 0
+        self._called_at = clock()
         self._attempt_id: str | None = None
-        self._reports: deque[EpochReport] = deque()
+        self._reports: list[EpochReport] = []
+        self._skipped = 0
         self._outcome: Outcome | None = None
         self._stop_asked = threading.Event()
+        if patience_seconds is not None:
+            args = (patience_seconds, end)
+            threading.Thread(target=self._watch, args=args, name="patience", daemon=True).start()
 
-    def start(self, task: Task) -> None:
+    def claim(self, term: int) -> Claimed:
+        """Makes the caller its owner, unless one with a later term is."""
+        with self._lock:
+            self._admit(term)
+            return Claimed(self._resources, self._attempt_id)
+
+    def start(self, task: Task, term: int = 0) -> None:
         """Starts a task.
 
         Raises:
             RuntimeError: If the slot is still busy; its owner has lost count.
         """
         with self._lock:
+            self._admit(term)
             if self._attempt_id is not None:
                 raise RuntimeError(f"slot is busy with attempt {self._attempt_id}, cannot start {task.attempt_id}")
             self._attempt_id = task.attempt_id
@@ -42,22 +119,38 @@ class Slot:
         # A daemon thread: a killed slot does not wait for its epoch to end.
         threading.Thread(target=self._run, args=(task,), name=task.attempt_id, daemon=True).start()
 
-    def poll(self) -> Update | None:
-        """News of the current attempt since the last poll, None when idle. After its outcome the slot is free."""
+    def poll(self, stored: int = 0, term: int = 0) -> News | None:
+        """News of the current attempt, None when idle. Forgets its first ``stored`` reports, which the caller keeps."""
         with self._lock:
+            self._admit(term)
             if self._attempt_id is None:
                 return None
-            update = Update(self._attempt_id, tuple(self._reports), self._outcome)
-            self._reports.clear()
-            if self._outcome is not None:
-                self._attempt_id = self._outcome = None
-            return update
+            if stored > self._skipped:
+                del self._reports[: stored - self._skipped]
+                self._skipped = stored
+            return News(self._attempt_id, self._skipped, tuple(self._reports), self._outcome)
 
-    def stop(self, attempt_id: str) -> None:
+    def free(self, attempt_id: str, term: int = 0) -> None:
+        """Forgets an attempt that has ended and whose outcome the caller keeps; the slot is idle then."""
+        with self._lock:
+            self._admit(term)
+            if self._attempt_id == attempt_id and self._outcome is not None:
+                self._attempt_id = self._outcome = None
+                self._reports.clear()
+                self._skipped = 0
+
+    def stop(self, attempt_id: str, term: int = 0) -> None:
         """Has a training attempt end after its present epoch; ignored when another one, or none, is running."""
         with self._lock:
+            self._admit(term)
             if self._attempt_id == attempt_id:
                 self._stop_asked.set()
+
+    def _admit(self, term: int) -> None:
+        if term < self._term:
+            raise SlotTaken(f"term {self._term} has this slot, and the caller's is {term}")
+        self._term = term
+        self._called_at = self._clock()
 
     def _run(self, task: Task) -> None:
         outcome = run_task(task, cache=self._cache, report=self._add, should_stop=self._stop_asked.is_set)
@@ -67,3 +160,8 @@ class Slot:
     def _add(self, report: EpochReport) -> None:
         with self._lock:
             self._reports.append(report)
+
+    def _watch(self, patience: float, end: Callable[[], None]) -> None:
+        while (left := self._called_at + patience - self._clock()) > 0:
+            time.sleep(min(left, 60.0))
+        end()

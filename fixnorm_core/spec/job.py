@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -42,10 +43,17 @@ class ShareSpec(Spec):
     Attributes:
         weight: A job of twice the weight holds twice as much as another of its priority, when both want more.
         priority: A job of a higher one goes first whenever there is room; nothing that runs is ended for it.
+        user: Whose job it is; any name. Users get equal shares, whatever the number and the weights of their jobs; jobs
+            without one share as one user's.
+        max_gpus: What its running trials hold together at most; None holds as much as its share has.
+        max_cpus: Likewise CPU cores.
     """
 
     weight: float = Field(default=1.0, gt=0)
-    priority: int = 0
+    priority: int = Field(default=0, ge=-(2**31), lt=2**31)
+    user: str | None = Field(default=None, min_length=1, max_length=100)
+    max_gpus: float | None = Field(default=None, gt=0)
+    max_cpus: float | None = Field(default=None, gt=0)
 
 
 class TrialSpec(Spec):
@@ -116,10 +124,33 @@ class JobSpec(Spec):
         return self
 
     @model_validator(mode="after")
+    def _has_room_for_a_trial(self) -> Self:
+        for name, what, cap, needed in self._caps():
+            if cap is not None and needed > cap:
+                raise ValueError(
+                    f"share.max_{name} is {cap:g}, but a trial holds {needed:g} {what}, so none could ever start: "
+                    f"raise share.max_{name} or lower resources.{name}_per_trial"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _starts_inside(self) -> Self:
         equivalent_start_of(self.search, training=self.training)
         warm_starts_of(self.search, training=self.training)
         return self
+
+    @property
+    def trials_at_once(self) -> int:
+        """How many trials may run at once: ``budget.parallel_trials``, or fewer where ``share`` caps what they hold."""
+        capped = [cap / needed for _, _, cap, needed in self._caps() if cap is not None and needed > 0]
+        return min(self.budget.parallel_trials, *(max(1, math.floor(many + 1e-9)) for many in capped), 2**31)
+
+    def _caps(self) -> tuple[tuple[str, str, float | None, float], ...]:
+        share, trial = self.share, self.resources
+        return (
+            ("gpus", "GPUs", share.max_gpus, trial.gpus_per_trial),
+            ("cpus", "CPUs", share.max_cpus, trial.cpus_per_trial),
+        )
 
     @classmethod
     def from_stored(cls, stored: dict[str, Any]) -> Self:

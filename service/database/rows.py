@@ -70,6 +70,9 @@ class JobRow(Base):
         study_id: Optuna's number of the study, once it exists.
         cancel_requested: The dispatcher ends the job at its next look.
         stop_reason: Why the search ended; set before the confirming runs, and taken back when the search is reopened.
+        served_at: When an attempt of it was started last; None when that was lost with its server.
+        waiting_since: Since when a trial of it has wanted to start and could not, for the sake of others; None when
+            none does.
         result: The final :class:`~service.schemas.BestView`, once the job has succeeded.
         amendments: How often somebody had it go on under other terms. A write of the dispatcher names the number that
             it was decided under, so that no decision on older terms has an effect.
@@ -97,9 +100,15 @@ class JobRow(Base):
     reopened_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
+    served_at: Mapped[datetime | None]
+    waiting_since: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
 
-    __table_args__ = (Index("ix_jobs_state", "state"), Index("ix_jobs_created_at_id", "created_at", "id"))
+    __table_args__ = (
+        Index("ix_jobs_state", "state"),
+        Index("ix_jobs_created_at_id", "created_at", "id"),
+        Index("ix_jobs_served_at", "served_at"),
+    )
 
 
 class AttemptRow(Base):
@@ -107,7 +116,7 @@ class AttemptRow(Base):
 
     Attributes:
         lease: Token of the dispatcher's lease under which it was started. Only a holder of that token may write how it
-            goes on; a server that takes over gives it up as LOST.
+            goes on; a server that takes over makes it its own where it still runs, else gives it up as LOST.
         trial_number: Optuna's number of the trial that is trained, or whose weights are evaluated.
         round: The job's, when it was started.
         failure: The :class:`~worker.contracts.FailureKind` of a FAILED attempt.
@@ -150,6 +159,8 @@ class LeaseRow(Base):
         token: New with every holder; None when nobody has it.
         holder: Who has it, for a person.
         ends_at: When it is over unless its holder renews it, by the database's clock.
+        term: How often it has been taken.
+        deployment: Tells this database from others, on a cluster that they share.
     """
 
     __tablename__ = "leases"
@@ -158,6 +169,8 @@ class LeaseRow(Base):
     token: Mapped[str | None] = mapped_column(Words(40))
     holder: Mapped[str | None] = mapped_column(Words(200))
     ends_at: Mapped[datetime | None]
+    term: Mapped[int] = mapped_column(default=0, server_default="0")
+    deployment: Mapped[str | None] = mapped_column(Words(40))
 
 
 class EventRow(Base):

@@ -31,6 +31,7 @@ from service.metrics.meters import Meters
 from service.schemas import EventKind, JobState
 from service.studies.studies import AskedTrial, StudyHandle
 from worker.contracts import (
+    NOTHING,
     UNCHARGED_FAILURES,
     Backend,
     Cancelled,
@@ -61,7 +62,7 @@ class JobMoved(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LiveAttempt:
-    """An attempt that the backend is running, started under a lease of this server's."""
+    """An attempt that the backend is running, started under a lease of this server's or adopted under it."""
 
     id: str
     lease: str
@@ -97,6 +98,13 @@ class Attempts:
         """What no live attempt holds."""
         return self.backend.capacity() - self._held()
 
+    def held_by_job(self) -> Mapping[str, Resources]:
+        """What the live attempts of each job hold together; jobs without any are left out."""
+        held: dict[str, Resources] = {}
+        for attempt in self.live.values():
+            held[attempt.job_id] = held.get(attempt.job_id, NOTHING) + attempt.resources
+        return held
+
     def of(self, job_id: str) -> list[LiveAttempt]:
         """A job's live attempts."""
         return [attempt for attempt in self.live.values() if attempt.job_id == job_id]
@@ -125,7 +133,7 @@ class Attempts:
         Raises:
             JobMoved: As :meth:`train`.
         """
-        attempt = self._open(job, AttemptKind.TRAIN, number, Resources(0.0, 0.0))
+        attempt = self._open(job, AttemptKind.TRAIN, number, NOTHING)
         self._end(attempt, AttemptState.PRUNED, reason=reason)
 
     def take_in(self) -> bool:
@@ -137,20 +145,23 @@ class Attempts:
         self._inbox.extend(self.backend.poll())
         applied = False
         while self._inbox:
-            self._apply(self._inbox[0])
+            update = self._inbox[0]
+            self._apply(update)
             del self._inbox[0]
+            self.backend.acknowledge(update)
             applied = True
         return applied
 
     def cancel(self, job_id: str, *, reason: str, trials: Collection[int] | None = None) -> None:
         """Ends live attempts of a job now: all, or those that train one of ``trials``."""
+        self.lease.check()  # what runs may be another server's by now
         for attempt in self.of(job_id):
             if trials is None or (attempt.kind is AttemptKind.TRAIN and attempt.trial_number in trials):
                 self.backend.cancel(attempt.id)
                 self._end(attempt, AttemptState.CANCELLED, reason=reason)
 
     def abandon(self) -> None:
-        """Ends everything that runs here without a word to the database: another server has given it up as lost."""
+        """Lets go of everything without a word to the database: another server has adopted it, or given it up."""
         self.backend.release()
         self.live.clear()
         self.meters.hold(self._held())
@@ -158,14 +169,29 @@ class Attempts:
         self._announced.clear()
         self._stopping.clear()
 
-    def settle(self, job_id: str, reason: str) -> None:
-        """After a restart: what was live is lost, and results that Optuna has not been told yet are told."""
+    def settle(self, job_id: str, found: Mapping[str, Resources], *, reason: str) -> None:
+        """After a restart: what the backend has found is adopted, what else was live is lost.
+
+        Results that Optuna has not been told yet are told.
+        """
+        token = self.lease.token
         with self.lease.writing() as session:
-            lost = [row for row in repository.live_attempts(session) if row.job_id == job_id]
+            live = [row for row in repository.live_attempts(session) if row.job_id == job_id]
+            adopted = [row for row in live if row.id in found]
+            lost = [row for row in live if row.id not in found]
+            for row in adopted:
+                repository.adopt_attempt(session, row.id, lease=row.lease, to=token)
             for row in lost:
                 repository.end_attempt(
                     session, row.id, AttemptState.LOST, lease=row.lease, now=self.now(), reason=reason
                 )
+            if lost:
+                repository.give_turn_back(session, job_id)
+        for row in adopted:
+            attempt = LiveAttempt(row.id, token, job_id, AttemptKind(row.kind), row.trial_number, found[row.id])
+            self.live[row.id] = attempt
+            attempt.log.info("attempt.adopted")
+        self.meters.hold(self._held())
         for row in lost:
             self.meters.ended(row.kind, AttemptState.LOST)
             self._add_last_words(job_id, row.trial_number, row.id, AttemptState.LOST, reason)
@@ -175,6 +201,13 @@ class Attempts:
             if row.kind == AttemptKind.TRAIN:
                 self._tell(row)
         self.tell_events(job_id, epochs=True)
+
+    def end_unknown(self, found: Collection[str]) -> None:
+        """Ends what the backend has found and no live attempt is known of."""
+        for attempt_id in found:
+            if attempt_id not in self.live:
+                log.info("attempt.unknown", attempt=attempt_id)
+                self.backend.cancel(attempt_id)
 
     def tell_events(self, job_id: str, number: int | None = None, *, epochs: bool = False) -> None:
         """Records the events of what Optuna has been told of a trial, or of all: ends, and ``epochs`` after a crash."""
@@ -217,6 +250,8 @@ class Attempts:
             round_ = repository.hold_job(session, job_id, JobState(job.state), under=job.amendments)
             if round_ is None:
                 raise JobMoved
+            if resources != NOTHING:
+                repository.serve_job(session, job_id, now=self.now())
             earlier = [row for row in repository.attempts_of(session, [job_id]) if row.trial_number == number]
             for row in earlier:  # stored in a commit whose answer was lost, and never started
                 if row.kind == kind and row.state in LIVE_ATTEMPT_STATES and row.id not in self.live:
@@ -329,6 +364,7 @@ class Attempts:
     def _refuse(self, attempt_id: str) -> None:
         """Says why news of an attempt changes nothing, and has the backend end it, should it still run."""
         self._forget(attempt_id)
+        self.lease.check()  # else it may be another server's
         self.backend.cancel(attempt_id)
         with self.database.read() as session:
             row = repository.find_attempt(session, attempt_id)

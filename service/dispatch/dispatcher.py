@@ -15,7 +15,6 @@ from pathlib import Path
 
 import structlog
 
-from fixnorm_core.spec import ResourceSpec, ShareSpec
 from fixnorm_core.tuning.recommend import Point
 from service.database.engine import Database
 from service.database.rows import JobRow
@@ -23,12 +22,14 @@ from service.database.troubles import describe, trouble_of
 from service.dispatch.attempts import Attempts, JobMoved
 from service.dispatch.job_runner import JobRunner
 from service.dispatch.lease import Lease, LeaseLost
-from service.dispatch.share import Claim, first_in_turn
 from service.jobs import repository
-from service.jobs.amended import spec_of, stored_spec
+from service.jobs.amended import spec_of
 from service.metrics.meters import Meters
+from service.queue.share import Claim, Rules, Turns
+from service.queue.standing import MEMORY, Standing, last_served, load_standings
+from service.studies.leftovers import end_leftovers, studies_left_open
 from service.studies.studies import Studies, StudyHandle
-from worker.contracts import Backend, Resources
+from worker.contracts import NOTHING, Backend
 
 __all__ = ["Dispatcher"]
 
@@ -36,6 +37,9 @@ log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS = 0.5
 """How often the database is looked at for what other servers were asked; this one's own requests wake it."""
+
+_SWEEP_SECONDS = 60.0
+"""How often, beside at a takeover, ended jobs are looked at for what another server wrote to them too late."""
 
 
 @dataclass(slots=True)
@@ -52,6 +56,7 @@ class Dispatcher:
         poll_interval: Pause between two looks at the backend.
         retry_wait: How long a task rests after a first failure that is not its own.
         meters: What is counted and timed.
+        rules: Of fair share.
     """
 
     database: Database
@@ -63,6 +68,7 @@ class Dispatcher:
     poll_interval: timedelta
     retry_wait: timedelta
     meters: Meters
+    rules: Rules
     _attempts: Attempts = field(init=False)
     _runner: JobRunner = field(init=False)
     _wake: threading.Event = field(default_factory=threading.Event, init=False)
@@ -71,8 +77,10 @@ class Dispatcher:
     _settled: bool = field(default=False, init=False)
     _requests: frozenset[tuple[str, str, bool, int]] = field(default_factory=frozenset, init=False)
     _look_at: float = field(default=0.0, init=False)
+    _sweep_at: float = field(default=0.0, init=False)
     _trouble: str | None = field(default=None, init=False)
     _ticked_at: datetime | None = field(default=None, init=False)
+    _outage: str | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._attempts = Attempts(
@@ -112,7 +120,7 @@ class Dispatcher:
     @property
     def trouble(self) -> str | None:
         """Why the loop cannot go on; None while it can. Safe from any thread."""
-        return self._trouble
+        return self._trouble or self._outage
 
     def wake(self) -> None:
         """Has the loop look at all jobs now; called when one was submitted or is to be cancelled."""
@@ -126,12 +134,15 @@ class Dispatcher:
         """
         if not self.lease.held and not self.lease.take():
             raise LeaseLost
+        found = self.backend.adopt(self.lease.term)
         with self.database.read() as session:
             jobs = repository.active_jobs(session)
         for job in jobs:
             if job.study_id is None:  # no attempt of it was ever started
                 continue
-            self._attempts.settle(job.id, reason="its server was restarted or replaced")
+            self._attempts.settle(job.id, found, reason="its server was restarted or replaced")
+        self._attempts.end_unknown(found)
+        self._sweep()
         self._settled = True
         self._wake.set()
 
@@ -146,7 +157,8 @@ class Dispatcher:
         limit, now, before = self._runner.next_limit, self.now(), self._ticked_at
         self._ticked_at = now
         set_back = before is not None and now < before  # limits that were hours away by the old clock are looked at now
-        woken = self._wake.is_set() or set_back or (limit is not None and now >= limit)
+        outage, self._outage = self._outage, self.backend.trouble()
+        woken = self._wake.is_set() or self._outage != outage or set_back or (limit is not None and now >= limit)
         self._wake.clear()
         try:
             if self._attempts.take_in() or woken:
@@ -169,7 +181,7 @@ class Dispatcher:
         return True
 
     def _stand_down(self) -> None:
-        """Forgets everything: the server that has the lease now has given up what runs here, and decides anew."""
+        """Forgets everything: the server that has the lease now has adopted it or given it up, and decides anew."""
         log.warning("dispatch.stood_down")
         self._settled = False
         self._attempts.abandon()
@@ -186,6 +198,18 @@ class Dispatcher:
         if requests != self._requests:
             self._requests = requests
             self._wake.set()
+        if time.monotonic() >= self._sweep_at:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Ends in Optuna what a server that was suspended has written to jobs after their end."""
+        self._sweep_at = time.monotonic() + _SWEEP_SECONDS
+        with self.database.read() as session:
+            left = studies_left_open(session)
+        for study_id in left:
+            self.lease.check()
+            ended = end_leftovers(self.studies.storage, study_id)
+            log.warning("dispatch.leftovers_ended", study=study_id, trials=ended)
 
     def _run(self) -> None:
         pause = self.poll_interval.total_seconds()
@@ -212,29 +236,33 @@ class Dispatcher:
 
     def _dispatch(self) -> None:
         """Starts what it can, one trial at a time, each for the job whose turn it is."""
-        self._runner.next_limit = None
+        self._runner.next_limit, now = None, self.now()
         with self.database.read() as session:
-            jobs = {job.id: job for job in repository.active_jobs(session)}
-        claims = {job.id: self._claim(job) for job in jobs.values()}
-        while claims:
-            job = jobs[first_in_turn(claims.values()).job_id]
-            try:
-                started = self._runner.carry_on(job)
-            except JobMoved:
-                started = False
-                self._wake.set()
-            if started:
-                claims[job.id] = self._claim(job)
-            else:
-                del claims[job.id]
+            standings = {standing.job_id: standing for standing in load_standings(session)}
+            at_work = repository.jobs_of(session, (each.job_id for each in standings.values() if not _rests(each)))
+            served = last_served(session, after=now - MEMORY)
+        jobs = {job.id: job for job in at_work}
+        held = self._attempts.held_by_job()
+        claims = [standing.claim(held.get(job_id, NOTHING)) for job_id, standing in standings.items()]
+        turns = Turns(claims, self.backend.capacity(), self.rules, now, served)
+        free = self._attempts.free()
+        while (claim := turns.pop()) is not None:
+            if claim.job_id not in jobs and turns.obstacle(claim, free=free) is not None:
+                continue
+            if self._carry_on(claim, turns, jobs):
+                turns.start(claim)
+            free = self._attempts.free()
         self.meters.nothing_waits()
 
-    def _claim(self, job: JobRow) -> Claim:
-        spec = stored_spec(job)
-        share = ShareSpec.model_validate(spec.get("share", {}), extra="ignore")
-        needed = Resources.of(ResourceSpec.model_validate(spec["resources"], extra="ignore"))
-        held = Resources.together(attempt.resources for attempt in self._attempts.of(job.id))
-        return Claim(job.id, job.created_at, share, needed, held)
+    def _carry_on(self, claim: Claim, turns: Turns, jobs: dict[str, JobRow]) -> bool:
+        if claim.job_id not in jobs:
+            with self.database.read() as session:
+                jobs.update((job.id, job) for job in repository.jobs_of(session, [claim.job_id]))
+        try:
+            return self._runner.carry_on(jobs[claim.job_id], lambda: turns.obstacle(claim, free=self._attempts.free()))
+        except JobMoved:
+            self._wake.set()
+            return False
 
     def _open_study(self, job_id: str) -> StudyHandle:
         """A job's study, for a moment in which no other server writes to it."""
@@ -245,3 +273,8 @@ class Dispatcher:
             job = repository.find_job(session, job_id)
         assert job is not None
         return self.studies.open(job_id, spec_of(job))
+
+
+def _rests(standing: Standing) -> bool:
+    """Whether there is nothing to do for a job but to start it: its row says already what it waits for."""
+    return standing.has_not_begun and standing.waiting_since is not None and not standing.cancel_requested

@@ -62,7 +62,7 @@ def gather(
         if (task := (AttemptKind.TRAIN, trial.number)) in rests and not trial.state.is_finished()
     }
     return JobFacts(
-        budget=spec.budget,
+        budget=spec.budget.model_copy(update={"parallel_trials": spec.trials_at_once}),
         trials=trials,
         state=JobState(job.state),
         reason=job.reason,

@@ -45,11 +45,11 @@ from service.jobs import repository
 from service.jobs.amended import spec_of
 from service.jobs.folders import best_folder
 from service.jobs.views import trial_views
+from service.queue.share import Obstacle
 from service.reporting.figures import surface_chart
 from service.reporting.result import write_result
 from service.schemas import JobState
 from service.studies.studies import Studies, StudyHandle
-from worker.contracts import Resources
 
 __all__ = ["JobRunner"]
 
@@ -106,8 +106,12 @@ class JobRunner:
         """Forgets what the samplers think: another server goes on with the jobs."""
         self._opinions.clear()
 
-    def carry_on(self, job: JobRow) -> bool:
+    def carry_on(self, job: JobRow, obstacle: Callable[[], Obstacle | None]) -> bool:
         """Carries a job on until an attempt has started (True) or nothing more can be done now (False).
+
+        Args:
+            job: The job.
+            obstacle: Tells what keeps a trial of it from starting now; None when nothing does.
 
         Raises:
             JobMoved: If somebody else changed its state meanwhile.
@@ -119,7 +123,7 @@ class JobRunner:
                 self._end_job(job, JobState.CANCELLED, "cancelled by request")
                 return False
             spec = spec_of(job)
-            if job.state == JobState.QUEUED and job.started_at is None and not self._has_room(job, spec):
+            if job.state == JobState.QUEUED and job.started_at is None and self._must_wait(job, obstacle):
                 return False  # nothing of it can have ended, so there is nothing to decide: its study stays unopened
             study = self.attempts.open_study(job.id)
             study.spec = spec  # it may have been changed since the study was opened
@@ -139,7 +143,9 @@ class JobRunner:
                     case Resume(number) if (losing := study.reason_to_prune(number)) is not None:
                         self.attempts.prune(job, number, reason=losing)
                     case Wait(reason):
-                        self._update(job, reason=reason)
+                        is_paused = job.state == JobState.PAUSED  # for a reason that may say what to do
+                        outage = None if is_paused else self.attempts.backend.trouble()
+                        self._update(job, reason=outage or reason, waiting_since=None)
                         return False
                     case Succeed(reason):
                         self._finish(job, spec, study, facts, state=JobState.SUCCEEDED, reason=reason)
@@ -151,7 +157,10 @@ class JobRunner:
                         self._finish(job, spec, study, facts, state=JobState.CANCELLED, reason=reason)
                         return False
                     case _:
-                        return self._start(job, spec, study, action)
+                        if self._must_wait(job, obstacle):
+                            return False
+                        self._start(job, spec, study, action)
+                        return True
         except FixNormError as error:
             self._end_job(job, JobState.FAILED, str(error))
             return False
@@ -165,9 +174,7 @@ class JobRunner:
             self._end_job(job, JobState.FAILED, f"internal error, see the server's log: {error!r}")
             return False
 
-    def _start(self, job: JobRow, spec: JobSpec, study: StudyHandle, action: Action) -> bool:
-        if not self._has_room(job, spec):
-            return False
+    def _start(self, job: JobRow, spec: JobSpec, study: StudyHandle, action: Action) -> None:
         if job.state == JobState.QUEUED:
             self._update(job, state=JobState.RUNNING, reason="", started_at=self.now())
         self.lease.check()  # deciding may have taken long
@@ -184,15 +191,17 @@ class JobRunner:
                 self.attempts.evaluate(job, spec, study.resume(number))
             case _:
                 raise AssertionError(f"{action} starts nothing")
-        return True
+        job.waiting_since = None  # as is stored with the attempt
 
-    def _has_room(self, job: JobRow, spec: JobSpec) -> bool:
-        """Whether a trial of the job fits in what is free; if not, the job says what it waits for."""
-        needed, free = Resources.of(spec.resources), self.attempts.free()
-        if needed.fits_in(free):
-            return True
-        self._update(job, reason=f"waiting for room: a trial needs {needed}, free: {free}")
-        return False
+    def _must_wait(self, job: JobRow, obstacle: Callable[[], Obstacle | None]) -> bool:
+        """Whether no trial of the job may start now; if so, the job says why."""
+        trouble = self.attempts.backend.trouble()
+        found = obstacle() if trouble is None else Obstacle(f"waiting: {trouble}", "")
+        if found is None:
+            return False
+        since = job.created_at if job.started_at is None else self.now()
+        self._update(job, reason=found.reason, waiting_since=job.waiting_since or since)
+        return True
 
     def _facts(self, job: JobRow, spec: JobSpec, study: StudyHandle) -> JobFacts:
         with self.database.read() as session:
@@ -267,7 +276,7 @@ class JobRunner:
         if job.study_id is not None:
             self.attempts.open_study(job.id).end_open_trials()
             self.attempts.tell_events(job.id)
-        self._update(job, state=state, reason=reason, ended_at=self.now(), **values)
+        self._update(job, state=state, reason=reason, waiting_since=None, ended_at=self.now(), **values)
         self.studies.forget(job.id)
         self._opinions.pop(job.id, None)
         log.info("job.ended", job=job.id, state=state, reason=reason)

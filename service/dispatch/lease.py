@@ -1,9 +1,10 @@
 """The dispatcher's lease: of all the servers on one database, the one that holds it dispatches, the others stand by.
 
-It is a row with a token and an end. Its holder puts the end off again and again; whoever finds it over takes it, with a
-new token. Time is the database's, so that servers need not agree on it. Every transaction of a dispatcher first reads
-the row and keeps it from changing until the transaction ends (:meth:`Lease.writing`): a server that was suspended and
-does not know that its time is over cannot write what another is deciding.
+It is a row with a token, a term and an end. Its holder puts the end off again and again; whoever finds it over takes
+it, with a new token and the next term, so that what outlives a holder can tell a later one from an earlier. Time is the
+database's, so that servers need not agree on it. Every transaction of a dispatcher first reads the row and keeps it
+from changing until the transaction ends (:meth:`Lease.writing`): a server that was suspended and does not know that its
+time is over cannot write what another is deciding.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Lease:
             never ends.
         now: The wall clock, in UTC, for a database that has none.
         clock: Seconds that only grow.
+        term: How often it had been taken when this server last took it, that time included.
     """
 
     database: Database
@@ -55,6 +57,7 @@ class Lease:
     alone: bool
     now: Callable[[], datetime]
     clock: Callable[[], float] = time.monotonic
+    term: int = field(default=0, init=False)
     _token: str | None = field(default=None, init=False)
     _ends: float = field(default=0.0, init=False)
     _stop: threading.Event = field(default_factory=threading.Event, init=False)
@@ -89,10 +92,11 @@ class Lease:
             row = update(LeaseRow).where(LeaseRow.name == DISPATCHER)
             if not self.alone:
                 row = row.where(or_(LeaseRow.ends_at.is_(None), LeaseRow.ends_at < now))
-            taken = session.execute(row.values(token=token, holder=self.holder, ends_at=now + self.lasts))
-            if not taken.rowcount:  # type: ignore[attr-defined]
+            row = row.values(token=token, holder=self.holder, ends_at=now + self.lasts, term=LeaseRow.term + 1)
+            term = session.scalar(row.returning(LeaseRow.term))
+            if term is None:
                 return False
-        self._token, self._ends = token, begin + self.lasts.total_seconds()
+        self.term, self._token, self._ends = term, token, begin + self.lasts.total_seconds()
         log.info("lease.taken", holder=self.holder)
         return True
 

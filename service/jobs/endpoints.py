@@ -61,6 +61,7 @@ def submit_job(
         trials=running.trials,
         images=running.settings.images,
         capacity=running.capacity(),
+        user_max=running.rules.user_max,
         key=idempotency_key,
         now=running.now(),
     )

@@ -27,13 +27,15 @@ __all__ = [
     "find_attempt",
     "find_by_key",
     "find_job",
-    "hold_job",
+    "give_turn_back",
+    "jobs_of",
     "live_attempts",
     "move_job",
     "page_of_jobs",
     "pause_job",
     "request_cancel",
     "requests",
+    "serve_job",
     "start_attempt",
     "take_job",
     "update_job",
@@ -53,6 +55,11 @@ def take_job(session: Session, job_id: str) -> JobRow | None:
 def find_by_key(session: Session, key: str) -> JobRow | None:
     """The job that was submitted with an idempotency key."""
     return session.scalar(select(JobRow).where(JobRow.idempotency_key == key))
+
+
+def jobs_of(session: Session, job_ids: Iterable[str]) -> Sequence[JobRow]:
+    """Some jobs, in no order."""
+    return session.scalars(select(JobRow).where(JobRow.id.in_(tuple(job_ids)))).all()
 
 
 def active_jobs(session: Session) -> Sequence[JobRow]:
@@ -138,6 +145,16 @@ def hold_job(session: Session, job_id: str, state: JobState, *, under: int) -> i
     return session.scalar(query.with_for_update())  # SQLite has no such lock and needs none
 
 
+def serve_job(session: Session, job_id: str, *, now: datetime) -> None:
+    """Notes of a job that is held that an attempt of it starts, and that it waits no more."""
+    session.execute(update(JobRow).where(JobRow.id == job_id).values(served_at=now, waiting_since=None))
+
+
+def give_turn_back(session: Session, job_id: str) -> None:
+    """Has a job that lost what it was given a turn for go before those that were served since."""
+    session.execute(update(JobRow).where(JobRow.id == job_id).values(served_at=None))
+
+
 def requests(session: Session) -> frozenset[tuple[str, str, bool, int]]:
     """What was asked of the dispatcher: id, state, wish to be cancelled and changes of every job that has not ended."""
     columns = (JobRow.id, JobRow.state, JobRow.cancel_requested, JobRow.amendments)
@@ -201,6 +218,16 @@ def find_attempt(session: Session, attempt_id: str) -> AttemptRow | None:
 def start_attempt(session: Session, attempt_id: str, *, lease: str | None) -> bool:
     """Marks an attempt as running when its first report arrives."""
     return _move(session, attempt_id, AttemptState.RUNNING, lease=lease)
+
+
+def adopt_attempt(session: Session, attempt_id: str, *, lease: str | None, to: str) -> None:
+    """Passes a live attempt on from one lease to another; changes nothing if it has ended or is not that lease's."""
+    guard = (
+        AttemptRow.id == attempt_id,
+        AttemptRow.state.in_(LIVE_ATTEMPT_STATES),
+        AttemptRow.lease.is_not_distinct_from(lease),
+    )
+    session.execute(update(AttemptRow).where(*guard).values(lease=to))
 
 
 def end_attempt(

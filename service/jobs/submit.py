@@ -17,6 +17,7 @@ from service.events.records import record
 from service.jobs import repository
 from service.jobs.warm_start import Trials, with_summaries
 from service.problems import KeyReused, ResourcesNeverFree
+from service.queue.share import UNLIMITED
 from service.schemas import EventKind, JobState
 from worker.contracts import Resources
 
@@ -30,6 +31,7 @@ def submit(
     trials: Trials,
     images: Path,
     capacity: Resources,
+    user_max: Resources = UNLIMITED,
     key: str | None,
     now: datetime,
 ) -> tuple[JobRow, bool]:
@@ -41,6 +43,7 @@ def submit(
         trials: Tells the trials of a job that ``search.warm_start`` names.
         images: Where relative data paths are looked up.
         capacity: All that trials can ever hold.
+        user_max: All that those of one user can.
         key: Idempotency key; a second job with the same key is the first one.
         now: The time.
 
@@ -58,7 +61,7 @@ def submit(
     check_method(spec.model, spec.search.method)
     spec = spec.model_copy(update={"data": check_data(spec.data, root=images)})
     spec = with_summaries(spec, database=database, trials=trials)
-    _check_resources(Resources.of(spec.resources), capacity)
+    _check_resources(Resources.of(spec.resources), capacity, user_max)
     try:
         with database.write.begin() as session:
             if key is not None and (earlier := repository.find_by_key(session, key)) is not None:
@@ -92,13 +95,18 @@ def _same(earlier: JobRow, spec: JobSpec) -> JobRow:
     return earlier
 
 
-def _check_resources(needed: Resources, capacity: Resources) -> None:
-    for name, field, wanted, total in (
-        ("GPUs", "gpus_per_trial", needed.gpus, capacity.gpus),
-        ("CPUs", "cpus_per_trial", needed.cpus, capacity.cpus),
+def _check_resources(needed: Resources, capacity: Resources, user_max: Resources) -> None:
+    for name, field, wanted, total, of_user in (
+        ("GPUs", "gpus_per_trial", needed.gpus, capacity.gpus, user_max.gpus),
+        ("CPUs", "cpus_per_trial", needed.cpus, capacity.cpus, user_max.cpus),
     ):
         if wanted > total + 1e-9:
             raise ResourcesNeverFree(
                 f"resources.{field} is {wanted:g}, but the whole cluster has {total:g} {name}",
                 f"Ask for at most {total:g}, or add nodes to the cluster",
+            )
+        if wanted > of_user + 1e-9:
+            raise ResourcesNeverFree(
+                f"resources.{field} is {wanted:g}, but a user's trials hold {of_user:g} {name} together at most",
+                f"Ask for at most {of_user:g}, or have the operator raise FIXNORM_USER_MAX_{name.upper()}",
             )

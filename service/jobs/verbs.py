@@ -85,7 +85,7 @@ def _try(verb: Verb, job_id: str, *, database: Database) -> bool:
         origin, to = JobState(job.state), verb.to(job)
         if origin in verb.met:
             return True
-        if job.cancel_requested or to not in JOB_MOVES[origin]:
+        if job.cancel_requested or origin in TERMINAL_STATES or to not in JOB_MOVES[origin]:
             raise _impossible(verb.done, job)
         return repository.move_job(session, job_id, origin, to, reason=verb.reason)
 

@@ -13,8 +13,9 @@ from optuna.trial import TrialState
 from fixnorm_core.spec import JobSpec
 from service.composition import StateFolderInUse, build
 from service.database.rows import AttemptState
+from service.events.records import events_after
 from service.jobs import repository
-from service.schemas import JobState
+from service.schemas import EventKind, JobState
 from service.settings import BackendName, Settings
 from worker.contracts import EvaluateTask, Failed, FailureKind, Resources, Task, TrainTask, Update
 from worker.recording import Recording
@@ -80,6 +81,55 @@ def test_a_result_that_was_stored_but_not_told_is_told_after_a_restart(
     with server(settings) as service:
         service.dispatcher.recover()
         assert [trial.state for trial in trials(service, job_id)] == [TrialState.COMPLETE]
+        assert run_to_end(service, job_id) is JobState.SUCCEEDED
+
+
+class Cluster(SimulatorBackend):
+    """Was there before the server, and is after it."""
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("ticks", [2, 3, 5, 9, 23])
+def test_what_still_runs_on_a_cluster_goes_on_as_the_same_attempt_and_each_epoch_is_told_once(
+    settings: Settings, spec: JobSpec, ticks: int
+) -> None:
+    cluster = Cluster(Recording.packaged())
+    with server(settings, backend=cluster) as service:
+        job_id = put(service, spec)
+        for _ in range(ticks):
+            service.dispatcher.tick()
+        before = set(cluster._held)
+        if cluster._replays:
+            cluster.poll()  # the server is killed between this and the database
+    with server(settings, backend=cluster) as service:
+        service.dispatcher.recover()
+        assert set(service.dispatcher._attempts.live) == before
+        assert run_to_end(service, job_id) is JobState.SUCCEEDED
+        rows = attempts(service, job_id)
+        assert {row.state for row in rows} == {AttemptState.COMPLETE}
+        assert [row.trial_number for row in rows if row.kind == "train"] == list(range(spec.budget.max_trials))
+        with service.runtime.database.read() as session:
+            events = events_after(session, job_id, 0, limit=1000)
+        epochs = [(event.trial, event.epoch) for event in events if event.kind is EventKind.TRIAL_EPOCH]
+        each = range(1, spec.training.epochs + 1)
+        assert sorted(epochs) == [(number, epoch) for number in range(spec.budget.max_trials) for epoch in each]
+    assert cluster._held == {}
+
+
+def test_what_runs_on_a_cluster_and_no_job_knows_is_ended(settings: Settings, spec: JobSpec) -> None:
+    cluster = Cluster(Recording.packaged())
+    with server(settings, backend=cluster) as service:
+        job_id = put(service, spec)
+        service.dispatcher.tick()
+        (running,) = cluster._held
+        task = cluster._replays[running].task
+        for stranger in ("of-no-job", f"{job_id}.0.7"):
+            cluster.start(TrainTask(stranger, task.trial, task.folder), Resources(1.0, 0.0))
+    with server(settings, backend=cluster) as service:
+        service.dispatcher.recover()
+        assert set(cluster._held) == {running}
         assert run_to_end(service, job_id) is JobState.SUCCEEDED
 
 
@@ -260,6 +310,6 @@ def test_a_job_without_room_says_what_it_waits_for_and_starts_when_there_is_some
             waiting = repository.find_job(session, second)
         assert waiting is not None
         assert waiting.state == JobState.QUEUED
-        assert waiting.reason == "waiting for room: a trial needs 1 CPU and 0 GPUs, free: 0 CPUs and 0 GPUs"
+        assert waiting.reason == "waiting for room: a trial needs 1 CPU and 0 GPUs"
         assert run_to_end(service, second) is JobState.SUCCEEDED
         assert run_to_end(service, first) is JobState.SUCCEEDED

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from byhand import put, server
+from byhand import put, reason_of, server
 
-from fixnorm_core.spec import JobSpec, ShareSpec
+from fixnorm_core.spec import JobSpec, ResourceSpec, ShareSpec
 from service.composition import Service
-from service.dispatch.share import Claim, first_in_turn
+from service.events.records import last_number
 from service.jobs import repository
 from service.settings import Settings
 from worker.contracts import Resources
@@ -45,34 +45,69 @@ def test_of_200_jobs_on_one_slot_only_the_one_that_runs_has_its_study_opened(set
         assert studies(service) == 1
 
 
-def claim(job_id: str, *, cpus: float = 0.0, gpus: float = 0.0, uses_gpus: bool = False, **share: Any) -> Claim:
-    needed = Resources(cpus=1.0, gpus=1.0 if uses_gpus else 0.0)
-    submitted = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=ord(job_id))
-    return Claim(job_id, submitted, ShareSpec(**share), needed, Resources(cpus=cpus, gpus=gpus))
+def wide(spec: JobSpec, **share: Any) -> JobSpec:
+    """A job that would hold six slots."""
+    budget = spec.budget.model_copy(update={"parallel_trials": 6})
+    return spec.model_copy(update={"budget": budget, "share": ShareSpec(**share)})
 
 
-@pytest.mark.parametrize(
-    ("claims", "first"),
-    [
-        ([claim("b"), claim("a")], "a"),
-        ([claim("a", cpus=1), claim("b")], "b"),
-        ([claim("a", cpus=2), claim("b", cpus=3, weight=2)], "b"),
-        ([claim("a", cpus=1), claim("b", cpus=2, weight=2)], "a"),
-        ([claim("a"), claim("b", cpus=9, priority=1)], "b"),
-        ([claim("a", cpus=8, gpus=1, uses_gpus=True), claim("b", cpus=1, gpus=2, uses_gpus=True)], "a"),
-    ],
-    ids=["the older", "who holds less", "who holds less for its weight", "ties", "priority", "GPUs count, not CPUs"],
-)
-def test_the_turn_is_that_of(claims: list[Claim], first: str) -> None:
-    assert first_in_turn(claims).job_id == first
+def held(service: Service) -> Counter[str]:
+    with service.runtime.database.read() as session:
+        return Counter(row.job_id for row in repository.live_attempts(session))
 
 
 def test_two_jobs_of_weights_2_and_1_hold_slots_2_to_1(settings: Settings, spec: JobSpec) -> None:
-    wide = spec.model_copy(update={"budget": spec.budget.model_copy(update={"parallel_trials": 6})})
     with server(settings, backend=slots(6)) as service:
-        light = put(service, wide)
-        heavy = put(service, wide.model_copy(update={"share": ShareSpec(weight=2)}))
+        light, heavy = put(service, wide(spec)), put(service, wide(spec, weight=2))
         service.dispatcher.tick()
+        assert held(service) == {heavy: 4, light: 2}
+
+
+def test_a_job_holds_no_more_than_its_cap(settings: Settings, spec: JobSpec) -> None:
+    with server(settings, backend=slots(6)) as service:
+        capped = put(service, wide(spec, max_cpus=2.5))
+        service.dispatcher.tick()
+        assert held(service) == {capped: 2}
+
+
+def test_a_users_jobs_hold_no_more_than_the_users_cap_and_say_what_they_wait_for(
+    settings: Settings, spec: JobSpec
+) -> None:
+    capped = settings.model_copy(update={"user_max_cpus": 3.0})
+    with server(capped, backend=slots(6)) as service:
+        first, second = put(service, wide(spec, user="ann")), put(service, wide(spec, user="ann"))
+        third, late = put(service, wide(spec, user="bob")), put(service, wide(spec, user="bob"))
+        service.dispatcher.tick()
+        counts = held(service)
+        assert counts[first] + counts[second] == counts[third] + counts[late] == 3
+        assert reason_of(service, first) == "waiting for other trials of user 'ann': a user's may hold 3 CPUs"
+
+
+def test_what_is_waited_for_is_told_once_however_often_it_is_looked_at(settings: Settings, spec: JobSpec) -> None:
+    with server(settings, backend=slots(1)) as service:
+        put(service, spec.model_copy(update={"share": ShareSpec(priority=1)}))
+        waiting = [put(service, spec) for _ in range(20)]
+        for _ in range(30):  # trials end and start meanwhile
+            service.dispatcher.tick()
         with service.runtime.database.read() as session:
-            held = Counter(row.job_id for row in repository.live_attempts(session))
-    assert held == {heavy: 4, light: 2}
+            assert [last_number(session, job_id) for job_id in waiting] == [2] * 20  # submitted, waiting
+        assert reason_of(service, waiting[0]) == "waiting for room: a trial needs 1 CPU and 0 GPUs"
+
+
+def test_a_trial_that_has_been_passed_over_for_long_has_room_kept_for_it(settings: Settings, spec: JobSpec) -> None:
+    now = [datetime(2026, 1, 1, tzinfo=UTC)]
+    large = spec.model_copy(update={"resources": ResourceSpec(cpus_per_trial=3)})
+    with server(settings, backend=slots(3), now=lambda: now[0]) as service:
+        for _ in range(3):  # whose trials end at different times
+            put(service, spec)
+            service.dispatcher.tick()
+        first = put(service, large)
+        for _ in range(30):
+            service.dispatcher.tick()
+            assert held(service)[first] == 0  # small trials come and go
+        now[0] += timedelta(seconds=settings.reserve_seconds)
+        for _ in range(20):
+            service.dispatcher.tick()
+            if held(service)[first]:
+                break
+        assert held(service) == {first: 1}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from worker.contracts import Cancelled, Resources, Task, Update
 from worker.slot import Slot
@@ -16,11 +16,17 @@ class ThreadBackend:
         self._slots: dict[str, Slot] = {}
         self._news: list[Update] = []
 
+    def adopt(self, term: int) -> Mapping[str, Resources]:  # noqa: ARG002 - it has one server
+        return {}
+
+    def trouble(self) -> str | None:
+        return None
+
     def capacity(self) -> Resources:
         return Resources(cpus=1.0, gpus=0.0)
 
-    def start(self, task: Task, resources: Resources) -> None:  # noqa: ARG002 - the caller has counted them
-        self._slots[task.attempt_id] = slot = Slot()
+    def start(self, task: Task, resources: Resources) -> None:
+        self._slots[task.attempt_id] = slot = Slot(resources)
         slot.start(task)
 
     def poll(self) -> Sequence[Update]:
@@ -28,13 +34,17 @@ class ThreadBackend:
             time.sleep(0.02)  # a loop of polls would keep the trial's thread from the interpreter
         news, self._news = self._news, []
         for attempt_id, slot in list(self._slots.items()):
-            update = slot.poll()
-            assert update is not None
-            if update.outcome is not None:
+            told = slot.poll()
+            assert told is not None
+            slot.poll(told.skipped + len(told.reports))  # nobody else will ask for them
+            if told.outcome is not None:
                 del self._slots[attempt_id]
-            if update.reports or update.outcome is not None:
-                news.append(update)
+            if told.reports or told.outcome is not None:
+                news.append(Update(attempt_id, told.reports, told.outcome))
         return news
+
+    def acknowledge(self, update: Update) -> None:
+        """Nothing is kept."""
 
     def cancel(self, attempt_id: str) -> None:
         """A thread cannot be killed: it goes on, unheard, to the end of its epoch."""

@@ -29,7 +29,7 @@ def backend() -> Iterator[RayBackend]:
 
 def trial(*, epochs: int = 2, seed: int = 0) -> TrialSpec:
     job = JobSpec(
-        model=ModelSpec(options={"width": 4}), data=DataSpec(train_limit=200), training=TrainingSpec(epochs=epochs)
+        model=ModelSpec(options={"width": 8}), data=DataSpec(train_limit=200), training=TrainingSpec(epochs=epochs)
     )
     return job.trial({"lr": 0.008, "fc_norm": 2.0}, seed=seed)
 
@@ -39,7 +39,9 @@ def poll_until(backend: RayBackend, *, ended: int = 0, reported: int = 0, second
     updates: list[Update] = []
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        updates.extend(backend.poll())
+        for update in backend.poll():
+            backend.acknowledge(update)
+            updates.append(update)
         outcomes = sum(update.outcome is not None for update in updates)
         if outcomes >= ended and sum(len(update.reports) for update in updates) >= reported:
             return updates

@@ -98,6 +98,23 @@ def test_a_release_ends_replays_without_news(recording: Recording) -> None:
     assert backend.poll() == []
 
 
+def test_what_a_server_leaves_is_adopted_with_the_news_that_it_has_not_acknowledged(recording: Recording) -> None:
+    backend = SimulatorBackend(recording)
+    backend.start(task(recording, "a"), ONE)
+    (stored,) = backend.poll()
+    backend.acknowledge(stored)
+    (fetched,) = backend.poll()
+    assert backend.adopt(2) == {"a": ONE}
+    again, more = backend.poll()
+    assert again == fetched
+    assert [report.epoch for report in more.reports] == [3]
+    ended = drain(backend)[-1]
+    assert backend.adopt(3) == {"a": ONE}  # it has ended, and nobody has stored how
+    assert ended in drain(backend)
+    backend.acknowledge(ended)
+    assert backend.adopt(4) == {}
+
+
 def test_the_test_accuracy_is_the_recorded_one(recording: Recording) -> None:
     run = recording.runs[len(recording.runs) // 2]
     backend = SimulatorBackend(recording)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -17,12 +18,15 @@ from worker.contracts import (
     Failed,
     FailureKind,
     Outcome,
+    Resources,
     Stopped,
     Trained,
     TrainTask,
     log_path,
 )
-from worker.slot import Slot
+from worker.slot import Claimed, News, Slot, SlotTaken
+
+ONE = Resources(cpus=1.0, gpus=0.0)
 
 
 @pytest.fixture
@@ -32,20 +36,35 @@ def trial() -> TrialSpec:
 
 
 def run_to_end(slot: Slot) -> tuple[list[EpochReport], Outcome]:
+    """Stores all news and frees the slot."""
     reports: list[EpochReport] = []
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        update = slot.poll()
-        assert update is not None
-        reports.extend(update.reports)
-        if update.outcome is not None:
-            return reports, update.outcome
+        news = slot.poll(len(reports))
+        assert news is not None
+        assert news.skipped == len(reports)
+        reports.extend(news.reports)
+        if news.outcome is not None:
+            slot.free(news.attempt_id)
+            return reports, news.outcome
+        time.sleep(0.01)
+    raise AssertionError("the task did not end")
+
+
+def end_of(slot: Slot, term: int = 0) -> News:
+    """The last news, of which nothing was stored."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        news = slot.poll(0, term)
+        assert news is not None
+        if news.outcome is not None:
+            return news
         time.sleep(0.01)
     raise AssertionError("the task did not end")
 
 
 def test_a_slot_tells_every_epoch_once_and_then_its_result(trial: TrialSpec, tmp_path: Path) -> None:
-    slot = Slot()
+    slot = Slot(ONE)
     slot.start(TrainTask("a", trial, str(tmp_path)))
     reports, outcome = run_to_end(slot)
     assert [report.epoch for report in reports] == [1, 2]
@@ -54,10 +73,67 @@ def test_a_slot_tells_every_epoch_once_and_then_its_result(trial: TrialSpec, tmp
     assert slot.poll() is None
 
 
+def test_news_is_told_again_until_it_is_stored_and_the_slot_is_busy_until_then(
+    trial: TrialSpec, tmp_path: Path
+) -> None:
+    slot = Slot(ONE)
+    slot.start(TrainTask("a", trial, str(tmp_path)))
+    news = end_of(slot)
+    assert [report.epoch for report in news.reports] == [1, 2]
+    assert slot.poll() == news  # whoever got it died before it was stored
+    rest = slot.poll(1)
+    assert rest is not None
+    assert (rest.skipped, [report.epoch for report in rest.reports], rest.outcome) == (1, [2], news.outcome)
+    assert slot.poll() == rest  # what was stored once does not come again
+    with pytest.raises(RuntimeError, match="busy with attempt a"):
+        slot.start(TrainTask("b", trial, str(tmp_path)))
+    slot.free("another")
+    assert slot.claim(0) == Claimed(ONE, "a")
+    slot.free("a")
+    assert slot.claim(0) == Claimed(ONE, None)
+
+
+def test_an_attempt_that_has_not_ended_cannot_be_freed(trial: TrialSpec, tmp_path: Path) -> None:
+    slot = Slot(ONE)
+    slot.start(TrainTask("a", trial, str(tmp_path)))
+    slot.free("a")
+    assert slot.claim(0) == Claimed(ONE, "a")
+    run_to_end(slot)
+
+
+def test_a_server_with_an_earlier_term_can_do_nothing_to_a_claimed_slot(trial: TrialSpec, tmp_path: Path) -> None:
+    slot = Slot(ONE)
+    slot.start(TrainTask("a", trial, str(tmp_path)), 1)
+    news = end_of(slot, 1)
+    assert slot.claim(2) == Claimed(ONE, "a")
+    for refused in (
+        lambda: slot.claim(1),
+        lambda: slot.poll(2, 1),
+        lambda: slot.free("a", 1),
+        lambda: slot.stop("a", 1),
+        lambda: slot.start(TrainTask("b", trial, str(tmp_path)), 1),
+    ):
+        with pytest.raises(SlotTaken, match="term 2 has this slot"):
+            refused()
+    assert slot.poll(0, 2) == news
+
+
+def test_a_slot_ends_itself_when_nobody_has_called_it_for_long() -> None:
+    ended = threading.Event()
+    now = [0.0]
+    slot = Slot(ONE, patience_seconds=0.05, end=ended.set, clock=lambda: now[0])
+    now[0] = 0.04
+    slot.claim(0)
+    now[0] = 0.08
+    assert not ended.wait(0.2)
+    now[0] = 0.1
+    assert ended.wait(10)
+
+
 def test_a_free_slot_takes_the_next_task_and_evaluates_what_the_first_one_left(
     trial: TrialSpec, tmp_path: Path
 ) -> None:
-    slot = Slot()
+    slot = Slot(ONE)
     slot.start(TrainTask("a", trial, str(tmp_path)))
     run_to_end(slot)
     slot.start(EvaluateTask("b", trial, str(tmp_path)))
@@ -70,7 +146,7 @@ def test_a_free_slot_takes_the_next_task_and_evaluates_what_the_first_one_left(
 def test_a_slot_that_is_told_to_stop_ends_after_its_epoch_and_is_free_for_the_next_task(
     trial: TrialSpec, tmp_path: Path
 ) -> None:
-    slot = Slot()
+    slot = Slot(ONE)
     long = trial.model_copy(update={"training": trial.training.model_copy(update={"epochs": 1000})})
     slot.start(TrainTask("a", long, str(tmp_path / "a")))
     slot.stop("another")
@@ -85,7 +161,7 @@ def test_a_slot_that_is_told_to_stop_ends_after_its_epoch_and_is_free_for_the_ne
 
 
 def test_a_run_that_is_told_to_stop_in_its_last_epoch_has_its_result(trial: TrialSpec, tmp_path: Path) -> None:
-    slot = Slot()
+    slot = Slot(ONE)
     short = trial.model_copy(update={"training": trial.training.model_copy(update={"epochs": 1})})
     slot.start(TrainTask("a", short, str(tmp_path)))
     slot.stop("a")
@@ -94,7 +170,7 @@ def test_a_run_that_is_told_to_stop_in_its_last_epoch_has_its_result(trial: Tria
 
 
 def test_a_busy_slot_refuses_a_second_task(trial: TrialSpec, tmp_path: Path) -> None:
-    slot = Slot()
+    slot = Slot(ONE)
     slot.start(TrainTask("a", trial, str(tmp_path)))
     with pytest.raises(RuntimeError, match="busy with attempt a"):
         slot.start(TrainTask("b", trial, str(tmp_path)))
@@ -105,7 +181,7 @@ def test_a_users_mistake_is_a_fatal_failure_in_its_own_words_and_its_log_ends_wi
     trial: TrialSpec, tmp_path: Path
 ) -> None:
     wrong = trial.model_copy(update={"data": DataSpec(name="imagefolder", path=str(tmp_path / "nowhere"))})
-    slot = Slot()
+    slot = Slot(ONE)
     slot.start(TrainTask("a", wrong, str(tmp_path)))
     _, outcome = run_to_end(slot)
     assert isinstance(outcome, Failed)
@@ -117,7 +193,7 @@ def test_a_users_mistake_is_a_fatal_failure_in_its_own_words_and_its_log_ends_wi
 
 
 def test_every_attempt_has_a_log_of_its_own(trial: TrialSpec, tmp_path: Path) -> None:
-    slot = Slot()
+    slot = Slot(ONE)
     slot.start(TrainTask("a.1", trial, str(tmp_path)))
     run_to_end(slot)
     slot.start(EvaluateTask("a.2", trial, str(tmp_path)))
@@ -137,7 +213,7 @@ def test_a_warning_of_python_is_in_the_log(tmp_path: Path, trial: TrialSpec, mon
             return super().result()
 
     monkeypatch.setattr(module, "Trainer", Warns)
-    slot = Slot()
+    slot = Slot(ONE)
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         slot.start(TrainTask("a", trial, str(tmp_path)))
@@ -155,7 +231,7 @@ def test_a_broken_test_image_is_named_before_anything_is_trained(trial: TrialSpe
     broken = tmp_path / "images" / "test" / "dog" / "1.png"
     broken.write_bytes(broken.read_bytes()[:40])
     spec = trial.model_copy(update={"data": DataSpec(name="imagefolder", path=str(tmp_path / "images"))})
-    slot = Slot()
+    slot = Slot(ONE)
     slot.start(TrainTask("a", spec, str(tmp_path / "trial")))
     reports, outcome = run_to_end(slot)
     assert reports == []

@@ -26,6 +26,8 @@ from worker.contracts import (
 from worker.ray_backend import RayBackend
 from worker.slot import Slot
 
+ONE = Resources(cpus=1.0, gpus=0.0)
+
 pytestmark = pytest.mark.filterwarnings(
     "ignore:This DataLoader will create"
 )  # more processes than this machine has CPUs
@@ -49,16 +51,17 @@ def trial(folder: Path, *, epochs: int = 2, **data: object) -> TrialSpec:
 def end_of(slot: Slot) -> Outcome:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        update = slot.poll()
-        assert update is not None
-        if update.outcome is not None:
-            return update.outcome
+        news = slot.poll()
+        assert news is not None
+        if news.outcome is not None:
+            slot.free(news.attempt_id)
+            return news.outcome
         time.sleep(0.01)
     raise AssertionError("the task did not end")
 
 
 def test_a_slot_trains_and_evaluates_and_no_reader_outlives_its_trial(folder: Path, tmp_path: Path) -> None:
-    slot = Slot()
+    slot = Slot(ONE)
     slot.start(TrainTask("a", trial(folder), str(tmp_path)))
     readers_once(2)
     assert isinstance(end_of(slot), Trained)
@@ -71,7 +74,7 @@ def test_a_slot_trains_and_evaluates_and_no_reader_outlives_its_trial(folder: Pa
 
 
 def test_the_death_of_a_reader_is_worth_another_try(folder: Path, tmp_path: Path) -> None:
-    slot = Slot()
+    slot = Slot(ONE)
     slot.start(TrainTask("a", trial(folder, epochs=1000), str(tmp_path)))
     readers_once(2)[0].kill()
     outcome = end_of(slot)
@@ -93,7 +96,7 @@ def backend() -> Iterator[RayBackend]:
 def test_no_process_is_left_of_an_attempt_that_ends_in_the_middle(
     backend: RayBackend, folder: Path, tmp_path: Path, end: str
 ) -> None:
-    backend.start(TrainTask("a", trial(folder, epochs=10_000), str(tmp_path)), Resources(1.0, 0.0))
+    backend.start(TrainTask("a", trial(folder, epochs=10_000), str(tmp_path)), ONE)
     wait_for_epoch(backend)
     family = readers_once(2)
     actor = psutil.Process(family[0].ppid()).parent()  # of the fork server
@@ -126,6 +129,7 @@ def wait_for_outcome(backend: RayBackend) -> Outcome:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         for update in backend.poll():
+            backend.acknowledge(update)
             if update.outcome is not None:
                 return update.outcome
         time.sleep(0.05)

@@ -1,0 +1,1 @@
+"""Who waits for room, in which order and why."""

@@ -1,0 +1,131 @@
+"""A server on a Ray cluster that was there before it: killed, stopped, and left alone by the cluster."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cluster import RayHead
+from processes import ServerProcess
+
+from fixnorm_core.spec import BudgetSpec, DataSpec, JobSpec, ModelSpec, TrainingSpec
+from service.client import Client
+from service.database.engine import Database
+from service.events.records import events_after
+from service.schemas import TERMINAL_STATES, EventKind, JobState, TrialState, TrialView
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[RayHead]:
+    head = RayHead(cpus=1)
+    try:
+        head.start()
+        yield head
+    finally:
+        head.remove()
+
+
+@pytest.fixture
+def server(head: RayHead, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServerProcess]:
+    for name, value in head.environment.items():
+        monkeypatch.setenv(name, value)
+    server = ServerProcess("server", tmp_path, state_dir=tmp_path / "state", backend="ray", retry_seconds=1)
+    server.start()
+    try:
+        server.wait()
+        yield server
+    finally:
+        server.stop()
+
+
+def spec(*, trials: int, epochs: int) -> JobSpec:
+    return JobSpec(
+        model=ModelSpec(options={"width": 8}),
+        data=DataSpec(train_limit=400),
+        training=TrainingSpec(epochs=epochs),
+        budget=BudgetSpec(max_trials=trials, parallel_trials=1, confirm_runs=1, stop_early=False),
+    )
+
+
+def until(condition: Callable[[], bool], what: str, *, seconds: float = 300.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not in {seconds:g} s: {what}"
+        time.sleep(0.05)
+
+
+def is_training(client: Client, job_id: str, number: int) -> bool:
+    """Whether a trial has told of an epoch and has many to come."""
+    assert client.job(job_id).state not in TERMINAL_STATES
+    trials = [trial for trial in client.trials(job_id) if trial.number == number]
+    return any(trial.state is TrialState.RUNNING and 0 < len(trial.curve) < trial.epochs // 2 for trial in trials)
+
+
+def told(trials: list[TrialView]) -> list[tuple[dict[str, float], float | None, tuple[float, ...]]]:
+    return [(trial.params, trial.validation_accuracy, tuple(trial.curve)) for trial in trials]
+
+
+def epochs_told(state_dir: Path, job_id: str) -> list[tuple[int | None, int | None]]:
+    """Trial and epoch of every event that told of one."""
+    database = Database.open(f"sqlite:///{state_dir / 'fixnorm.db'}")
+    with database.read() as session:
+        events = events_after(session, job_id, 0, limit=10_000)
+    database.close()
+    return [(event.trial, event.epoch) for event in events if event.kind is EventKind.TRIAL_EPOCH]
+
+
+def test_the_same_attempts_go_on_when_the_server_is_killed_and_when_it_is_stopped(
+    head: RayHead, server: ServerProcess, tmp_path: Path
+) -> None:
+    epochs = 60
+    with Client(server.url) as client:
+        job_id = client.submit(spec(trials=2, epochs=epochs)).id
+    for number, sign in enumerate((signal.SIGKILL, signal.SIGTERM)):
+        with Client(server.url) as client:
+            until(lambda client=client, number=number: is_training(client, job_id, number), f"trial {number} trains")
+        slots = head.slots()
+        assert len(slots) == 1
+        if sign is signal.SIGTERM:
+            server.stop()
+        else:
+            server.send(sign)
+        assert head.slots() == slots
+        server.start()
+        server.wait()
+        assert head.slots() == slots
+    with Client(server.url) as client:
+        view = client.wait(job_id)
+        assert view.state is JobState.SUCCEEDED, view.reason
+        trials = client.trials(job_id)
+        assert [trial.attempts for trial in trials] == [1, 1]
+        assert sorted(epochs_told(tmp_path / "state", job_id)) == [
+            (number, epoch) for number in (0, 1) for epoch in range(1, epochs + 1)
+        ]
+        undisturbed = client.wait(client.submit(spec(trials=2, epochs=epochs)).id)
+        assert told(client.trials(undisturbed.id)) == told(trials)
+    assert server.log.count("attempt.adopted") == 2
+
+
+def test_a_cluster_that_dies_is_told_of_and_when_it_is_back_the_job_goes_on_as_the_undisturbed_one(
+    head: RayHead, server: ServerProcess
+) -> None:
+    with Client(server.url) as client:
+        job_id = client.submit(spec(trials=2, epochs=60)).id
+        until(lambda: is_training(client, job_id, 0), "trial 0 trains")
+        head.kill()
+        address = head.environment["RAY_ADDRESS"]
+        said = f"the Ray cluster at {address} has not answered since"
+        until(lambda: said in client.job(job_id).reason, "the job says so", seconds=90)
+        assert client.job(job_id).state is JobState.RUNNING
+        head.start()
+        view = client.wait(job_id)
+        assert view.state is JobState.SUCCEEDED, view.reason
+        trials = client.trials(job_id)
+        assert {trial.state for trial in trials} == {TrialState.COMPLETE}
+        undisturbed = client.wait(client.submit(spec(trials=2, epochs=60)).id)
+        assert told(client.trials(undisturbed.id)) == told(trials)

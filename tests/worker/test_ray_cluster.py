@@ -1,0 +1,123 @@
+"""Slots on a Ray cluster that was there before: they outlive their server, and the next one adopts them."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from cluster import RayHead
+
+from fixnorm_core.spec import DataSpec, JobSpec, ModelSpec, TrainingSpec
+from worker.backend_process import BackendProcess
+from worker.contracts import Backend, Failed, FailureKind, Resources, Trained, TrainTask, Update
+from worker.ray_backend import RayBackend
+from worker.ray_cluster import look_for
+
+ONE = Resources(cpus=1.0, gpus=0.0)
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[RayHead]:
+    head = RayHead(cpus=2)
+    try:
+        head.start()
+        with pytest.MonkeyPatch.context() as patched:
+            for name, value in head.environment.items():
+                patched.setenv(name, value)
+            yield head
+    finally:
+        head.remove()
+
+
+def join(address: str, namespace: str) -> Backend:
+    return RayBackend(address, namespace=namespace, sweep_seconds=0.1)
+
+
+def backend(head: RayHead, namespace: str) -> BackendProcess:
+    make = partial(join, head.environment["RAY_ADDRESS"], namespace)
+    return BackendProcess(make, "the cluster", call_seconds=60, start_seconds=120)
+
+
+def task(attempt_id: str, folder: Path, *, epochs: int) -> TrainTask:
+    job = JobSpec(
+        model=ModelSpec(options={"width": 8}), data=DataSpec(train_limit=200), training=TrainingSpec(epochs=epochs)
+    )
+    return TrainTask(attempt_id, job.trial({"lr": 0.008, "fc_norm": 2.0}, seed=0), str(folder))
+
+
+def news_until(
+    backend: Backend, condition: Callable[[list[Update]], bool], *, acknowledge: bool = True
+) -> list[Update]:
+    updates: list[Update] = []
+    deadline = time.monotonic() + 180
+    while not condition(updates):
+        assert time.monotonic() < deadline, updates
+        for update in backend.poll():
+            updates.append(update)
+            if acknowledge:
+                backend.acknowledge(update)
+        time.sleep(0.02)
+    return updates
+
+
+def epochs_of(updates: list[Update]) -> list[int]:
+    return [report.epoch for update in updates for report in update.reports]
+
+
+def has_ended(updates: list[Update]) -> bool:
+    return bool(updates) and updates[-1].outcome is not None
+
+
+@pytest.mark.ray
+def test_a_later_server_adopts_what_runs_and_an_earlier_one_that_wakes_up_can_do_nothing_to_it(
+    head: RayHead, tmp_path: Path
+) -> None:
+    first, second, stranger = (backend(head, name) for name in ("ours", "ours", "another deployment's"))
+    try:
+        assert first.adopt(1) == {}
+        first.start(task("a", tmp_path / "a", epochs=150), ONE)
+        stored = news_until(first, lambda updates: len(epochs_of(updates)) >= 1)
+        fetched = news_until(first, lambda updates: len(epochs_of(updates)) >= 1, acknowledge=False)
+        assert stranger.adopt(1) == {}
+        slots = head.slots()
+        assert second.adopt(2) == {"a": ONE}
+        (lost,) = news_until(first, has_ended)[-1:]
+        assert isinstance(lost.outcome, Failed)
+        assert lost.outcome.kind is FailureKind.OUTAGE
+        assert "term 2 has this slot" in lost.outcome.message
+        first.start(task("late", tmp_path / "late", epochs=10_000), ONE)  # begun before it was suspended
+        first.release()
+        first.close()
+        rest = news_until(second, has_ended)
+        assert isinstance(rest[-1].outcome, Trained)
+        assert epochs_of(stored) + epochs_of(rest) == list(range(1, 151))
+        assert set(epochs_of(fetched)) <= set(epochs_of(rest))  # it was not known to be stored
+        deadline = time.monotonic() + 120
+        while head.slots() != slots:  # the late one is swept away, the other is warm
+            assert time.monotonic() < deadline, head.slots()
+            second.poll()
+            time.sleep(0.05)
+        second.close()
+        while head.slots():
+            assert time.monotonic() < deadline, head.slots()
+            time.sleep(0.05)
+    finally:
+        for each in (first, second, stranger):
+            each.close()
+
+
+def test_an_address_where_nobody_listens_is_said_to_be_one_at_once() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(ConnectionError, match=f"nobody answers at 127.0.0.1:{port}"):
+        look_for(f"127.0.0.1:{port}")
+    with pytest.raises(ConnectionError, match="nobody answers"):
+        look_for(f"ray://127.0.0.1:{port}")
+    with pytest.raises(ConnectionError, match="is not HOST:PORT"):
+        look_for("127.0.0.1:many")
+    look_for("auto")  # is for Ray to find

@@ -274,7 +274,8 @@ class RayBackend:
         kept: dict[str, Any] = {"name": name, "lifetime": "detached"} if self._outlived else {}
         actor_class = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_restarts=0, **kept)(Slot)
         patience = self.patience_seconds if self._outlived else None
-        slot = _SlotHandle(name, actor_class.remote(resources, patience_seconds=patience), resources)
+        actor = actor_class.remote(resources, patience_seconds=patience, owns_process=True)
+        slot = _SlotHandle(name, actor, resources)
         self._slots.append(slot)
         return slot
 

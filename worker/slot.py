@@ -72,6 +72,7 @@ class Slot:
         resources: Resources,
         *,
         patience_seconds: float | None = None,
+        owns_process: bool = False,
         end: Callable[[], None] = _exit,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -80,11 +81,13 @@ class Slot:
         Args:
             resources: What it holds; it only tells.
             patience_seconds: Without a call for so long it ends itself; None never.
+            owns_process: Whether this process does nothing else, so that all it prints during a task is the task's log.
             end: Ends this process.
             clock: Seconds that only grow.
         """
         self._resources = resources
         self._clock = clock
+        self._owns_process = owns_process
         self._cache = DataCache()
         self._lock = threading.Lock()
         self._term = 0
@@ -153,7 +156,13 @@ class Slot:
         self._called_at = self._clock()
 
     def _run(self, task: Task) -> None:
-        outcome = run_task(task, cache=self._cache, report=self._add, should_stop=self._stop_asked.is_set)
+        outcome = run_task(
+            task,
+            cache=self._cache,
+            report=self._add,
+            should_stop=self._stop_asked.is_set,
+            owns_process=self._owns_process,
+        )
         with self._lock:
             self._outcome = outcome
 

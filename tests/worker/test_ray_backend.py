@@ -6,13 +6,25 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
 from fixnorm_core.spec import DataSpec, JobSpec, ModelSpec, TrainingSpec, TrialSpec
-from worker.contracts import Cancelled, Failed, FailureKind, Outcome, Resources, Stopped, Trained, TrainTask, Update
+from worker.contracts import (
+    Cancelled,
+    Failed,
+    FailureKind,
+    Outcome,
+    Resources,
+    Stopped,
+    Trained,
+    TrainTask,
+    Update,
+    log_path,
+)
 from worker.ray_backend import RayBackend
 
 pytestmark = pytest.mark.ray
@@ -56,12 +68,11 @@ def outcome_of(updates: list[Update], attempt_id: str) -> Outcome:
 
 def slot_processes() -> dict[int, float]:
     """The living slot processes of this test, by process id."""
-    me = psutil.Process()
     found = {}
-    for process in psutil.process_iter(["cmdline", "create_time"]):
-        command = " ".join(process.info["cmdline"] or ())
-        if command.startswith("ray::Slot") and process.username() == me.username():
-            found[process.pid] = process.info["create_time"]
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if " ".join(process.cmdline()).startswith("ray::Slot"):
+                found[process.pid] = process.create_time()
     return found
 
 
@@ -156,3 +167,17 @@ def test_a_killed_worker_is_told_as_lost_and_the_trial_resumes_to_the_same_bits(
 def test_an_unknown_attempt_can_be_cancelled(backend: RayBackend) -> None:
     backend.cancel("never-started")
     assert backend.poll() == []
+
+
+def test_where_c_code_crashed_is_in_the_attempts_log(backend: RayBackend, tmp_path: Path) -> None:
+    backend.release()
+    backend.start(TrainTask("crash", trial(epochs=10_000), str(tmp_path)), ONE)
+    poll_until(backend, reported=1)
+    (slot,) = slot_processes()
+    os.kill(slot, signal.SIGSEGV)
+    outcome = outcome_of(poll_until(backend, ended=1), "crash")
+    assert isinstance(outcome, Failed)
+    assert outcome.kind is FailureKind.RETRYABLE
+    log = log_path(tmp_path, "crash").read_text()
+    assert "epoch 1 of 10000" in log
+    assert "Fatal Python error: Segmentation fault" in log

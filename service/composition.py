@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 from fixnorm_core.disk import full_disk, no_space_at
 from fixnorm_core.errors import FixNormError
 from service.app import create_app
+from service.clock import utc_now
 from service.database.engine import Database
 from service.database.migrate import upgrade
 from service.database.postgres import one_at_a_time
@@ -75,16 +76,12 @@ class Service:
     close: Callable[[], None]
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 def build(
     settings: Settings,
     *,
     backend: Backend | None = None,
     on_ready: Callable[[], None] | None = None,
-    now: Callable[[], datetime] = _utc_now,
+    now: Callable[[], datetime] = utc_now,
 ) -> Service:
     """Builds a server.
 
@@ -117,7 +114,7 @@ def build(
             lock.release()
         raise
     holder = f"{socket.gethostname()}:{os.getpid()}"
-    lease = Lease(database, holder, timedelta(seconds=settings.lease_seconds), alone=lock is not None, now=_utc_now)
+    lease = Lease(database, holder, timedelta(seconds=settings.lease_seconds), alone=lock is not None, now=utc_now)
     meters = Meters()
     rest = timedelta(seconds=settings.retry_seconds)
     rules = _rules(settings)

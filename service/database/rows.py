@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from service.clock import utc_now
 from service.database.types import Document, LongWords, UtcDateTime, Words
 from service.schemas import JobState
 
@@ -47,10 +48,6 @@ class AttemptState(StrEnum):
 LIVE_ATTEMPT_STATES = (AttemptState.STARTING, AttemptState.RUNNING)
 
 _IS_LIVE = text("state IN ('STARTING', 'RUNNING')")
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class Base(DeclarativeBase):
@@ -191,7 +188,7 @@ class EventRow(Base):
     kind: Mapped[str] = mapped_column(Words(30))
     key: Mapped[str | None] = mapped_column(Words(60))
     data: Mapped[dict[str, Any]]
-    created_at: Mapped[datetime] = mapped_column(default=_utc_now)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
     __table_args__ = (UniqueConstraint("job_id", "key", name="uq_events_job_id_key"),)
 
@@ -213,7 +210,7 @@ class DeliveryRow(Base):
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     url: Mapped[str] = mapped_column(LongWords)
     tries: Mapped[int] = mapped_column(default=0)
-    due_at: Mapped[datetime | None] = mapped_column(default=_utc_now)
+    due_at: Mapped[datetime | None] = mapped_column(default=utc_now)
     delivered_at: Mapped[datetime | None]
     error: Mapped[str | None] = mapped_column(LongWords)
 

@@ -132,7 +132,7 @@ def _measure(
         accuracy = None  # of a diverged trial, or one that was stopped early
         if row.result is not None and row.result["outcome"] == TrialOutcome.COMPLETE:
             accuracy = row.result["validation_accuracy"]
-            lengths.append(ended_at - created_at)
+            lengths.append(max(ended_at - created_at, timedelta(0)))
         if row.trial_number in confirming:
             continue
         if row.round == job.round:

@@ -29,6 +29,9 @@ __all__ = ["DISPATCHER", "Lease", "LeaseLost"]
 
 DISPATCHER = "dispatcher"
 
+_PLAUSIBLE = timedelta(minutes=5)
+"""How far off an end may lie, whatever another server's setting is."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -62,6 +65,7 @@ class Lease:
     _ends: float = field(default=0.0, init=False)
     _stop: threading.Event = field(default_factory=threading.Event, init=False)
     _keeper: threading.Thread | None = field(default=None, init=False)
+    _doubted: tuple[tuple[str | None, datetime], float] | None = field(default=None, init=False)
 
     @property
     def held(self) -> bool:
@@ -91,7 +95,10 @@ class Lease:
             now = self._database_now(session)
             row = update(LeaseRow).where(LeaseRow.name == DISPATCHER)
             if not self.alone:
-                row = row.where(or_(LeaseRow.ends_at.is_(None), LeaseRow.ends_at < now))
+                free = or_(
+                    LeaseRow.ends_at.is_(None), LeaseRow.ends_at < now, LeaseRow.ends_at == self._stuck(session, now)
+                )
+                row = row.where(free)
             row = row.values(token=token, holder=self.holder, ends_at=now + self.lasts, term=LeaseRow.term + 1)
             term = session.scalar(row.returning(LeaseRow.term))
             if term is None:
@@ -99,6 +106,20 @@ class Lease:
         self.term, self._token, self._ends = term, token, begin + self.lasts.total_seconds()
         log.info("lease.taken", holder=self.holder)
         return True
+
+    def _stuck(self, session: Session, now: datetime) -> datetime | None:
+        """Its end, if that lies further off than any holder puts it and is not put off any more; else None.
+
+        The database's clock was set back, after the last renewal of a holder that is gone: its end may be years away.
+        """
+        held = session.execute(select(LeaseRow.token, LeaseRow.ends_at).where(LeaseRow.name == DISPATCHER)).one()
+        token, ends_at = held
+        if ends_at is None or ends_at <= now + max(_PLAUSIBLE, 4 * self.lasts):
+            self._doubted = None
+            return None
+        if self._doubted is None or self._doubted[0] != (token, ends_at):
+            self._doubted = ((token, ends_at), self.clock())
+        return ends_at if self.clock() - self._doubted[1] >= self.lasts.total_seconds() else None
 
     def renew(self) -> bool:
         """Puts its end off. One that is over and that nobody has taken is still this server's.

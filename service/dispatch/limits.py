@@ -1,6 +1,7 @@
 """The limits of a job's budget, on the times that are stored of it: when its search ends, and what still fits in.
 
-Pure functions. What strikes while trials run:
+Pure functions. Times are of the server's clock, which does not jump (:mod:`service.clock`); a start that lies ahead,
+because the clock was set back while no server ran, counts as now. What strikes while trials run:
 
 - ``max_time`` is for the whole job: it ends everything that runs, whatever it is, and the best so far is the result.
   Before that, no run is started that would not end in time at the length of those before, and the search leaves time
@@ -82,9 +83,9 @@ class Times:
             else:
                 last, since = last or trial.ended_at, since + 1
         return cls(
-            job=now - started_at if started_at is not None else timedelta(0),
+            job=max(now - started_at, timedelta(0)) if started_at is not None else timedelta(0),
             trial=max(lengths[-_RECENT:], default=None),
-            without_progress=now - last if last is not None else None,
+            without_progress=max(now - last, timedelta(0)) if last is not None else None,
             trials_without_progress=since,
         )
 

@@ -196,11 +196,11 @@ def _change(
 
 
 def attempts_of(session: Session, job_ids: Iterable[str]) -> Sequence[AttemptRow]:
-    """All attempts of some jobs, oldest first."""
+    """All attempts of some jobs, by trial, oldest first: in the order of their numbers, which no clock sets back."""
     query = (
         select(AttemptRow)
         .where(AttemptRow.job_id.in_(tuple(job_ids)))
-        .order_by(AttemptRow.trial_number, AttemptRow.created_at, AttemptRow.id)
+        .order_by(AttemptRow.trial_number, func.length(AttemptRow.id), AttemptRow.id)
     )
     return session.scalars(query).all()
 

@@ -160,7 +160,8 @@ def _trial_view(spec: JobSpec, trial: FrozenTrial, attempts: Sequence[AttemptRow
     state = _state(trial, attempts)
     kind: Literal["search", "confirm"] = "confirm" if trial.user_attrs.get(KIND) == CONFIRM else "search"
     ended = state in (TrialState.FAILED, TrialState.CANCELLED, TrialState.PRUNED)
-    seconds = sum(((row.ended_at or now) - row.created_at).total_seconds() for row in attempts)
+    # Never less than none: while no server ran, the clock may have been set back
+    seconds = sum(max(0.0, ((row.ended_at or now) - row.created_at).total_seconds()) for row in attempts)
     return TrialView(
         number=trial.number,
         state=state,

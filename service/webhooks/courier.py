@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import structlog
 
+from service.clock import wall_clock
 from service.database.engine import Database
 from service.database.rows import DeliveryRow
 from service.metrics.meters import Meters
@@ -39,7 +40,7 @@ class Courier:
         database: Ours.
         secret: What they are signed with.
         allow_private: Whether they may go to this machine and to private networks.
-        now: The wall clock, in UTC.
+        now: The time, in UTC.
         meters: What is counted.
     """
 
@@ -108,7 +109,7 @@ class Courier:
         with self.database.read() as session:
             body = deliveries.message(session, delivery)
         message_id = f"{delivery.job_id}.{delivery.number}"
-        headers = signed_headers(self.secret, message_id=message_id, at=self.now(), body=body)
+        headers = signed_headers(self.secret, message_id=message_id, at=wall_clock(), body=body)
         url = httpx.URL(delivery.url)
         address = resolve(delivery.url, allow_private=self.allow_private)
         headers |= {"Content-Type": "application/json", "Host": url.netloc.decode(), "User-Agent": "fixnorm-tune"}

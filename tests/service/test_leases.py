@@ -126,6 +126,33 @@ def test_one_that_is_over_and_that_nobody_took_is_still_its_holders(
     assert not second.take()
 
 
+def test_one_whose_end_is_hours_away_because_the_clock_was_set_back_is_taken_when_nobody_renews_it(
+    database: Database, server: Callable[..., Lease], clock: Clock
+) -> None:
+    first, second = server("first"), server("second")
+    assert first.take()
+
+    def set_clock_back() -> None:
+        with database.write.begin() as session:
+            session.execute(update(LeaseRow).values(ends_at=datetime.now(UTC) + timedelta(hours=3)))
+
+    set_clock_back()
+    assert not second.take()
+    clock.seconds = 59.0
+    assert first.renew()  # its holder is alive, and puts the end where it belongs
+    clock.seconds = 61.0
+    assert not second.take()
+    set_clock_back()
+    assert not second.take()
+    clock.seconds = 120.0
+    assert not second.take()
+    clock.seconds = 122.0
+    assert second.take()
+    assert holder(database) == "second"
+    with pytest.raises(LeaseLost), first.writing():
+        pass
+
+
 def test_a_server_that_stops_lets_another_take_it_at_once(server: Callable[..., Lease]) -> None:
     first, second = server("first"), server("second")
     assert first.take()

@@ -1,16 +1,15 @@
-"""What confirming buys: the k best points run r times again, out of one budget of trials, on made-up surfaces.
+"""What confirming buys: the k best points run r times again, out of one budget of trials, on the recorded surfaces.
 
-Every study searches with what its budget leaves beside ``k * r`` confirming runs. Then the points are chosen, repeated
-and compared as a job does it (fixnorm_core.tuning.recommend), once by the sampler's posterior mean and once by the mean
-of a point's runs less one standard error; "luckiest" is the point of the highest single run, which is never done.
+    python benchmarks/confirming.py --seeds 20
 
-- regret: points of true accuracy that the recommended point lacks to the surface's best;
+Nothing is trained, as in benchmarks/few_trial.py, whose surfaces, noise and cropped boxes these are. Every study
+searches with what its budget leaves beside ``k * r`` confirming runs. Then the points are chosen, repeated and compared
+as a job does it (fixnorm_core.tuning.recommend), once by the sampler's posterior mean and once by the mean of a point's
+runs less one standard error; "luckiest" is the point of the highest single run, which is never done.
+
+- regret: points of true accuracy that the recommended point lacks of the best in the box;
 - bias: reported accuracy less the true one of the recommended point;
 - within: share of studies whose truth is within one standard error of the report (0.68 if that were normal and known).
-
-Surfaces and noise (0.8 points a run) are those of benchmarks/made_up_surfaces.py.
-
-    python benchmarks/confirming.py --seeds 40
 """
 
 from __future__ import annotations
@@ -18,25 +17,33 @@ from __future__ import annotations
 import argparse
 import math
 import multiprocessing
+import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 
-from made_up_surfaces import NOISE, SURFACES, Surface  # first: it sets the threads of numpy
+# One thread per process, before numpy reads them: the processes share the cores already
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import numpy as np  # isort: skip
+import numpy as np
 import optuna
+import pages
+from few_trial.contest import START
+from few_trial.results import RECORDED
+from few_trial.surfaces import Box, Landscape, load
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import RandomSampler
-from optuna.study import Study
 from optuna.trial import FrozenTrial, create_trial
 
-from fixnorm_core.tuning.attributes import CONFIRM, DIVERGED, KIND
+from fixnorm_core.tuning.attributes import CONFIRM, KIND
 from fixnorm_core.tuning.recommend import Point, Recommendation, complete_points, point_of, recommend, to_confirm
 from fixnorm_core.tuning.sampler import FixNormSampler
 
 SCHEMES = ((1, 0), (1, 2), (2, 1), (2, 2), (3, 1))
 RULES = ("luckiest", "mean", "posterior")
+SAMPLERS = ("FixNorm", "FixNorm, default start", "random")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,114 +55,123 @@ class Outcome:
     error: float
 
 
-def study_outcomes(sampler: str, surface_name: str, seed: int, *, budget: int) -> dict[tuple[int, int, str], Outcome]:
+class Study:
+    """One search of ``budget`` trials in a box of a surface, cut by the seed."""
+
+    def __init__(self, sampler: str, surface: Landscape, *, seed: int, budget: int) -> None:
+        self.surface = surface
+        self._box = surface.crop(np.random.default_rng((seed, 1)))
+        self._best = surface.best(self._box)
+        self.space: dict[str, BaseDistribution] = {
+            knob: FloatDistribution(self._box.low[knob], self._box.high[knob], log=True) for knob in surface.knobs
+        }
+        start = _inside(START, self._box) if sampler == "FixNorm, default start" else None
+        self._ours = FixNormSampler(self.space, seed=seed, start=start)
+        study = optuna.create_study(
+            sampler=RandomSampler(seed=seed) if sampler == "random" else self._ours, direction="maximize"
+        )
+        rng = np.random.default_rng((seed, 2))
+        for _ in range(budget):
+            trial = study.ask(self.space)
+            study.tell(trial, self._measure(trial.params, rng))
+        self._trials = study.trials
+
+    def outcome(self, rng: np.random.Generator, *, k: int, r: int, rule: str) -> Outcome:
+        """Of the same search cut short by the confirming runs, whose luck ``rng`` draws."""
+        trials = list(self._trials[: len(self._trials) - k * r])
+        points = to_confirm(trials, validation_examples=None, top_k=k, expected=self._expected(trials, rule))
+        for point in [point for point in points for _ in range(r)]:
+            value = self._measure(point, rng)
+            run = create_trial(value=value, params=point, distributions=self.space, user_attrs={KIND: CONFIRM})
+            run.number = len(trials)
+            trials.append(run)
+        if rule == "luckiest":
+            best = max(trials, key=lambda trial: trial.value or 0.0)
+            return self._judged(best.params, best.value or 0.0, math.nan)
+        found: Recommendation | None = recommend(
+            trials, validation_examples=None, expected=self._expected(trials, rule)
+        )
+        assert found is not None
+        return self._judged(found.params, found.mean, found.standard_error)
+
+    def _expected(self, trials: Sequence[FrozenTrial], rule: str) -> dict[Point, float] | None:
+        if rule != "posterior":
+            return None
+        study = optuna.create_study(direction="maximize")
+        study.add_trials(trials)
+        points = complete_points(trials)
+        return {point_of(point): mean for point, mean in zip(points, self._ours.expected(study, points), strict=True)}
+
+    def _measure(self, params: Mapping[str, float], rng: np.random.Generator) -> float:
+        return self._truth(params) + self.surface.noise * float(rng.standard_normal())
+
+    def _truth(self, params: Mapping[str, float]) -> float:
+        return float(self.surface.truth([dict(params)])[0])
+
+    def _judged(self, params: Mapping[str, float], reported: float, error: float) -> Outcome:
+        truth = self._truth(params)
+        return Outcome(100 * (self._best - truth), 100 * (reported - truth), 100 * error)
+
+
+def study_outcomes(task: tuple[str, str, int, int]) -> dict[tuple[int, int, str], Outcome]:
     """One study's outcomes under every scheme (k, r) and rule."""
-    rng = np.random.default_rng(seed)
-    surface = SURFACES[surface_name](rng)
-    ours = FixNormSampler(surface.space, seed=seed)
-    study = optuna.create_study(sampler=RandomSampler(seed=seed) if sampler == "random" else ours, direction="maximize")
-    for _ in range(budget):
-        trial = study.ask(surface.space)
-        value, diverged = _measure(surface, trial.params, rng)
-        trial.set_user_attr(DIVERGED, diverged)
-        study.tell(trial, value)
-    outcomes = {}
-    for k, r in SCHEMES:
-        for rule in RULES:
-            if rule != "luckiest" or r == 0:
-                noise = np.random.default_rng([seed, 1])  # the same luck for all
-                outcomes[k, r, rule] = _finish(study, ours, surface, noise, k=k, r=r, rule=rule, budget=budget)
-    return outcomes
-
-
-def _finish(
-    study: Study,
-    ours: FixNormSampler,
-    surface: Surface,
-    rng: np.random.Generator,
-    *,
-    k: int,
-    r: int,
-    rule: str,
-    budget: int,
-) -> Outcome:
-    """The same study with fewer search trials, and its confirming runs."""
-    trials = list(study.trials[: budget - k * r])
-    points = to_confirm(trials, validation_examples=None, top_k=k, expected=_expected(trials, ours, rule))
-    for point in [point for point in points for _ in range(r)]:
-        value, diverged = _measure(surface, point, rng)
-        attributes = {KIND: CONFIRM, DIVERGED: diverged}
-        run = create_trial(value=value, params=point, distributions=surface.space, user_attrs=attributes)
-        run.number = len(trials)
-        trials.append(run)
-    if rule == "luckiest":
-        best = max((trial for trial in trials if not trial.user_attrs[DIVERGED]), key=lambda trial: trial.value or 0.0)
-        return _outcome(surface, best.params, best.value or 0.0, math.nan)
-    found: Recommendation | None = recommend(trials, validation_examples=None, expected=_expected(trials, ours, rule))
-    assert found is not None
-    return _outcome(surface, found.params, found.mean, found.standard_error)
-
-
-def _expected(trials: list[FrozenTrial], ours: FixNormSampler, rule: str) -> dict[Point, float] | None:
-    if rule != "posterior":
-        return None
-    study = optuna.create_study(direction="maximize")
-    study.add_trials(trials)
-    points = complete_points(trials)
-    return {point_of(point): mean for point, mean in zip(points, ours.expected(study, points), strict=True)}
-
-
-def _measure(surface: Surface, params: Mapping[str, float], rng: np.random.Generator) -> tuple[float, bool]:
-    """A noisy accuracy as a fraction, and whether the run diverged."""
-    value = (_truth(surface, params) + NOISE * rng.standard_normal()) / 100
-    return value, math.log10(params["lr"]) > surface.diverges_above
-
-
-def _truth(surface: Surface, params: Mapping[str, float]) -> float:
-    return float(surface.accuracy(np.log10([[params["lr"], params["fc_norm"]]]))[0])
-
-
-def _outcome(surface: Surface, params: Mapping[str, float], reported: float, error: float) -> Outcome:
-    truth = _truth(surface, params)
-    return Outcome(surface.best() - truth, 100 * reported - truth, 100 * error)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sampler, name, seed, budget = task
+    study = Study(sampler, _landscape(name), seed=seed, budget=budget)
+    return {
+        (k, r, rule): study.outcome(np.random.default_rng((seed, 3)), k=k, r=r, rule=rule)  # the same luck for all
+        for k, r in SCHEMES
+        for rule in RULES
+        if rule != "luckiest" or r == 0
+    }
 
 
 def main() -> None:
-    """Prints one table per sampler, over all surfaces."""
+    """Prints one table for each sampler, over all surfaces."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=40)
+    parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--budget", type=int, default=12)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--samplers", nargs="+", choices=("fixnorm", "random"), default=["fixnorm", "random"])
-    parser.add_argument("--surfaces", nargs="+", choices=SURFACES, default=["separable", "indifferent", "two peaks"])
-    args = parser.parse_args()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with multiprocessing.get_context("fork").Pool(args.processes) as pool:
-        for sampler in args.samplers:
+    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=SAMPLERS)
+    parser.add_argument("--surfaces", nargs="+", choices=RECORDED, default=list(RECORDED))
+    arguments = parser.parse_args()
+    with multiprocessing.get_context("forkserver").Pool(arguments.processes) as pool:
+        for sampler in arguments.samplers:
             found = defaultdict(list)
-            for surface in args.surfaces:
-                one = partial(study_outcomes, sampler, surface, budget=args.budget)
-                for outcomes in pool.imap(one, range(args.seeds)):
-                    for scheme, outcome in outcomes.items():
-                        found[scheme].append(outcome)
-            studies = args.seeds * len(args.surfaces)
-            print(f"\n{sampler}: {studies} studies of {args.budget} trials ({', '.join(args.surfaces)}), noise {NOISE}")
-            print(f"{'k':>2}{'r':>3}  {'rule':10}{'regret ± se':>14}{'bias ± se':>15}{'within':>8}")
-            for (k, r, rule), all_of_one in found.items():
-                print(f"{k:2}{r:3}  {rule:10}{_row(all_of_one)}", flush=True)
+            tasks = [
+                (sampler, name, seed, arguments.budget)
+                for name in arguments.surfaces
+                for seed in range(arguments.seeds)
+            ]
+            for outcomes in pool.imap_unordered(study_outcomes, tasks):
+                for scheme, outcome in outcomes.items():
+                    found[scheme].append(outcome)
+            rows = [[str(k), str(r), rule, *_cells(found[k, r, rule])] for k, r, rule in found]
+            print(f"\n{sampler}, {len(tasks)} studies of {arguments.budget} trials:\n")
+            print(pages.table(["k", "r", "rule", "regret", "bias", "within"], rows), flush=True)
 
 
-def _row(outcomes: list[Outcome]) -> str:
-    regret = _mean(outcome.regret for outcome in outcomes)
-    bias = _mean(outcome.bias for outcome in outcomes)
+@cache
+def _landscape(name: str) -> Landscape:
+    return load(RECORDED[name])
+
+
+def _cells(outcomes: Sequence[Outcome]) -> tuple[str, str, str]:
     known = [abs(outcome.bias) <= outcome.error for outcome in outcomes if math.isfinite(outcome.error)]
-    within = f"{np.mean(known):.2f}" if known else "-"
-    return f"{regret:>14}{bias:>15}{within:>8}"
+    return (
+        _mean(outcome.regret for outcome in outcomes),
+        _mean(outcome.bias for outcome in outcomes),
+        f"{np.mean(known):.2f}" if known else "",
+    )
 
 
 def _mean(values: Iterable[float]) -> str:
     numbers = np.array(list(values))
     return f"{numbers.mean():.2f} ± {numbers.std(ddof=1) / math.sqrt(len(numbers)):.2f}"
+
+
+def _inside(point: Mapping[str, float], box: Box) -> dict[str, float]:
+    return {knob: min(max(value, box.low[knob]), box.high[knob]) for knob, value in point.items()}
 
 
 if __name__ == "__main__":

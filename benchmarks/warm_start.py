@@ -40,7 +40,7 @@ from fixnorm_core.tuning.warm_start import peak_spread
 
 TRIALS = 12
 PARENT_TRIALS = 10
-SURFACES = [name for name in RECORDED if not name.endswith("-decay")]
+SURFACES = list(RECORDED)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from scipy.spatial.distance import cdist
 from fixnorm_core.tuning.kernels import matern52
 from worker.recording import Recording, Run
 
-__all__ = ["Box", "Landscape", "load", "load_decay"]
+__all__ = ["Box", "Landscape", "load", "load_decay", "smoothed"]
 
 Array = npt.NDArray[np.float64]
 Point = dict[str, float]
@@ -143,7 +143,7 @@ def load(path: Path) -> Landscape:
     noise = math.sqrt(fmean(np.var(values, ddof=1) for values in near))
     # The mean of validation and test of one seed is about as noisy as validation alone: the seed is the larger part
     error = noise / math.sqrt(fmean(map(len, finals)))
-    smooth = _smooth(np.log(np.array(points)), means, error)
+    smooth = smoothed(np.log(np.array(points)), means, error)
     return Landscape(path.stem, (first, second), axes, smooth.reshape(len(axes[0]), len(axes[1])), noise)
 
 
@@ -164,7 +164,7 @@ def load_decay(task: str, *, noise: float) -> Landscape:
     axes = (np.array(sorted({first for first, _ in runs})), np.array(sorted({second for _, second in runs})))
     points = list(itertools.product(*axes))
     means = np.array([fmean(runs[point]) for point in points])
-    smooth = _smooth(np.log(np.array(points)), means, noise)
+    smooth = smoothed(np.log(np.array(points)), means, noise)
     return Landscape(f"{task}-decay", ("lr", "weight_decay"), axes, smooth.reshape(len(axes[0]), -1), noise)
 
 
@@ -172,7 +172,7 @@ def _final(run: Run, chance: float) -> float:
     return chance if run.diverged else run.validation_accuracy[-1]
 
 
-def _smooth(points: Array, values: Array, error: float) -> Array:
+def smoothed(points: Array, values: Array, error: float) -> Array:
     """The posterior mean of a Gaussian process (Rasmussen and Williams 2006, eq. 2.25), lengths by evidence."""
     centred = values - values.mean()
     best, chosen = -math.inf, values

@@ -56,6 +56,10 @@ class PrunerName(StrEnum):
     CURVE = "curve"
     """A trial ends when it has next to no chance to beat the best one, judged by the curves of the job's own trials."""
 
+    SCREENING = "screening"
+    """The first four trials end after a sixteenth of their epochs: they show which learning rates are worth a whole
+    run. None does where a first point is known, be it a start, a parent's or the default one."""
+
 
 class Range(Spec):
     """A range of positive numbers, searched on a log scale. Written ``[low, high]`` or ``{low: ..., high: ...}``."""
@@ -167,7 +171,7 @@ class SearchSpec(Spec):
     Attributes:
         method: FixNorm's two knobs, or weight decay's.
         sampler: Who proposes points.
-        pruner: Whether trials that will lose are stopped before their last epoch.
+        pruner: Whether trials are stopped before their last epoch, and which.
         space: The range of each knob; a knob that is left out gets its default range.
         start: A first point to try, by knob; None leaves it to the sampler.
         start_from: A tuned weight-decay run to derive the first point from, in place of ``start``.
@@ -193,6 +197,15 @@ class SearchSpec(Spec):
         if unknown := sorted(space.keys() - knobs.keys()):
             raise ValueError(f"method {method} has no knob {unknown[0]!r}; its knobs are {', '.join(knobs)}")
         return {knob: space.get(knob, default) for knob, default in knobs.items()}
+
+    @model_validator(mode="after")
+    def _screens_for_fixnorm(self) -> Self:
+        if self.pruner is PrunerName.SCREENING and self.sampler is not SamplerName.FIXNORM:
+            raise ValueError(
+                f"pruner {self.pruner} needs sampler fixnorm, and it is {self.sampler}: only fixnorm learns from short "
+                "runs where to begin. Choose it, or pruner curve"
+            )
+        return self
 
     @field_validator("warm_start", mode="before")
     @classmethod

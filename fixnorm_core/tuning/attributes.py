@@ -11,6 +11,7 @@ __all__ = [
     "KIND",
     "PREDICTED",
     "PRUNED_BECAUSE",
+    "RUNG",
     "SEARCH",
     "SEED",
     "TRAIN_LOSS",
@@ -36,6 +37,9 @@ PREDICTED: Final = "fixnorm:predicted"
 
 PRUNED_BECAUSE: Final = "fixnorm:pruned_because"
 """Why it was stopped, a sentence."""
+
+RUNG: Final = "fixnorm:rung"
+"""The step at which a trial was stopped to be compared with others at that step, an integer."""
 
 TRAIN_LOSS: Final = "fixnorm:train_loss"
 """Training loss of every epoch so far, mean cross-entropies in nats, a list."""

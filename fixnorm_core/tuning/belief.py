@@ -32,8 +32,9 @@ import numpy.typing as npt
 from scipy.linalg import cholesky, solve_triangular
 
 from fixnorm_core.tuning.axes import Axes
+from fixnorm_core.tuning.evidence import TOP_MEAN, TOP_SD, Fit, Setting, alike, fitted
 from fixnorm_core.tuning.hints import Hints
-from fixnorm_core.tuning.kernels import matern52
+from fixnorm_core.tuning.rungs import Rung
 from fixnorm_core.tuning.shapes import Shapes
 from fixnorm_core.tuning.units import Unit
 
@@ -46,11 +47,6 @@ Flags = npt.NDArray[np.bool_]
 _SHAPES = 2000
 # More components than this change no suggestion visibly and cost time.
 _COMPONENTS = 400
-_TOP_MEAN, _TOP_SD = 0.6, 0.3
-_DEPTH_MEAN, _DEPTH_SD = 0.5, 0.2
-_KAPPA = 0.12
-_RESIDUAL_LENGTH = 1.5
-_CATEGORY_DISTANCE = 1.0
 # (value, prior weight)
 _SCALES_OF_ACCURACY = ((1.0, 0.93), (0.2, 0.05), (0.04, 0.02))
 _SCALES_OF_UNKNOWN = ((1.0, 0.5), (3.0, 0.25), (0.3, 0.25))
@@ -104,33 +100,10 @@ class Draws:
 
 
 @dataclass(frozen=True, slots=True)
-class _Setting:
-    """One value of everything that is not integrated out, and its prior weight."""
-
-    scale: float
-    tau: float
-    sigma: float
-    weight: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Fit:
-    """What the observations make of ``m`` shapes under one setting."""
-
-    setting: _Setting
-    root: Array  # (n, n) lower Cholesky factor of K
-    values: Array  # (n,) root^-1 (y - E a)
-    drops: Array  # (m, n) root^-1 (-s)
-    depth: Array  # (m,) posterior mean of b
-    depth_variance: Array  # (m,)
-    log_evidence: Array  # (m,)
-
-
-@dataclass(frozen=True, slots=True)
 class _Component:
     """The shapes of one fit that carry weight."""
 
-    fit: _Fit
+    fit: Fit
     weights: Array  # (m,)
     shapes: Shapes
 
@@ -151,11 +124,18 @@ class Belief:
     _points: Array
     _y: Array
     _prior: Shapes
+    _leaning: Array
     _components: tuple[_Component, ...]
 
     @classmethod
     def learn(
-        cls, observations: Observations, axes: Axes, *, rng: np.random.Generator, hints: Hints | None = None
+        cls,
+        observations: Observations,
+        axes: Axes,
+        *,
+        rng: np.random.Generator,
+        hints: Hints | None = None,
+        rung: Rung | None = None,
     ) -> Self:
         """Weighs shapes drawn by ``rng`` by how well they explain the observations (there may be none).
 
@@ -164,14 +144,18 @@ class Belief:
             axes: The ``d`` searched parameters.
             rng: Draws the shapes.
             hints: Points that are probably near the peak.
+            rung: Runs that were seen for their first epochs.
         """
         prior = Shapes.draw(_SHAPES, axes, rng=rng, hints=hints)
         known = ~observations.passed_cliff
         unit = Unit.of(observations.values[known])
         points, y = observations.points[known], unit.shares(observations.values[known])
-        components = _weigh(prior, observations, axes, points, y, unit)
+        leaning = _divergence(prior, observations, axes)
+        if rung is not None:
+            leaning = leaning + rung.log_evidence(prior, axes, finals=observations.values[known])
+        components = _weigh(prior, leaning, axes, points, y, unit)
         sigma = sum(float(part.weights.sum()) * part.fit.setting.sigma for part in components)
-        return cls(observations, sigma * unit.scale, axes, unit, points, y, prior, components)
+        return cls(observations, sigma * unit.scale, axes, unit, points, y, prior, leaning, components)
 
     def imagine(self, points: Array) -> Belief:
         """The belief if each of ``points`` (m, d) were observed at its expected value: what to make of running trials.
@@ -182,7 +166,7 @@ class Belief:
             return self
         seen = np.vstack([self._points, points])
         y = np.concatenate([self._y, self._mean(points)])
-        components = _weigh(self._prior, self.observations, self._axes, seen, y, self._unit)
+        components = _weigh(self._prior, self._leaning, self._axes, seen, y, self._unit)
         return replace(self, _points=seen, _y=y, _components=components)
 
     def expected(self, points: Array) -> Array:
@@ -196,7 +180,7 @@ class Belief:
         quantiles = (np.arange(count) + rng.random()) / count
         drawn = np.minimum(np.searchsorted(np.cumsum(weights) / weights.sum(), quantiles), len(weights) - 1)
         values, noise, begin, done = np.empty((count, len(points))), np.empty(count), 0, 0
-        likeness = _likeness(points, points, self._axes)
+        likeness = alike(points, points, self._axes)
         for part in self._components:
             own = drawn[(drawn >= begin) & (drawn < begin + len(part.weights))] - begin
             begin += len(part.weights)
@@ -213,7 +197,7 @@ class Belief:
             fit = part.fit
             projections = self._projections(fit, points)
             innovations = -part.shapes.drop(points) - fit.drops @ projections
-            total += part.weights @ (_TOP_MEAN + fit.values @ projections + fit.depth[:, None] * innovations)
+            total += part.weights @ (TOP_MEAN + fit.values @ projections + fit.depth[:, None] * innovations)
         return total
 
     def _draw_from(
@@ -225,30 +209,26 @@ class Belief:
         depth = (fit.depth[own] + np.sqrt(fit.depth_variance[own]) * rng.standard_normal(len(own)))[:, None]
         projections = self._projections(fit, points)
         drops = -part.shapes.take(shapes).drop(points)[place]
-        means = _TOP_MEAN + depth * drops + (fit.values - depth * fit.drops[own]) @ projections
-        covariance = setting.tau**2 * likeness + _TOP_SD**2 - projections.T @ projections
+        means = TOP_MEAN + depth * drops + (fit.values - depth * fit.drops[own]) @ projections
+        covariance = setting.tau**2 * likeness + TOP_SD**2 - projections.T @ projections
         root = cholesky(covariance + _JITTER * setting.scale**2 * np.eye(len(points)), lower=True)
         drawn: Array = means + rng.standard_normal(means.shape) @ root.T
         return drawn
 
-    def _projections(self, fit: _Fit, points: Array) -> Array:
+    def _projections(self, fit: Fit, points: Array) -> Array:
         """root^-1 k(X, points), (n, C)."""
-        cross = fit.setting.tau**2 * _likeness(self._points, points, self._axes) + _TOP_SD**2
+        cross = fit.setting.tau**2 * alike(self._points, points, self._axes) + TOP_SD**2
         solved: Array = solve_triangular(fit.root, cross, lower=True) if len(cross) else cross
         return solved
 
 
-def _weigh(
-    prior: Shapes, seen: Observations, axes: Axes, points: Array, y: Array, unit: Unit
-) -> tuple[_Component, ...]:
-    """The heaviest components given shares ``y`` at ``points``, and the divergences among ``seen``."""
+def _weigh(prior: Shapes, leaning: Array, axes: Axes, points: Array, y: Array, unit: Unit) -> tuple[_Component, ...]:
+    """The heaviest components given shares ``y`` at ``points``, and what else (P,) speaks for each shape."""
     drops = -prior.drop(points)
-    likeness = _likeness(points, points, axes)
-    fits = [_fit(setting, likeness, y, drops) for setting in _settings(known=unit.known)]
+    likeness = alike(points, points, axes)
+    fits = [fitted(setting, likeness, y, drops) for setting in _settings(known=unit.known)]
     prior_weights = np.log([fit.setting.weight for fit in fits])
-    above = prior.drop_above(seen.points[seen.passed_cliff], cliffs=axes.cliffs)
-    divergence = np.log(_CHANCE_DIVERGENCE + (1.0 - _CHANCE_DIVERGENCE) * above).sum(axis=1)
-    log_weights = np.stack([fit.log_evidence for fit in fits]) + prior_weights[:, None] + divergence
+    log_weights = np.stack([fit.log_evidence for fit in fits]) + prior_weights[:, None] + leaning
     weights = np.exp(log_weights - log_weights.max())
     kept = np.zeros(weights.size, dtype=bool)
     kept[np.argpartition(weights.ravel(), -_COMPONENTS)[-_COMPONENTS:]] = True
@@ -258,39 +238,22 @@ def _weigh(
     return tuple(_component(fit, prior, weight, keep) for fit, weight, keep in parts if len(keep))
 
 
-def _settings(*, known: bool) -> Iterator[_Setting]:
+def _divergence(prior: Shapes, seen: Observations, axes: Axes) -> Array:
+    """(P,), log-likelihood of the divergences among ``seen``."""
+    above = prior.drop_above(seen.points[seen.passed_cliff], cliffs=axes.cliffs)
+    likelihood: Array = np.log(_CHANCE_DIVERGENCE + (1.0 - _CHANCE_DIVERGENCE) * above).sum(axis=1)
+    return likelihood
+
+
+def _settings(*, known: bool) -> Iterator[Setting]:
     scales = _SCALES_OF_ACCURACY if known else _SCALES_OF_UNKNOWN
     for place, (scale, a) in enumerate(scales):
         residuals = _RESIDUALS if place == 0 else _RESIDUALS_OF_OTHER_SCALES
         for (tau, b), (sigma, c) in itertools.product(residuals, _NOISES):
-            yield _Setting(scale=scale, tau=scale * tau, sigma=scale * sigma, weight=a * b * c)
+            yield Setting(scale=scale, tau=scale * tau, sigma=scale * sigma, weight=a * b * c)
 
 
-def _fit(setting: _Setting, likeness: Array, y: Array, drops: Array) -> _Fit:
-    best = float(y.max()) if len(y) else _TOP_MEAN
-    noise = setting.sigma**2 + (_KAPPA * (best - y)) ** 2
-    covariance = setting.tau**2 * likeness + _TOP_SD**2 + np.diag(noise)
-    root = cholesky(covariance, lower=True) if len(y) else covariance
-    values = solve_triangular(root, y - _TOP_MEAN, lower=True) if len(y) else y
-    whitened = solve_triangular(root, drops.T, lower=True, check_finite=False).T if len(y) else drops
-    # b is a priori N(mean, variance): its share of the covariance has rank one (Sherman-Morrison).
-    mean, variance = setting.scale * _DEPTH_MEAN, (setting.scale * _DEPTH_SD) ** 2
-    left = values - mean * whitened
-    along = np.sum(whitened * left, axis=1)
-    stretch = 1.0 + variance * np.sum(whitened**2, axis=1)
-    misfit = np.sum(left**2, axis=1) - variance * along**2 / stretch
-    return _Fit(
-        setting=setting,
-        root=root,
-        values=values,
-        drops=whitened,
-        depth=mean + variance * along / stretch,
-        depth_variance=variance / stretch,
-        log_evidence=-0.5 * (misfit + np.log(stretch)) - np.log(np.diag(root)).sum(),
-    )
-
-
-def _component(fit: _Fit, prior: Shapes, weights: Array, kept: Indices) -> _Component:
+def _component(fit: Fit, prior: Shapes, weights: Array, kept: Indices) -> _Component:
     own = replace(
         fit,
         drops=fit.drops[kept],
@@ -299,10 +262,3 @@ def _component(fit: _Fit, prior: Shapes, weights: Array, kept: Indices) -> _Comp
         log_evidence=fit.log_evidence[kept],
     )
     return _Component(fit=own, weights=weights[kept], shapes=prior.take(kept))
-
-
-def _likeness(left: Array, right: Array, axes: Axes) -> Array:
-    """Matern-5/2 (n, m) of points (n, d) and (m, d); other categories are as far as a factor of e."""
-    apart = left[:, None] - right[None]
-    apart = np.where(axes.choices > 0, _CATEGORY_DISTANCE * (apart != 0), apart)
-    return matern52(np.sqrt(np.sum(apart**2, axis=-1)) / _RESIDUAL_LENGTH)

@@ -23,6 +23,7 @@ from fixnorm_core.spec import (
 from fixnorm_core.tuning.hints import Hint
 from fixnorm_core.tuning.pruner import CurvePruner
 from fixnorm_core.tuning.sampler import FixNormSampler
+from fixnorm_core.tuning.screening import N_SCREENED, ScreeningPruner
 
 __all__ = ["build_pruner", "build_sampler", "default_start", "first_point", "search_space"]
 
@@ -56,7 +57,8 @@ def build_sampler(search: SearchSpec, *, training: TrainingSpec | None = None, s
     match search.sampler:
         case SamplerName.FIXNORM:
             start, hints = _start_and_hints(search, training)
-            return FixNormSampler(search_space(search), seed=seed, start=start, hints=hints)
+            n_screened = N_SCREENED if training is not None and _screens(search, training) else 0
+            return FixNormSampler(search_space(search), seed=seed, start=start, hints=hints, n_screened=n_screened)
         case SamplerName.TPE:
             return TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS)
         case SamplerName.GP:
@@ -91,6 +93,8 @@ def build_pruner(search: SearchSpec, *, training: TrainingSpec) -> BasePruner:
             return NopPruner()
         case PrunerName.CURVE:
             return CurvePruner(n_steps=training.epochs)
+        case PrunerName.SCREENING:
+            return ScreeningPruner(n_steps=training.epochs) if _screens(search, training) else NopPruner()
 
 
 def default_start(search: SearchSpec, *, training: TrainingSpec) -> dict[str, float] | None:
@@ -109,6 +113,12 @@ def default_start(search: SearchSpec, *, training: TrainingSpec) -> dict[str, fl
     lr = _LR_AT_UNIT_NORM * norm**2 * (1.0 - optimizer.momentum) / (1.0 - _MOMENTUM_OF_LR)
     start = {"lr": lr, "fc_norm": _FC_NORM}
     return start if all(value in search.space[knob] for knob, value in start.items()) else None
+
+
+def _screens(search: SearchSpec, training: TrainingSpec) -> bool:
+    """Whether short runs come first: not where a first point is known, which is near the best already."""
+    known = first_point(search, training=training) or default_start(search, training=training)
+    return search.pruner is PrunerName.SCREENING and training.epochs > 1 and known is None
 
 
 def _start_and_hints(

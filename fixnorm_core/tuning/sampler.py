@@ -54,6 +54,8 @@ class FixNormSampler(BaseSampler):
             is probably within a factor of three of it. None begins where most surfaces are nearly at their best.
         hints: Points that are probably near the peak, as far as each says, such as what earlier studies found. Trials
             that speak against them outweigh them. Without ``start``, the first point is the first hint's.
+        n_screened: The first so many trials are spread evenly over the learning rate, in the middle of all else, for
+            short runs such as :class:`~fixnorm_core.tuning.screening.ScreeningPruner` makes of them.
 
     Raises:
         SpecError: ``search_space`` is empty, or ``start`` or a hint lacks a parameter, names another one, or has a
@@ -67,6 +69,7 @@ class FixNormSampler(BaseSampler):
         seed: int | None = None,
         start: Mapping[str, Any] | None = None,
         hints: Sequence[Hint] = (),
+        n_screened: int = 0,
     ) -> None:
         if not search_space:
             raise SpecError(
@@ -77,6 +80,7 @@ class FixNormSampler(BaseSampler):
             _check_start(start, Axes.of(search_space))
         for hint in hints:
             hint.check(Axes.of(search_space))
+        self._n_screened = n_screened
         self._start = dict(start) if start is not None else None
         self._hints = (*(() if start is None else (Hint(dict(start)),)), *hints)
         self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
@@ -165,8 +169,10 @@ class FixNormSampler(BaseSampler):
         pending = history.pending
         for number in (*history.unplaced[-_MAX_UNPLACED:], trial.number):
             rng = self._rng(number)
-            is_first = not len(history.observations.values) and not len(pending)
-            point = self._first(axes) if is_first else None
+            is_first = not len(history.observations.values) and not len(pending) and history.rung is None
+            point = (
+                self._screened(axes, number) if number < self._n_screened else self._first(axes) if is_first else None
+            )
             if point is None:
                 belief = self._belief(history, axes, rng).imagine(pending)
                 point = propose(belief, axes, tried=np.vstack([tried, pending]), rng=rng)
@@ -178,8 +184,13 @@ class FixNormSampler(BaseSampler):
         hints = Hints.on(axes, self._hints)
         return axes.snap(hints.points[:1])[0] if hints is not None else None
 
+    def _screened(self, axes: Axes, number: int) -> Array | None:
+        """One of the points that are spread over the learning rate; None without one."""
+        share = (number + 0.5) / self._n_screened
+        return axes.snap((axes.spans * np.where(axes.rates, share, 0.5))[None])[0] if axes.rates.any() else None
+
     def _belief(self, history: History, axes: Axes, rng: np.random.Generator) -> Belief:
-        return Belief.learn(history.observations, axes, rng=rng, hints=Hints.on(axes, self._hints))
+        return Belief.learn(history.observations, axes, rng=rng, hints=Hints.on(axes, self._hints), rung=history.rung)
 
     def _rng(self, number: int) -> np.random.Generator:
         return np.random.default_rng((self._seed, number))

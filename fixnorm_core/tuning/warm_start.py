@@ -67,7 +67,7 @@ def peak_spread(
     study.add_trials(trials)
     history = History.read(study, axes)
     rng = np.random.default_rng(0)
-    belief = Belief.learn(history.observations, axes, rng=rng)
+    belief = Belief.learn(history.observations, axes, rng=rng, rung=history.rung)
     points = np.vstack([candidates(axes, history.observations.points, rng=rng), axes.point(params)])
     peaks = points[belief.draw(points, _DRAWS, rng=rng).values.argmax(axis=1)]
     away = np.sqrt(np.mean((peaks - axes.point(params)) ** 2, axis=0))

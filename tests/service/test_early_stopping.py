@@ -58,6 +58,26 @@ def test_trials_that_will_lose_are_stopped_for_a_reason_charged_to_the_budget_an
     assert text.count("pruned its chance to end above") == len(stopped)
 
 
+def test_where_no_first_point_is_known_short_runs_come_first_and_none_is_recommended(
+    http: httpx.Client, job: dict[str, Any]
+) -> None:
+    below_the_default_start = {"lr": [1e-4, 1e-2], "fc_norm": [0.25, 16.0]}
+    search = {"method": "fixnorm", "pruner": "screening", "space": below_the_default_start}
+    budget = {"max_trials": 6, "confirm_runs": 1}
+    view = wait_for(http, submit(http, job | {"search": search, "budget": budget}))
+    assert view.state is JobState.SUCCEEDED, view.reason
+    shown = sorted(http.get(f"{JOBS}/{view.id}/trials").json(), key=lambda trial: trial["number"])
+    short, whole = shown[:4], shown[4:]
+    assert {trial["state"] for trial in short} == {TrialState.PRUNED}
+    assert {trial["state"] for trial in whole} == {TrialState.COMPLETE}
+    assert all("which train for" in trial["reason"] for trial in short)
+    rates = [trial["params"]["lr"] for trial in short]
+    assert rates == sorted(rates)
+    assert rates[-1] > 20 * rates[0]
+    assert view.best is not None
+    assert set(view.best.trials) <= {trial["number"] for trial in whole}
+
+
 def test_without_the_switch_every_trial_goes_to_its_end(http: httpx.Client, job: dict[str, Any]) -> None:
     search = {name: value for name, value in job["search"].items() if name != "pruner"}
     view = wait_for(http, submit(http, job | {"search": search}))

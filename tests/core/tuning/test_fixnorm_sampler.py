@@ -147,12 +147,14 @@ def test_a_run_at_chance_among_many_classes_is_still_a_fraction(value: float) ->
     assert (unit_of.known, unit_of.scale) == (True, 1.0)
 
 
-def test_repeats_of_a_point_are_used() -> None:
-    study = study_of(KNOWN)
-    repeated = study_of(KNOWN)
-    add(repeated, [(0.01, 2.0, 0.72)], attributes={KIND: CONFIRM})
-    study.ask(SPACE)
-    assert next_params(repeated) != next_params(study)
+def test_what_a_repeat_of_a_point_reached_is_used() -> None:
+    low, high = (study_of(KNOWN) for _ in range(2))
+    add(low, [(0.01, 2.0, 0.60)], attributes={KIND: CONFIRM})
+    add(high, [(0.01, 2.0, 0.84)], attributes={KIND: CONFIRM})
+    assert next_params(low) != next_params(high)
+    point = [{"lr": 0.01, "fc_norm": 2.0}]
+    below, above = (FixNormSampler(SPACE, seed=0).expected(study, point)[0] for study in (low, high))
+    assert below < above - 0.05
 
 
 def test_it_works_with_optimize_in_several_threads() -> None:

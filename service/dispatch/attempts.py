@@ -8,10 +8,11 @@ finishes; a late or repeated result finds its attempt ended, or another server's
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import assert_never
 
 import structlog
@@ -23,6 +24,7 @@ from service.database.rows import LIVE_ATTEMPT_STATES, AttemptKind, AttemptRow, 
 from service.dispatch.disk import waits_for_disk
 from service.dispatch.last_words import add_last_words
 from service.dispatch.lease import Lease
+from service.dispatch.ledger import Ledger
 from service.events.records import record, record_ends, record_epochs
 from service.jobs import repository
 from service.jobs.folders import trial_folder
@@ -32,7 +34,6 @@ from service.schemas import EventKind, JobState
 from service.studies.studies import AskedTrial, StudyHandle
 from worker.contracts import (
     NOTHING,
-    UNCHARGED_FAILURES,
     Backend,
     Cancelled,
     Evaluated,
@@ -90,9 +91,13 @@ class Attempts:
     meters: Meters
     open_study: Callable[[str], StudyHandle]
     live: dict[str, LiveAttempt] = field(default_factory=dict, init=False)
+    stored: Ledger = field(init=False)
     _inbox: list[Update] = field(default_factory=list, init=False)
     _announced: set[str] = field(default_factory=set, init=False)
     _stopping: set[str] = field(default_factory=set, init=False)
+
+    def __post_init__(self) -> None:
+        self.stored = Ledger(self.database, self.lease)
 
     def free(self) -> Resources:
         """What no live attempt holds."""
@@ -164,6 +169,7 @@ class Attempts:
         """Lets go of everything without a word to the database: another server has adopted it, or given it up."""
         self.backend.release()
         self.live.clear()
+        self.stored.forget_all()
         self.meters.hold(self._held())
         self._inbox.clear()
         self._announced.clear()
@@ -175,6 +181,7 @@ class Attempts:
         Results that Optuna has not been told yet are told.
         """
         token = self.lease.token
+        self.stored.forget(job_id)
         with self.lease.writing() as session:
             live = [row for row in repository.live_attempts(session) if row.job_id == job_id]
             adopted = [row for row in live if row.id in found]
@@ -195,9 +202,7 @@ class Attempts:
         for row in lost:
             self.meters.ended(row.kind, AttemptState.LOST)
             self._add_last_words(job_id, row.trial_number, row.id, AttemptState.LOST, reason)
-        with self.database.read() as session:
-            rows = repository.attempts_of(session, [job_id])
-        for row in rows:
+        for row in self.stored.of(job_id):
             if row.kind == AttemptKind.TRAIN:
                 self._tell(row)
         self.tell_events(job_id, epochs=True)
@@ -211,11 +216,9 @@ class Attempts:
 
     def tell_events(self, job_id: str, number: int | None = None, *, epochs: bool = False) -> None:
         """Records the events of what Optuna has been told of a trial, or of all: ends, and ``epochs`` after a crash."""
-        with self.database.read() as session:
-            rows = repository.attempts_of(session, [job_id])
         study = self.open_study(job_id)
         trials = study.trials() if number is None else [study.trials()[number]]
-        views = trial_views(study.spec, trials, attempts=rows, now=self.now())
+        views = trial_views(study.spec, trials, attempts=self.stored.of(job_id), now=self.now())
         with self.lease.writing() as session:
             for trial in trials if epochs else ():
                 record_epochs(session, job_id, trial.number, trial.intermediate_values)
@@ -246,24 +249,26 @@ class Attempts:
         params: Mapping[str, float] | None = None,
     ) -> LiveAttempt:
         lease, job_id = self.lease.token, job.id
-        with self.lease.writing() as session:
+        earlier = [row for row in self.stored.of(job_id) if row.trial_number == number]
+        with self.stored.writing(job_id) as session:
             round_ = repository.hold_job(session, job_id, JobState(job.state), under=job.amendments)
             if round_ is None:
                 raise JobMoved
             if resources != NOTHING:
                 repository.serve_job(session, job_id, now=self.now())
-            earlier = [row for row in repository.attempts_of(session, [job_id]) if row.trial_number == number]
             for row in earlier:  # stored in a commit whose answer was lost, and never started
                 if row.kind == kind and row.state in LIVE_ATTEMPT_STATES and row.id not in self.live:
                     repository.end_attempt(
                         session, row.id, AttemptState.LOST, lease=row.lease, now=self.now(), reason="it was not started"
                     )
+                    self.stored.note(session, row.id)
             attempt = LiveAttempt(f"{job_id}.{number}.{len(earlier) + 1}", lease, job_id, kind, number, resources)
             row = AttemptRow(id=attempt.id, job_id=job_id, kind=kind, trial_number=number, lease=lease, round=round_)
             row.created_at = self.now()
             session.add(row)
             told = {"trial": number, "attempt": attempt.id, "task": kind, "params": params}
             record(session, job_id, EventKind.ATTEMPT_STARTED, told)
+            self.stored.note(session, attempt.id)
         self.live[attempt.id] = attempt
         self.meters.hold(self._held())
         return attempt
@@ -274,29 +279,26 @@ class Attempts:
             if not isinstance(update.outcome, Cancelled):  # whoever cancelled it knows
                 self._refuse(update.attempt_id)
             return
-        if update.reports:
-            self._announce(attempt)
+        epochs = {report.epoch: report.validation_accuracy for report in update.reports}
+        if epochs:
             self.open_study(attempt.job_id).report(attempt.trial_number, update.reports)
-            accuracies = {report.epoch: report.validation_accuracy for report in update.reports}
-            with self.lease.writing() as session:
-                record_epochs(session, attempt.job_id, attempt.trial_number, accuracies)
-            if update.outcome is None and not update.reports[-1].diverged:
-                self._stop_if_losing(attempt)
         match update.outcome:
             case None:
-                pass
+                self._tell_epochs(attempt, epochs)
+                if epochs and not update.reports[-1].diverged:
+                    self._stop_if_losing(attempt)
             case Trained(result):
-                self._end(attempt, AttemptState.COMPLETE, result=result)
+                self._end(attempt, AttemptState.COMPLETE, epochs=epochs, result=result)
             case Evaluated(evaluation):
                 self._end(attempt, AttemptState.COMPLETE, result=evaluation)
             case Failed(kind, message, details):
                 attempt.log.warning("attempt.failed", kind=kind, message=message, details=details)
-                self._end(attempt, AttemptState.FAILED, reason=message, failure=kind)
+                self._end(attempt, AttemptState.FAILED, epochs=epochs, reason=message, failure=kind)
             case Cancelled():
-                self._end(attempt, AttemptState.CANCELLED, reason="cancelled")
+                self._end(attempt, AttemptState.CANCELLED, epochs=epochs, reason="cancelled")
             case Stopped():
                 reason = self.open_study(attempt.job_id).reason_to_prune(attempt.trial_number)
-                self._end(attempt, AttemptState.PRUNED, reason=reason or "stopped")
+                self._end(attempt, AttemptState.PRUNED, epochs=epochs, reason=reason or "stopped")
             case _:
                 assert_never(update.outcome)
 
@@ -309,23 +311,30 @@ class Attempts:
             self._stopping.add(attempt.id)
             self.backend.stop(attempt.id)
 
-    def _announce(self, attempt: LiveAttempt) -> None:
-        if attempt.id not in self._announced:
-            with self.lease.writing() as session:
+    def _tell_epochs(self, attempt: LiveAttempt, epochs: Mapping[int, float]) -> None:
+        """Records what an attempt has told of its training, with the first epoch that it runs."""
+        if not epochs:
+            return
+        with self.stored.writing(attempt.job_id) as session:
+            if attempt.id not in self._announced:
                 repository.start_attempt(session, attempt.id, lease=attempt.lease)
-            self._announced.add(attempt.id)
+                self.stored.note(session, attempt.id)
+            record_epochs(session, attempt.job_id, attempt.trial_number, epochs)
+        self._announced.add(attempt.id)
 
     def _end(
         self,
         attempt: LiveAttempt,
         state: AttemptState,
         *,
+        epochs: Mapping[int, float] = MappingProxyType({}),
         reason: str = "",
         failure: FailureKind | None = None,
         result: TrialResult | Evaluation | None = None,
     ) -> None:
         stored = result.model_dump(mode="json") if result is not None else None
-        with self.lease.writing() as session:
+        with self.stored.writing(attempt.job_id) as session:
+            record_epochs(session, attempt.job_id, attempt.trial_number, epochs)
             is_mine = repository.end_attempt(
                 session,
                 attempt.id,
@@ -338,8 +347,7 @@ class Attempts:
             )
             if is_mine and failure is FailureKind.DISK_FULL:
                 repository.pause_job(session, attempt.job_id, reason=waits_for_disk(attempt.job_id, reason))
-            rows = repository.attempts_of(session, [attempt.job_id])
-        row = next(row for row in rows if row.id == attempt.id)
+            row = self.stored.note(session, attempt.id)
         # Stored before, by this server: the commit's answer was lost, or something failed between it and Optuna
         was_mine = row.lease == attempt.lease and row.state == state
         if not is_mine and not was_mine:
@@ -350,7 +358,8 @@ class Attempts:
         if attempt.kind is AttemptKind.TRAIN:
             self._tell(row)
             final = state is AttemptState.CANCELLED or failure in (FailureKind.CRASHED, FailureKind.FATAL)
-            if final or _count_failures(rows, attempt) >= MAX_RETRYABLE_FAILURES:
+            failures = self.stored.charged_failures(attempt.job_id, attempt.kind, attempt.trial_number)
+            if final or failures >= MAX_RETRYABLE_FAILURES:
                 self.open_study(attempt.job_id).tell_failed(attempt.trial_number)
             self.tell_events(attempt.job_id, attempt.trial_number)
         self._forget(attempt.id)
@@ -387,8 +396,3 @@ class Attempts:
             self.open_study(row.job_id).tell_pruned(row.trial_number)
         if row.state == AttemptState.COMPLETE and row.result is not None:
             self.open_study(row.job_id).tell(row.trial_number, TrialResult.model_validate(row.result, extra="ignore"))
-
-
-def _count_failures(rows: Sequence[AttemptRow], attempt: LiveAttempt) -> int:
-    same = [row for row in rows if row.trial_number == attempt.trial_number and row.kind == attempt.kind]
-    return sum(row.state == AttemptState.FAILED and row.failure not in UNCHARGED_FAILURES for row in same)

@@ -204,14 +204,12 @@ class JobRunner:
         return True
 
     def _facts(self, job: JobRow, spec: JobSpec, study: StudyHandle) -> JobFacts:
-        with self.database.read() as session:
-            rows = repository.attempts_of(session, [job.id])
         opinion = self._opinion(job, spec, study)
         return gather(
             job,
             spec,
             trials=study.trials(),
-            rows=rows,
+            rows=self.attempts.stored.of(job.id),
             live=self.attempts.of(job.id),
             sampler_stop=opinion.stop,
             expected=opinion.expected,
@@ -247,8 +245,7 @@ class JobRunner:
         if facts.best is None:
             self._end_job(job, state, reason)
             return
-        with self.database.read() as session:
-            rows = repository.attempts_of(session, [job.id])
+        rows = self.attempts.stored.of(job.id)
         best = write_result(
             self.state_dir, job, spec, trials=study.trials(), rows=rows, best=facts.best, stop_reason=reason
         )
@@ -278,6 +275,7 @@ class JobRunner:
             self.attempts.tell_events(job.id)
         self._update(job, state=state, reason=reason, waiting_since=None, ended_at=self.now(), **values)
         self.studies.forget(job.id)
+        self.attempts.stored.forget(job.id)
         self._opinions.pop(job.id, None)
         log.info("job.ended", job=job.id, state=state, reason=reason)
 

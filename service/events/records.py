@@ -88,17 +88,27 @@ def _append(
     """
     if not told:
         return
-    session.execute(select(JobRow.id).where(JobRow.id == job_id).with_for_update())
+    last = _lock(session, job_id)
     known = _keys(session, job_id, [key for key in told if key is not None])
     new = [(key, data) for key, data in told.items() if key not in known]
-    if not new:
-        return
-    begin = last_number(session, job_id) + 1
     session.add_all(
         EventRow(job_id=job_id, number=number, kind=kind, key=key, data=data)
-        for number, (key, data) in enumerate(new, start=begin)
+        for number, (key, data) in enumerate(new, start=last + 1)
     )
     session.flush()
+    session.info[_LAST] = session.get_transaction(), job_id, last + len(new)
+
+
+def _lock(session: Session, job_id: str) -> int:
+    """Locks a job's row, if this transaction has not done so; returns the number of the job's last event."""
+    match session.info.get(_LAST):
+        case transaction, locked, last if transaction is session.get_transaction() and locked == job_id:
+            return int(last)
+    session.execute(select(JobRow.id).where(JobRow.id == job_id).with_for_update())
+    return last_number(session, job_id)
+
+
+_LAST = "fixnorm_tune.last_event"
 
 
 def _finite(value: float | None) -> float | None:

@@ -118,11 +118,14 @@ class _Unreliable(SimulatorBackend):
         super().start(task, resources)
 
     def poll(self) -> list[Update]:
+        fetched = super().poll()
+        befallen = [self._befallen(update) for update in fetched]
+        self._told[len(self._told) - len(fetched) :] = befallen  # what a server that adopts is told again
         news = []
-        for update in super().poll():
-            news.append(self._befallen(update))
+        for update in befallen:
+            news.append(update)
             if self.random.random() < 0.05:
-                news.append(news[-1])
+                news.append(update)
         self.stale.extend(news)
         if self.stale and self.random.random() < 0.1:
             news.append(self.random.choice(self.stale))
@@ -161,6 +164,7 @@ class _Soak:
         self.asked: Counter[str] = Counter()
         self.ended_by_hand: set[str] = set()
         self.restarts = 0
+        self.backend: _Unreliable | None = None
         # A process that dies lets go of its files; this one lives on
         patched.setattr(composition, "_lock", lambda _settings: None)
         lease = composition.Lease
@@ -273,8 +277,9 @@ class _Soak:
         self.journal.look()
 
     def _build(self) -> Service:
-        backend = _Unreliable(self.recording, self.random, self.stale, self.calm)
-        return build(self.settings, backend=backend, now=self._later)
+        if self.backend is None or self.random.random() < 0.5:  # else what runs outlives its server, and is adopted
+            self.backend = _Unreliable(self.recording, self.random, self.stale, self.calm)
+        return build(self.settings, backend=self.backend, now=self._later)
 
     def _later(self) -> datetime:
         self.now += timedelta(milliseconds=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -128,3 +130,19 @@ def test_a_full_disk_is_told_by_its_cause_whatever_was_raised_over_it(tmp_path: 
     assert isinstance(outcome, Failed)
     assert outcome.kind is FailureKind.DISK_FULL
     assert outcome.message.startswith("no space left on the disk of /data/cifar10.part (")
+
+
+def test_what_a_task_prints_without_room_costs_no_run_and_the_process_has_its_output_back(disk: SmallDisk) -> None:
+    words = """
+import sys
+from pathlib import Path
+from worker.output import printed_to
+with printed_to(Path(sys.argv[1])):
+    print("lost")
+print("after")
+"""
+    path = disk.path / "log"
+    path.touch()
+    disk.fill()
+    done = subprocess.run([sys.executable, "-c", words, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("after\n")

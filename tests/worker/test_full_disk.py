@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -144,5 +145,7 @@ print("after")
     path = disk.path / "log"
     path.touch()
     disk.fill()
-    done = subprocess.run([sys.executable, "-c", words, str(path)], capture_output=True, text=True, check=True)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", words, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=buffered)
     assert done.stdout.endswith("after\n")

@@ -131,6 +131,9 @@ class FailureKind(StrEnum):
     CRASHED = "crashed"
     """Something unexpected was raised: this trial fails, others may not."""
 
+    OVERDUE = "overdue"
+    """It took longer than any may: it hung, or is too much work. This trial fails, others may not."""
+
     FATAL = "fatal"
     """The job itself is wrong (a model that cannot be built, an unreadable image): every trial would fail alike."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from fixnorm_core.spec.data import DataSpec, ModelSpec
 from fixnorm_core.spec.duration import duration_text
 from fixnorm_core.spec.job import JobSpec, ResourceSpec, ShareSpec, TrialSpec
+from fixnorm_core.spec.moment import moment_text
 from fixnorm_core.spec.search import (
     BudgetSpec,
     Method,
@@ -46,5 +47,6 @@ __all__ = [
     "WeightDecayRun",
     "duration_text",
     "equivalent_start_of",
+    "moment_text",
     "warm_starts_of",
 ]

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from fixnorm_core.spec.base import Fraction, Spec
 from fixnorm_core.spec.data import DataSpec, ModelSpec
 from fixnorm_core.spec.duration import Duration
+from fixnorm_core.spec.moment import Moment
 from fixnorm_core.spec.training import TrainingSpec
 
 __all__ = [
@@ -260,10 +261,14 @@ class BudgetSpec(Spec):
         tolerance: A gain in accuracy that is not worth a trial: for ``stop_early``, and for what counts as progress.
         target_accuracy: The search ends as soon as a trial's final validation accuracy reaches it.
         max_time: Of the whole job, from the start of its first trial, a stopped server's time included.
+        deadline: When the job is to be over, by the clock; its time in the queue counts as well.
+        max_trial_time: Of one try at a trial, or at measuring the test accuracy: one that takes longer (it may hang) is
+            ended as failed, and counts for ``max_failures``.
         max_time_without_progress: The search ends so long after the trial that last raised the best accuracy by more
             than ``tolerance``.
         max_trials_without_progress: Likewise, after so many further search trials.
         max_failures: The job fails after this many trials in a row have failed.
+        max_failed: Likewise, after this many in all.
     """
 
     max_trials: int = Field(default=12, ge=1)
@@ -274,9 +279,12 @@ class BudgetSpec(Spec):
     tolerance: Fraction = 0.0
     target_accuracy: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     max_time: Duration | None = None
+    deadline: Moment | None = None
+    max_trial_time: Duration | None = None
     max_time_without_progress: Duration | None = None
     max_trials_without_progress: int | None = Field(default=None, ge=1)
     max_failures: int = Field(default=3, ge=1)
+    max_failed: int | None = Field(default=None, ge=1)
 
     @property
     def confirming_trials(self) -> int:

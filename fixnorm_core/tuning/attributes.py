@@ -11,6 +11,7 @@ __all__ = [
     "KIND",
     "PREDICTED",
     "PRUNED_BECAUSE",
+    "RETRIES",
     "RUNG",
     "SEARCH",
     "SEED",
@@ -37,6 +38,9 @@ PREDICTED: Final = "fixnorm:predicted"
 
 PRUNED_BECAUSE: Final = "fixnorm:pruned_because"
 """Why it was stopped, a sentence."""
+
+RETRIES: Final = "fixnorm:retries"
+"""The number of the failed trial whose point this one is another try at."""
 
 RUNG: Final = "fixnorm:rung"
 """The step at which a trial was stopped to be compared with others at that step, an integer."""

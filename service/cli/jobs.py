@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: fixnorm-tune stop 3f2a && fixnorm-tune show 3f2a --watch")(stop)
     app.command(epilog="Example: fixnorm-tune cancel 3f2a")(cancel)
     app.command(epilog="Example: fixnorm-tune extend 3f2a --trials 5")(extend)
+    app.command(epilog="Example: fixnorm-tune retry 3f2a --failed")(retry)
 
 
 def list_jobs(
@@ -149,11 +150,27 @@ def extend(
         _tell(client.extend(job_id, trials), output=output)
 
 
+def retry(
+    job_id: JobIdArgument,
+    failed: Annotated[bool, typer.Option("--failed", help="What failed; there is nothing else to retry.")] = True,  # noqa: ARG001
+    output: OutputOption = Output.TABLE,
+    server: ServerOption = DEFAULT_SERVER,
+) -> None:
+    """Go on with a job that failed: failed trials are trained again as new ones, a failed evaluation is made again."""
+    _ask("retry", job_id, output=output, server=server)
+
+
 def _ask(verb: str, job_id: str, *, output: Output, server: str) -> None:
     from service.client import Client
 
     with Client(server) as client:
-        asks = {"pause": client.pause, "resume": client.resume, "stop": client.stop, "cancel": client.cancel}
+        asks = {
+            "pause": client.pause,
+            "resume": client.resume,
+            "stop": client.stop,
+            "cancel": client.cancel,
+            "retry": client.retry,
+        }
         _tell(asks[verb](job_id), output=output)
 
 

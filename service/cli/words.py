@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from fixnorm_core.spec import BudgetSpec, duration_text
+from fixnorm_core.spec import BudgetSpec, duration_text, moment_text
 
 __all__ = ["knobs", "limits", "local_time", "number", "percent", "sparkline"]
 
@@ -34,12 +34,18 @@ def limits(budget: BudgetSpec) -> str:
         words.append(f"{budget.confirming_trials} of them to confirm {_points(budget.confirm_top_k)}")
     if budget.max_time is not None:
         words.append(f"{duration_text(budget.max_time)} in all")
+    if budget.deadline is not None:
+        words.append(f"over at {moment_text(budget.deadline)}")
+    if budget.max_trial_time is not None:
+        words.append(f"{duration_text(budget.max_trial_time)} for a trial")
     if budget.target_accuracy is not None:
         words.append(f"until {percent(budget.target_accuracy)}")
     if budget.max_time_without_progress is not None:
         words.append(f"{duration_text(budget.max_time_without_progress)} without progress")
     if budget.max_trials_without_progress is not None:
         words.append(f"{budget.max_trials_without_progress} trials without progress")
+    if budget.max_failed is not None:
+        words.append(f"until {budget.max_failed} have failed")
     return ", ".join(words)
 
 

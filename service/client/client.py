@@ -45,8 +45,8 @@ class Client:
 
     Every call may raise :class:`ServerUnreachableError`, :class:`ProblemError` (the server's refusal) or
     :class:`UnexpectedAnswerError`. A request whose connection breaks is sent once more: reading changes nothing,
-    pausing, resuming, stopping and cancelling change nothing the second time, and a submission and an extension carry
-    an idempotency key.
+    pausing, resuming, stopping, cancelling and retrying change nothing the second time, and a submission and an
+    extension carry an idempotency key.
     """
 
     def __init__(
@@ -149,6 +149,13 @@ class Client:
         """Adds trials to a job's budget; one that has ended goes on, from the trials that it has."""
         path, key = f"/api/v1/jobs/{_segment(job_id)}/extend", uuid.uuid4().hex
         return self._call(JobView, "POST", path, json={"trials": trials}, headers={"Idempotency-Key": key})
+
+    def retry(self, job_id: str) -> JobView:
+        """Has what failed of a job done again, as new trials at the same points; without anything, it stays as it is.
+
+        One that has ended without a failure is refused.
+        """
+        return self._ask(job_id, "retry")
 
     def logs(self, job_id: str, trial: int, *, attempt: int | None = None, follow: bool = False) -> Iterator[str]:
         """What a trial has logged, in pieces of text.

@@ -75,6 +75,7 @@ class JobRow(Base):
             it was decided under, so that no decision on older terms has an effect.
         round: How often it was reopened; see :mod:`service.jobs.reopening`.
         search_round: The round in which its search was last reopened.
+        retry_round: The failed trials that were begun in a round before this one are to be trained again.
         reopened_at: When the last round began; None in the first.
     """
 
@@ -94,6 +95,7 @@ class JobRow(Base):
     amendments: Mapped[int] = mapped_column(default=0, server_default="0")
     round: Mapped[int] = mapped_column(default=0, server_default="0")
     search_round: Mapped[int] = mapped_column(default=0, server_default="0")
+    retry_round: Mapped[int] = mapped_column(default=0, server_default="0")
     reopened_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]

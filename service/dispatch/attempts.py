@@ -25,6 +25,7 @@ from service.dispatch.disk import waits_for_disk
 from service.dispatch.last_words import add_last_words
 from service.dispatch.lease import Lease
 from service.dispatch.ledger import Ledger
+from service.dispatch.live import LiveAttempt
 from service.events.records import record, record_ends, record_epochs
 from service.jobs import repository
 from service.jobs.folders import trial_folder
@@ -49,34 +50,18 @@ from worker.contracts import (
     log_path,
 )
 
-__all__ = ["MAX_RETRYABLE_FAILURES", "Attempts", "JobMoved", "LiveAttempt"]
+__all__ = ["MAX_RETRYABLE_FAILURES", "Attempts", "JobMoved"]
 
 MAX_RETRYABLE_FAILURES = 3
 """A trial whose worker was lost this often fails; a lost node, a full disk and a restarted server do not count."""
+
+_LASTING_FAILURES = (FailureKind.CRASHED, FailureKind.OVERDUE, FailureKind.FATAL)
 
 log = structlog.get_logger(__name__)
 
 
 class JobMoved(Exception):
     """A job is in another state than when it was read, or under other terms; it must be looked at again."""
-
-
-@dataclass(frozen=True, slots=True)
-class LiveAttempt:
-    """An attempt that the backend is running, started under a lease of this server's or adopted under it."""
-
-    id: str
-    lease: str
-    job_id: str
-    kind: AttemptKind
-    trial_number: int
-    resources: Resources
-
-    @property
-    def log(self) -> structlog.stdlib.BoundLogger:
-        """Says of every line which attempt it is about."""
-        bound: structlog.stdlib.BoundLogger = log.bind(job=self.job_id, trial=self.trial_number, attempt=self.id)
-        return bound
 
 
 @dataclass(slots=True)
@@ -164,6 +149,13 @@ class Attempts:
             if trials is None or (attempt.kind is AttemptKind.TRAIN and attempt.trial_number in trials):
                 self.backend.cancel(attempt.id)
                 self._end(attempt, AttemptState.CANCELLED, reason=reason)
+
+    def fail(self, attempt_ids: Collection[str], *, reason: str) -> None:
+        """Ends live attempts now that have run for too long; what they hold is freed with their processes."""
+        for attempt_id in attempt_ids:
+            attempt = self.live[attempt_id]
+            self.backend.cancel(attempt_id)
+            self._end(attempt, AttemptState.FAILED, reason=reason, failure=FailureKind.OVERDUE)
 
     def abandon(self) -> None:
         """Lets go of everything without a word to the database: another server has adopted it, or given it up."""
@@ -357,7 +349,7 @@ class Attempts:
             self._add_last_words(attempt.job_id, attempt.trial_number, attempt.id, state, reason)
         if attempt.kind is AttemptKind.TRAIN:
             self._tell(row)
-            final = state is AttemptState.CANCELLED or failure in (FailureKind.CRASHED, FailureKind.FATAL)
+            final = state is AttemptState.CANCELLED or failure in _LASTING_FAILURES
             failures = self.stored.charged_failures(attempt.job_id, attempt.kind, attempt.trial_number)
             if final or failures >= MAX_RETRYABLE_FAILURES:
                 self.open_study(attempt.job_id).tell_failed(attempt.trial_number)

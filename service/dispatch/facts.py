@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from optuna.trial import FrozenTrial, TrialState
@@ -14,10 +14,12 @@ from fixnorm_core.spec import JobSpec
 from fixnorm_core.tuning.attributes import CONFIRM, KIND
 from fixnorm_core.tuning.recommend import Point, recommend, to_confirm
 from service.database.rows import AttemptKind, AttemptRow, AttemptState, JobRow
-from service.dispatch.attempts import MAX_RETRYABLE_FAILURES, LiveAttempt
-from service.dispatch.limits import Finished, Times
+from service.dispatch.attempts import MAX_RETRYABLE_FAILURES
+from service.dispatch.limits import Finished, Times, is_overdue
+from service.dispatch.live import LiveAttempt
 from service.dispatch.policy import JobFacts
 from service.dispatch.rests import find_rests
+from service.jobs.reopening import begun_before, failed_before
 from service.jobs.views import validation_examples
 from service.schemas import JobState
 from worker.contracts import RETRIED_FAILURES, UNCHARGED_FAILURES, FailureKind
@@ -54,13 +56,16 @@ def gather(
     ]
     # A full disk pauses a job. One that is stopping goes to its end by itself, so its trials wait for room instead.
     after = RETRIED_FAILURES | ({FailureKind.DISK_FULL} if job.state == JobState.STOPPING else set())
-    settled = _before(job.search_round, rows)
-    rests = find_rests(rows, now=now, first=retry_wait, after=after)
+    settled = begun_before(job.search_round, rows)
+    recent = [row for row in rows if row.kind == AttemptKind.TRAIN or row.round == job.round]
+    rests = find_rests(recent, now=now, first=retry_wait, after=after)
     resting = {
         trial.number: rests[task]
         for trial in trials
         if (task := (AttemptKind.TRAIN, trial.number)) in rests and not trial.state.is_finished()
     }
+    begun = {row.id: row.created_at for row in rows}
+    running = {attempt: begun[attempt.id] for attempt in live if attempt.id in begun}
     return JobFacts(
         budget=spec.budget.model_copy(update={"parallel_trials": spec.trials_at_once}),
         trials=trials,
@@ -72,15 +77,17 @@ def gather(
         evaluation_rests=next((rest for (kind, _), rest in rests.items() if kind is AttemptKind.EVALUATE), None),
         search_over=job.stop_reason,
         sampler_stop=sampler_stop,
-        times=_measure(job, spec, trials, rows, now=now),
+        times=_measure(job, spec, trials, rows, running=running.values(), now=now),
         ended=_ended(trials, rows),
-        earlier=_before(job.round, rows),
+        earlier=begun_before(job.round, rows),
         settled=settled,
+        to_retry=failed_before(job.retry_round, trials, rows),
         best=recommend(trials, validation_examples=examples, expected=expected),
         to_confirm=to_confirm(trials, validation_examples=examples, top_k=top_k, expected=expected, earlier=settled),
         evaluating=any(attempt.kind is AttemptKind.EVALUATE for attempt in live),
         evaluated=frozenset(row.trial_number for row in evaluations if row.state == AttemptState.COMPLETE),
         evaluation_hopeless=len(failed_evaluations) >= MAX_RETRYABLE_FAILURES,
+        overdue=tuple(each.id for each, begun in running.items() if is_overdue(spec.budget, begun, now)),
         fatal=_fatal(rows, this_round=job.round),
         last_failure=failed[-1].reason if failed else "",
     )
@@ -91,14 +98,6 @@ def _unstarted(trials: Sequence[FrozenTrial], rows: Sequence[AttemptRow]) -> fro
     begun = {row.trial_number for row in rows}
     unfinished = {trial.number for trial in trials if trial.state is TrialState.RUNNING}
     return frozenset(unfinished - begun)
-
-
-def _before(round_: int, rows: Sequence[AttemptRow]) -> frozenset[int]:
-    """The trials that were begun in an earlier round than that one."""
-    first: dict[int, int] = {}
-    for row in rows:
-        first[row.trial_number] = min(row.round, first.get(row.trial_number, row.round))
-    return frozenset(number for number, begun in first.items() if begun < round_)
 
 
 def _fatal(rows: Sequence[AttemptRow], *, this_round: int) -> str | None:
@@ -118,7 +117,13 @@ def _fatal(rows: Sequence[AttemptRow], *, this_round: int) -> str | None:
 
 
 def _measure(
-    job: JobRow, spec: JobSpec, trials: Sequence[FrozenTrial], rows: Sequence[AttemptRow], *, now: datetime
+    job: JobRow,
+    spec: JobSpec,
+    trials: Sequence[FrozenTrial],
+    rows: Sequence[AttemptRow],
+    *,
+    running: Iterable[datetime],
+    now: datetime,
 ) -> Times:
     confirming = {trial.number for trial in trials if trial.user_attrs.get(KIND) == CONFIRM}
     trained = [
@@ -146,6 +151,8 @@ def _measure(
         lengths=lengths,
         tolerance=spec.budget.tolerance,
         best=best,
+        deadline=spec.budget.deadline,
+        attempts=running,
     )
 
 

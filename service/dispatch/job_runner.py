@@ -21,26 +21,27 @@ from fixnorm_core.spec import BudgetSpec, JobSpec
 from fixnorm_core.tuning.recommend import Point
 from service.database.engine import Database
 from service.database.rows import JobRow
+from service.dispatch.actions import (
+    Action,
+    Ask,
+    Cancel,
+    Confirm,
+    EndAttempts,
+    EndSearch,
+    EndTrials,
+    Evaluate,
+    Fail,
+    Resume,
+    Retry,
+    Succeed,
+    Wait,
+)
 from service.dispatch.attempts import Attempts, JobMoved
 from service.dispatch.disk import waits_for_disk
 from service.dispatch.facts import gather
 from service.dispatch.lease import Lease, LeaseLost
 from service.dispatch.limits import until_next_limit
-from service.dispatch.policy import (
-    Action,
-    Ask,
-    Cancel,
-    Confirm,
-    EndSearch,
-    EndTrials,
-    Evaluate,
-    Fail,
-    JobFacts,
-    Resume,
-    Succeed,
-    Wait,
-    decide,
-)
+from service.dispatch.policy import JobFacts, decide
 from service.jobs import repository
 from service.jobs.amended import spec_of
 from service.jobs.folders import best_folder
@@ -123,7 +124,8 @@ class JobRunner:
                 self._end_job(job, JobState.CANCELLED, "cancelled by request")
                 return False
             spec = spec_of(job)
-            if job.state == JobState.QUEUED and job.started_at is None and self._must_wait(job, obstacle):
+            is_new = job.state == JobState.QUEUED and job.started_at is None
+            if is_new and not self._is_late(spec.budget) and self._must_wait(job, obstacle):
                 return False  # nothing of it can have ended, so there is nothing to decide: its study stays unopened
             study = self.attempts.open_study(job.id)
             study.spec = spec  # it may have been changed since the study was opened
@@ -140,6 +142,8 @@ class JobRunner:
                         self.lease.check()
                         for number in numbers:  # those that no attempt was training
                             study.tell_failed(number)
+                    case EndAttempts(overdue, reason):
+                        self.attempts.fail(overdue, reason=reason)
                     case Resume(number) if (losing := study.reason_to_prune(number)) is not None:
                         self.attempts.prune(job, number, reason=losing)
                     case Wait(reason):
@@ -183,6 +187,8 @@ class JobRunner:
                 with self.attempts.meters.suggesting():
                     asked = study.ask()
                 self.attempts.train(job, spec, asked)
+            case Retry(number):
+                self.attempts.train(job, spec, study.ask_again(number))
             case Confirm(params):
                 self.attempts.train(job, spec, study.ask_confirming(params))
             case Resume(number):
@@ -234,6 +240,13 @@ class JobRunner:
             limits.append(self.now() + min(left, _LONGEST_SLEEP))
         if limits:
             self._look_again_at(min(limits))
+
+    def _is_late(self, budget: BudgetSpec) -> bool:
+        """Whether the deadline of a job that waits has passed; while it has not, it is looked at again then."""
+        if budget.deadline is None or (now := self.now()) >= budget.deadline:
+            return budget.deadline is not None
+        self._look_again_at(min(budget.deadline, now + _LONGEST_SLEEP))
+        return False
 
     def _look_again_at(self, moment: datetime) -> None:
         self.next_limit = min(moment, self.next_limit or moment)

@@ -3,9 +3,10 @@
 Pure functions. Times are of the server's clock, which does not jump (:mod:`service.clock`); a start that lies ahead,
 because the clock was set back while no server ran, counts as now. What strikes while trials run:
 
-- ``max_time`` is for the whole job: it ends everything that runs, whatever it is, and the best so far is the result.
-  Before that, no run is started that would not end in time at the length of those before, and the search leaves time
-  for the confirming runs.
+- ``max_time`` and ``deadline`` are for the whole job: they end everything that runs, whatever it is, and the best so
+  far is the result. Before that, no run is started that would not end in time at the length of those before, and the
+  search leaves time for the confirming runs.
+- ``max_trial_time`` ends one attempt, as failed.
 - ``target_accuracy`` ends the other search trials, which can no longer matter, and the point is confirmed.
 - All other limits let the running trials finish, since they may be better, and confirm.
 """
@@ -17,9 +18,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from fixnorm_core.spec import BudgetSpec, duration_text
+from fixnorm_core.spec import BudgetSpec, duration_text, moment_text
 
-__all__ = ["Finished", "Times", "no_progress", "no_time_for_a_trial", "time_is_up", "until_next_limit"]
+__all__ = ["Finished", "Times", "is_overdue", "no_progress", "no_time_for_a_trial", "time_is_up", "until_next_limit"]
 
 _RECENT = 3
 """The last so many trials tell how long one takes; the first of a job also load its data and warm its slot up."""
@@ -48,12 +49,16 @@ class Times:
         without_progress: Since the trial that last raised the best accuracy ended, or the first trial at all; None
             before one has ended.
         trials_without_progress: Search trials that ended after it.
+        before_deadline: Until the deadline; None without one.
+        attempt: Since the longest running attempt was started; None while none runs.
     """
 
     job: timedelta = timedelta(0)
     trial: timedelta | None = None
     without_progress: timedelta | None = None
     trials_without_progress: int = 0
+    before_deadline: timedelta | None = None
+    attempt: timedelta | None = None
 
     @classmethod
     def measure(
@@ -65,6 +70,8 @@ class Times:
         lengths: Sequence[timedelta],
         tolerance: float,
         best: float = -math.inf,
+        deadline: datetime | None = None,
+        attempts: Iterable[datetime] = (),
     ) -> Times:
         """From what is stored.
 
@@ -75,6 +82,8 @@ class Times:
             lengths: Of all training runs that were complete, oldest first.
             tolerance: The gain in accuracy that is none.
             best: The best accuracy before.
+            deadline: When the job is to be over.
+            attempts: When those that run were started.
         """
         last, since = None, 0
         for trial in sorted(searched, key=lambda trial: trial.ended_at):
@@ -87,28 +96,38 @@ class Times:
             trial=max(lengths[-_RECENT:], default=None),
             without_progress=max(now - last, timedelta(0)) if last is not None else None,
             trials_without_progress=since,
+            before_deadline=deadline - now if deadline is not None else None,
+            attempt=max((now - begun for begun in attempts), default=None),
         )
 
 
 def time_is_up(budget: BudgetSpec, times: Times) -> str | None:
     """Why nothing of the job may run any longer; None while it may."""
-    if budget.max_time is None or times.job < budget.max_time:
-        return None
-    return f"max_time of {duration_text(budget.max_time)} is over"
+    if budget.max_time is not None and times.job >= budget.max_time:
+        return f"max_time of {duration_text(budget.max_time)} is over"
+    if budget.deadline is not None and times.before_deadline is not None and times.before_deadline <= timedelta(0):
+        return f"the deadline {moment_text(budget.deadline)} has passed"
+    return None
 
 
 def no_time_for_a_trial(budget: BudgetSpec, times: Times, *, confirming: int) -> str | None:
     """Why no further run would end in time with ``confirming`` runs after it; None if it would, or nobody knows."""
-    if budget.max_time is None or times.trial is None:
+    if times.trial is None:
         return None
-    rounds = 1 + math.ceil(confirming / budget.parallel_trials)
-    if times.job + rounds * times.trial <= budget.max_time:
+    needed = (1 + math.ceil(confirming / budget.parallel_trials)) * times.trial
+    if budget.max_time is not None and times.job + needed > budget.max_time:
+        limit = f"max_time of {duration_text(budget.max_time)}"
+    elif budget.deadline is not None and times.before_deadline is not None and needed > times.before_deadline:
+        limit = f"the deadline {moment_text(budget.deadline)}"
+    else:
         return None
     beside = f" and {_runs(confirming)} to confirm" if confirming else ""
-    return (
-        f"max_time of {duration_text(budget.max_time)} leaves no time for another trial{beside}: "
-        f"a trial takes {_about(times.trial)}"
-    )
+    return f"{limit} leaves no time for another trial{beside}: a trial takes {_about(times.trial)}"
+
+
+def is_overdue(budget: BudgetSpec, begun: datetime, now: datetime) -> bool:
+    """Whether an attempt has run for longer than any may."""
+    return budget.max_trial_time is not None and now - begun >= budget.max_trial_time
 
 
 def no_progress(budget: BudgetSpec, times: Times) -> str | None:
@@ -130,6 +149,10 @@ def until_next_limit(budget: BudgetSpec, times: Times) -> timedelta | None:
         left.append(budget.max_time - times.job)
     if budget.max_time_without_progress is not None and times.without_progress is not None:
         left.append(budget.max_time_without_progress - times.without_progress)
+    if times.before_deadline is not None:
+        left.append(times.before_deadline)
+    if budget.max_trial_time is not None and times.attempt is not None:
+        left.append(budget.max_trial_time - times.attempt)
     return min((each for each in left if each > timedelta(0)), default=None)
 
 

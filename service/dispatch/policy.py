@@ -14,29 +14,30 @@ from dataclasses import dataclass, field
 
 from optuna.trial import FrozenTrial, TrialState
 
-from fixnorm_core.spec import BudgetSpec
+from fixnorm_core.spec import BudgetSpec, duration_text
 from fixnorm_core.tuning.attributes import CONFIRM, DIVERGED, KIND
 from fixnorm_core.tuning.recommend import Recommendation, point_of
+from service.dispatch.actions import (
+    Action,
+    Ask,
+    Cancel,
+    Confirm,
+    EndAttempts,
+    EndSearch,
+    EndTrials,
+    Evaluate,
+    Fail,
+    Resume,
+    Retry,
+    Succeed,
+    Wait,
+)
 from service.dispatch.limits import Times, no_progress, no_time_for_a_trial, time_is_up
 from service.dispatch.rests import Rest
 from service.dispatch.rounds import Shares, part
 from service.schemas import JobState
 
-__all__ = [
-    "Action",
-    "Ask",
-    "Cancel",
-    "Confirm",
-    "EndSearch",
-    "EndTrials",
-    "Evaluate",
-    "Fail",
-    "JobFacts",
-    "Resume",
-    "Succeed",
-    "Wait",
-    "decide",
-]
+__all__ = ["JobFacts", "decide"]
 
 _STOPPED = "stopped by request"
 
@@ -60,12 +61,14 @@ class JobFacts:
         earlier: Numbers of the trials that were begun before the job was last reopened: what ends a job, or its search,
             is looked for in the others.
         settled: Numbers of the trials that were begun before its search was.
+        to_retry: Numbers of the failed trials whose points somebody wants tried again.
         best: What is recommended so far; None before a complete trial.
         to_confirm: The points whose accuracies are to be confirmed, the best first; none before a complete trial.
         evaluating: Whether an attempt is evaluating now.
         evaluation_rests: What the evaluation waits for before it is tried again; None when it does not.
         evaluated: The trials whose weights have been evaluated: one, and another when the job was extended since.
         evaluation_hopeless: Whether evaluating has failed too often to try again.
+        overdue: Ids of the attempts that have run for longer than any may.
         fatal: Why no trial of the job can run; None when nothing says so.
         last_failure: Message of the last failed attempt.
     """
@@ -83,12 +86,14 @@ class JobFacts:
     ended: frozenset[int] = field(default_factory=frozenset)
     earlier: frozenset[int] = field(default_factory=frozenset)
     settled: frozenset[int] = field(default_factory=frozenset)
+    to_retry: Sequence[int] = ()
     best: Recommendation | None = None
     to_confirm: Sequence[dict[str, float]] = ()
     evaluating: bool = False
     evaluation_rests: Rest | None = None
     evaluated: frozenset[int] = field(default_factory=frozenset)
     evaluation_hopeless: bool = False
+    overdue: tuple[str, ...] = ()
     fatal: str | None = None
     last_failure: str = ""
 
@@ -105,85 +110,18 @@ class JobFacts:
         return part(self.budget, searched=len(spent) - confirmed, confirmed=confirmed)
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """Ask the sampler for a point and train it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Confirm:
-    """Train a point again with a new seed."""
-
-    params: dict[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Resume:
-    """Go on with a trial that no attempt is training: its worker or the server was lost."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class EndSearch:
-    """Note why the search is over, then decide again."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class EndTrials:
-    """End these running trials now, whether or not an attempt is training them, then decide again."""
-
-    numbers: tuple[int, ...]
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluate:
-    """Evaluate the weights of this trial on the test split."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Succeed:
-    """All is done; ``reason`` says why the search ended, and what was left out."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Fail:
-    """The job cannot succeed."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """The job is to end, and has nothing to succeed with."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Nothing to start now."""
-
-    reason: str
-
-
-Action = Ask | Confirm | Resume | EndSearch | EndTrials | Evaluate | Succeed | Fail | Cancel | Wait
-
-
 def decide(facts: JobFacts) -> Action:
     """The next action. It is asked again after each action that is carried out, until the answer is to wait or end."""
     if facts.fatal is not None:
         return Fail(facts.fatal)
+    if facts.overdue:
+        assert facts.budget.max_trial_time is not None
+        return EndAttempts(facts.overdue, f"max_trial_time of {duration_text(facts.budget.max_trial_time)} is over")
     stopping = facts.state is JobState.STOPPING
     if not stopping and (failures := _failures_in_a_row(facts)) >= facts.budget.max_failures:
         return Fail(f"{failures} trials in a row failed, the last one with: {facts.last_failure}")
+    if not stopping and (reason := _too_many_failed(facts)) is not None:
+        return Fail(reason)
     if stopping and _STOPPED not in (facts.search_over or ""):
         return EndSearch("; ".join(filter(None, (facts.search_over, _STOPPED))))
     if (action := _end_at_once(facts)) is not None:
@@ -235,13 +173,14 @@ def _search(facts: JobFacts, *, room: int) -> Action:
     finished = sum(map(_is_finished, searching))
     if finished >= shares.search:
         return EndSearch(_used_up(budget, shares))
-    if (reason := no_progress(budget, facts.times) or facts.sampler_stop) is not None:
+    reason = no_progress(budget, facts.times) or facts.sampler_stop
+    if reason is not None and not facts.to_retry:
         return EndSearch(reason)
     if room <= 0 or finished + sum(trial.number in facts.busy for trial in searching) >= shares.search:
         return Wait(_running(facts))
     if (reason := no_time_for_a_trial(budget, facts.times, confirming=shares.kept)) is not None:
         return EndSearch(reason)
-    return Ask()
+    return Retry(facts.to_retry[0]) if facts.to_retry else Ask()
 
 
 def _used_up(budget: BudgetSpec, shares: Shares) -> str:
@@ -283,7 +222,8 @@ def _end_without_result(facts: JobFacts) -> Action:
 def _nothing_to_recommend(facts: JobFacts) -> str:
     up = time_is_up(facts.budget, facts.times)
     if up is not None and not any(_is_finished(trial) for trial in facts.trials):
-        return f"{up} before a trial was complete: raise budget.max_time or lower training.epochs"
+        more = "raise budget.max_time" if up.startswith("max_time") else "give it a later budget.deadline"
+        return f"{up} before a trial was complete: {more} or lower training.epochs"
     return "every trial diverged or was stopped: lower the upper end of search.space.lr"
 
 
@@ -307,7 +247,8 @@ def _left_out(facts: JobFacts) -> str | None:
     if facts.state is JobState.STOPPING:
         return f"{wanted - done} of {wanted} confirming runs left out"
     if time_is_up(budget, times) or no_time_for_a_trial(budget, times, confirming=0):
-        return f"max_time left no time for {wanted - done} of {wanted} confirming runs"
+        limit = "max_time" if budget.max_time is not None else "the deadline"
+        return f"{limit} left no time for {wanted - done} of {wanted} confirming runs"
     return None
 
 
@@ -361,6 +302,15 @@ def _surplus(facts: JobFacts) -> tuple[int, ...]:
 def _asked_too_early(facts: JobFacts) -> tuple[int, ...]:
     """Confirming trials that were created but not started when the search was reopened: another may be the best now."""
     return tuple(trial.number for trial in facts.trials if trial.number in facts.unstarted and _is_confirming(trial))
+
+
+def _too_many_failed(facts: JobFacts) -> str | None:
+    failed = [trial for trial in facts.trials if trial.state is TrialState.FAIL and trial.number not in facts.ended]
+    count, limit = sum(trial.number not in facts.earlier for trial in failed), facts.budget.max_failed
+    if limit is None or count < limit:
+        return None
+    trials = "1 trial" if count == 1 else f"{count} trials"
+    return f"{trials} failed in all (max_failed), the last one with: {facts.last_failure}"
 
 
 def _failures_in_a_row(facts: JobFacts) -> int:

@@ -15,7 +15,7 @@ from fixnorm_core.spec import JobSpec, Summary
 from service.database.rows import AttemptRow, JobRow
 from service.jobs import repository
 from service.jobs.amended import spec_of
-from service.jobs.reopening import extend
+from service.jobs.reopening import extend, retry
 from service.jobs.submit import submit
 from service.jobs.verbs import PAUSE, RESUME, STOP, Verb, ask
 from service.jobs.views import best_so_far, job_view, trial_views
@@ -34,6 +34,7 @@ __all__ = [
     "list_trials",
     "pause_job",
     "resume_job",
+    "retry_job",
     "router",
     "show_job",
     "stop_job",
@@ -188,6 +189,14 @@ def extend_job(
     A key that was used for this before changes nothing.
     """
     extend(job_id, extension.trials, database=running.database, key=idempotency_key, now=running.now())
+    running.wake()
+    return _view(running, _find(running, job_id))
+
+
+@router.post("/{job_id}/retry", responses=_NOT_FOUND | {409: _PROBLEM})
+def retry_job(job_id: str, running: Running) -> JobView:
+    """Has what failed of a job done again: failed trials as new ones at the same points, or the evaluation."""
+    retry(job_id, database=running.database, trials=running.trials, now=running.now())
     running.wake()
     return _view(running, _find(running, job_id))
 

@@ -1,4 +1,4 @@
-"""Having a job go on for longer than it was submitted for: more trials, also when it has ended.
+"""Having a job go on for longer than it would: with more trials, or once more with those that failed.
 
 A job whose search was over, or that has ended, is *reopened*: a new round of it begins. Its trials, their results and
 its budget stay what they are; whatever ended it or its search (failures, limits of time and of progress, a target
@@ -9,21 +9,27 @@ guarded write, on whichever server is asked; the dispatcher acts on what is stor
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.orm import Session
 
+from fixnorm_core.tuning.attributes import CONFIRM, KIND, RETRIES
 from service.database.engine import Database
-from service.database.rows import JobRow
+from service.database.rows import AttemptKind, AttemptRow, AttemptState, JobRow
 from service.events.records import has_recorded
 from service.jobs import repository
 from service.jobs.amended import amend, spec_of
 from service.jobs.verbs import check_goes_on
-from service.problems import NotFound
+from service.jobs.warm_start import Trials
+from service.problems import NotFound, VerbImpossible
 from service.schemas import TERMINAL_STATES, JobState
 
-__all__ = ["extend"]
+__all__ = ["begun_before", "extend", "failed_before", "retry"]
+
+_CHARGED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def extend(job_id: str, trials: int, *, database: Database, key: str | None, now: datetime) -> None:
@@ -53,6 +59,8 @@ def extend(job_id: str, trials: int, *, database: Database, key: str | None, now
         changed: dict[str, Any] = {"max_trials": budget.max_trials + trials}
         if was_over:
             changed["stop_early"] = False
+        if budget.deadline is not None and budget.deadline <= now:
+            changed["deadline"] = None
         budget = budget.model_copy(update=changed)
         more = "1 trial" if trials == 1 else f"{trials} trials"
         values: dict[str, Any] = {
@@ -67,13 +75,101 @@ def extend(job_id: str, trials: int, *, database: Database, key: str | None, now
         _go_on(session, job, values, key=told)
 
 
+def retry(job_id: str, *, database: Database, trials: Trials, now: datetime) -> None:
+    """Has what failed of a job done again: its failed trials as new ones at the same points, or its evaluation.
+
+    Failures of before no longer count. Asked twice, it changes nothing the second time.
+
+    Args:
+        job_id: The job.
+        database: Ours.
+        trials: Tells a job's trials.
+        now: The time.
+
+    Raises:
+        NotFound: If there is no such job.
+        VerbImpossible: If the job is being stopped or cancelled, or if it has ended and nothing of it failed, or no
+            trial is left to it.
+    """
+    with database.read() as session:
+        job = repository.find_job(session, job_id)
+    if job is None:
+        raise NotFound.job(job_id)
+    known = trials(job)
+    with database.write.begin() as session:
+        job = repository.take_job(session, job_id)
+        if job is None:
+            raise NotFound.job(job_id)
+        check_goes_on(job, "retried")
+        rows = repository.attempts_of(session, [job_id])
+        failed = failed_before(job.round + 1, known, rows)
+        new = set(failed) - set(failed_before(job.retry_round, known, rows))
+        if job.state not in TERMINAL_STATES and not new:
+            return
+        if job.state in (JobState.SUCCEEDED, JobState.CANCELLED) and not failed:
+            raise VerbImpossible(
+                f"{job_id} is {job.state} and has no failed trial that was not tried again",
+                f"'fixnorm-tune extend {job_id} --trials 5' goes on with it",
+            )
+        left = spec_of(job).budget.max_trials - sum(trial.state in _CHARGED for trial in known)
+        if job.state == JobState.SUCCEEDED and left <= 0:
+            raise VerbImpossible(
+                f"{job_id} has used up its budget.max_trials: others were trained in place of the trials that failed",
+                f"'fixnorm-tune extend {job_id} --trials {len(failed)}' gives it more",
+            )
+        budget = spec_of(job).budget
+        if budget.deadline is not None and budget.deadline <= now:
+            budget = budget.model_copy(update={"deadline": None})
+        values: dict[str, Any] = {
+            "amended": amend(job, budget=budget),
+            "amendments": job.amendments + 1,
+            "round": job.round + 1,
+            "retry_round": job.round + 1,
+            "reason": "what failed is tried again by request",
+        }
+        has_complete = any(trial.state is TrialState.COMPLETE for trial in known)
+        to_search = job.stop_reason is not None and left > 0 and (bool(failed) or not has_complete)
+        if to_search or job.state in TERMINAL_STATES:
+            values |= _reopened(job, now=now)
+        if to_search:
+            values |= {"stop_reason": None, "search_round": job.round + 1}
+        _go_on(session, job, values)
+
+
+def begun_before(round_: int, rows: Sequence[AttemptRow]) -> frozenset[int]:
+    """The trials that were begun in an earlier round than that one."""
+    first: dict[int, int] = {}
+    for row in rows:
+        first[row.trial_number] = min(row.round, first.get(row.trial_number, row.round))
+    return frozenset(number for number, begun in first.items() if begun < round_)
+
+
+def failed_before(round_: int, trials: Sequence[FrozenTrial], rows: Sequence[AttemptRow]) -> tuple[int, ...]:
+    """The search trials that were begun before a round, have failed, and have not been tried again as others.
+
+    One that was ended from outside (by a limit, with the job) has not failed. Confirming runs are made again anyway.
+    """
+    begun = begun_before(round_, rows)
+    last = {row.trial_number: row.state for row in rows if row.kind == AttemptKind.TRAIN}
+    tried = {trial.user_attrs.get(RETRIES) for trial in trials}
+    return tuple(
+        trial.number
+        for trial in trials
+        if trial.state is TrialState.FAIL
+        and trial.number in begun
+        and trial.number not in tried
+        and last.get(trial.number) == AttemptState.FAILED
+        and trial.user_attrs.get(KIND) != CONFIRM
+    )
+
+
 def _reopened(job: JobRow, *, now: datetime) -> dict[str, Any]:
     """What a new round begins with."""
     began = now if job.started_at is not None else None
     return {"round": job.round + 1, "reopened_at": began, "ended_at": None, "result": None, "cancel_requested": False}
 
 
-def _go_on(session: Session, job: JobRow, values: dict[str, Any], *, key: str | None) -> None:
+def _go_on(session: Session, job: JobRow, values: dict[str, Any], *, key: str | None = None) -> None:
     origin = JobState(job.state)
     if origin in TERMINAL_STATES:
         to = JobState.QUEUED if job.started_at is None else JobState.RUNNING

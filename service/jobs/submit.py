@@ -9,8 +9,9 @@ from pathlib import Path
 from sqlalchemy.exc import IntegrityError
 
 from fixnorm_core.data.catalog import check_data
+from fixnorm_core.errors import SpecError
 from fixnorm_core.models.catalog import check_method, check_model
-from fixnorm_core.spec import JobSpec
+from fixnorm_core.spec import JobSpec, moment_text
 from service.database.engine import Database
 from service.database.rows import JobRow
 from service.events.records import record
@@ -53,7 +54,8 @@ def submit(
     Raises:
         ModelError: For an unknown model or option, or a model that the method cannot tune.
         DataError: For an unknown data set, or a folder that is not one.
-        SpecError: For a warm start from a job that does not exist, has no result or tuned something else.
+        SpecError: For a warm start from a job that does not exist, has no result or tuned something else; for a
+            deadline that has passed.
         ResourcesNeverFree: If a trial could never be placed.
         KeyReused: If the key came with another spec before.
     """
@@ -66,6 +68,7 @@ def submit(
         with database.write.begin() as session:
             if key is not None and (earlier := repository.find_by_key(session, key)) is not None:
                 return _same(earlier, spec), False
+            _check_deadline(spec, now)
             job = JobRow(
                 id=f"job-{secrets.token_hex(5)}",
                 name=spec.name,
@@ -93,6 +96,14 @@ def _same(earlier: JobRow, spec: JobSpec) -> JobRow:
             "Send another key, or the same job",
         )
     return earlier
+
+
+def _check_deadline(spec: JobSpec, now: datetime) -> None:
+    if (deadline := spec.budget.deadline) is not None and deadline <= now:
+        raise SpecError(
+            f"budget.deadline is {moment_text(deadline)}, and it is {moment_text(now)} already",
+            "Give a later one, or leave it out",
+        )
 
 
 def _check_resources(needed: Resources, capacity: Resources, user_max: Resources) -> None:

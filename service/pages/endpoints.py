@@ -75,6 +75,7 @@ VERBS: Mapping[str, Verb] = {
     "resume": Verb("Resume", "", frozenset({JobState.PAUSED}), _plain(jobs.resume_job)),
     "stop": Verb("Stop", _STOP, _GOING_ON | {JobState.PAUSED}, _plain(jobs.stop_job)),
     "cancel": Verb("Cancel", _CANCEL, _ACTIVE, _plain(jobs.cancel_job)),
+    "retry": Verb("Retry", "", frozenset({JobState.FAILED}), _plain(jobs.retry_job)),
     "extend": Verb("Extend", "", _GOING_ON | {JobState.PAUSED} | TERMINAL_STATES, _extend, number="trials"),
 }
 

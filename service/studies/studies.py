@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from fixnorm_core.errors import FixNormError
 from fixnorm_core.reports import EpochReport, TrialOutcome, TrialResult
 from fixnorm_core.spec import JobSpec, PrunerName, SamplerName
-from fixnorm_core.tuning.attributes import CLASSES, CONFIRM, DIVERGED, KIND, PRUNED_BECAUSE, SEED, TRAIN_LOSS
+from fixnorm_core.tuning.attributes import CLASSES, CONFIRM, DIVERGED, KIND, PRUNED_BECAUSE, RETRIES, SEED, TRAIN_LOSS
 from fixnorm_core.tuning.choice import build_pruner, build_sampler, first_point, search_space
 from fixnorm_core.tuning.recommend import Point, complete_points, point_of
 from fixnorm_core.tuning.sampler import FixNormSampler
@@ -101,11 +101,11 @@ class StudyHandle:
 
     def ask_confirming(self, params: dict[str, float]) -> AskedTrial:
         """Another run of a point, with a new seed."""
-        # In one write: a crash after an enqueue would leave a trial that is confirmed in another's place
-        trial = create_trial(
-            state=TrialState.RUNNING, user_attrs={KIND: CONFIRM}, system_attrs={"fixed_params": dict(params)}
-        )
-        return self.complete(self.storage.create_new_trial(self.id, template_trial=trial))
+        return self._ask_at(params, {KIND: CONFIRM})
+
+    def ask_again(self, number: int) -> AskedTrial:
+        """Another try at the point of a failed trial, which Optuna has finished for good: a new trial and seed."""
+        return self._ask_at(self.trials()[number].params, {RETRIES: number})
 
     def complete(self, trial_id: int) -> AskedTrial:
         """Gives a RUNNING trial what it still lacks: its point and its seed, or what a crash left out of them.
@@ -187,6 +187,11 @@ class StudyHandle:
         for trial in self.trials():
             if not trial.state.is_finished():
                 self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+    def _ask_at(self, params: dict[str, float], notes: dict[str, Any]) -> AskedTrial:
+        # In one write: a crash after an enqueue would leave a trial that is taken for one of another kind
+        trial = create_trial(state=TrialState.RUNNING, user_attrs=notes, system_attrs={"fixed_params": dict(params)})
+        return self.complete(self.storage.create_new_trial(self.id, template_trial=trial))
 
     def _note_for_the_pruner(self, trial: FrozenTrial, reports: Sequence[EpochReport]) -> None:
         known = list(trial.user_attrs.get(TRAIN_LOSS, ()))

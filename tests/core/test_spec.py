@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -52,9 +52,21 @@ def test_a_duration_is_a_number_with_its_unit_and_survives_the_trip_through_json
     assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
 
 
+@pytest.mark.parametrize("text", ["2030-05-01T08:00+02:00", "2030-05-01T06:00Z", "2030-05-01 06:00:00+00:00"])
+def test_a_deadline_is_kept_in_utc_and_survives_the_trip_through_json(text: str) -> None:
+    spec = JobSpec.model_validate({"budget": {"deadline": text}})
+    assert spec.budget.deadline == datetime(2030, 5, 1, 6, tzinfo=UTC)
+    assert spec.model_dump(mode="json")["budget"]["deadline"] == "2030-05-01T06:00:00+00:00"
+    assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
+    assert JobSpec.model_validate({"budget": {"deadline": datetime(2030, 5, 1, 6, tzinfo=UTC)}}) == spec  # YAML's
+
+
 @pytest.mark.parametrize(
     ("document", "rule"),
     [
+        ({"budget": {"deadline": "2030-05-01 08:00"}}, "2030-05-01T08:00:00 has no zone"),
+        ({"budget": {"deadline": "tomorrow"}}, "'tomorrow' is no point in time: write it with date, time and zone"),
+        ({"budget": {"deadline": 1893456000}}, "1893456000 is no point in time"),
         ({"search": {"space": {"lr": [0, 1]}}}, "low is 0; it is searched on a log scale"),
         ({"search": {"space": {"lr": [1, 1]}}}, "is empty; low must be below high"),
         ({"search": {"space": {"lr": [1, 2, 3]}}}, "has 3 numbers; a range is a pair"),

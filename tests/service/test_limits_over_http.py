@@ -32,6 +32,8 @@ class Minutes(SimulatorBackend):
     time: datetime = datetime(2026, 1, 1, tzinfo=UTC)
     slow: frozenset[int] = frozenset()
     """Trials whose epochs take two minutes."""
+    stuck: frozenset[int] = frozenset()
+    """Trials that never report."""
 
     def now(self) -> datetime:
         return self.time
@@ -43,6 +45,8 @@ class Minutes(SimulatorBackend):
 
     def _advance(self, attempt_id: str, replay: Any) -> Update:
         number = int(attempt_id.split(".")[1])
+        if number in self.stuck:
+            return Update(attempt_id)
         if number in self.slow and self.time.minute % 2:
             return Update(attempt_id)
         return super()._advance(attempt_id, replay)
@@ -259,3 +263,85 @@ def test_a_duration_without_a_unit_is_refused_with_the_way_out(
     problem = http.post(JOBS, json=job | {"budget": {"max_time": 8}}).json()
     assert problem["code"] == "invalid_request" or problem["errors"]
     assert "budget.max_time: 8 is no duration: write it with a unit, as 45s" in problem["detail"]
+
+
+def test_a_job_is_over_at_its_deadline_as_it_is_after_its_time(
+    clocked: tuple[httpx.Client, Minutes], job: dict[str, Any]
+) -> None:
+    http, backend = clocked
+    deadline = backend.time + timedelta(minutes=5 * EPOCHS + 6)
+    view, trials = run(http, job, deadline=deadline.isoformat(), confirm_runs=1)
+    assert view.state is JobState.SUCCEEDED, view.reason
+    assert view.ended_at is not None
+    assert view.ended_at <= deadline
+    assert kinds(trials) == ["search"] * 4 + [CONFIRM]
+    assert view.reason.startswith(
+        f"the deadline {deadline:%Y-%m-%d %H:%M} UTC leaves no time for another trial and 1 run"
+    )
+    assert view.spec.budget.deadline == deadline
+
+
+def test_a_deadline_strikes_what_runs_and_what_waits_and_extending_lifts_it(
+    clocked: tuple[httpx.Client, Minutes], job: dict[str, Any]
+) -> None:
+    http, backend = clocked
+    backend.stuck = frozenset({1})
+    until = (backend.time + timedelta(minutes=3 * EPOCHS)).isoformat()
+    all_cpus = job | {"resources": {"cpus_per_trial": 8}}
+    first = submit(http, all_cpus, deadline=until)
+    waits = submit(http, all_cpus, deadline=until)
+    view = wait_for(http, first)
+    assert (view.state, view.progress.finished) == (JobState.SUCCEEDED, 1)
+    assert "the deadline 2026-01-01" in view.reason
+    late = wait_for(http, waits)
+    assert late.state is JobState.FAILED
+    assert "has passed before a trial was complete: give it a later budget.deadline" in late.reason
+    backend.stuck = frozenset()
+    http.post(f"{JOBS}/{first}/extend", json={"trials": 1}).raise_for_status()
+    again = wait_for(http, first)
+    assert again.spec.budget.deadline is None
+    assert (again.state, again.progress.finished) == (JobState.SUCCEEDED, 61)
+
+
+def test_a_deadline_in_the_past_or_without_a_zone_is_refused_but_not_one_of_a_job_that_is_sent_again(
+    clocked: tuple[httpx.Client, Minutes], job: dict[str, Any]
+) -> None:
+    http, backend = clocked
+    past = job | {"budget": {"max_trials": 3, "deadline": "2025-12-31T23:59Z"}}
+    answer = http.post(JOBS, json=past)
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "budget.deadline is 2025-12-31 23:59 UTC, and it is 2026-01-01 00:00 UTC already"
+    bare = http.post(JOBS, json=job | {"budget": {"max_trials": 3, "deadline": "2026-01-01T09:00"}})
+    assert "has no zone" in bare.json()["errors"][0]["rule"]
+    soon = job | {"budget": {"max_trials": 3, "deadline": "2026-01-01T01:10+01:00", "stop_early": False}}
+    sent = http.post(JOBS, json=soon, headers={"Idempotency-Key": "k"})
+    assert sent.status_code == 201
+    wait_for(http, sent.json()["id"])
+    backend.time += timedelta(hours=2)
+    again = http.post(JOBS, json=soon, headers={"Idempotency-Key": "k"})
+    assert (again.status_code, again.json()["id"]) == (200, sent.json()["id"])
+
+
+def test_a_trial_that_hangs_is_ended_as_failed_and_the_others_go_on(
+    clocked: tuple[httpx.Client, Minutes], job: dict[str, Any]
+) -> None:
+    http, backend = clocked
+    backend.stuck = frozenset({1})
+    view, trials = run(http, job, max_trials=3, max_trial_time=f"{2 * EPOCHS}min", parallel_trials=1)
+    assert view.state is JobState.SUCCEEDED, view.reason
+    assert [trial["state"] for trial in trials] == ["COMPLETE", "FAILED", "COMPLETE", "COMPLETE"]
+    assert trials[1]["reason"].startswith("max_trial_time of ")
+    assert 2 * EPOCHS * 60 <= trials[1]["seconds"] < (2 * EPOCHS + 3) * 60
+    assert not backend._replays
+
+
+def test_a_job_all_of_whose_trials_hang_fails_by_the_number_of_failures(
+    clocked: tuple[httpx.Client, Minutes], job: dict[str, Any]
+) -> None:
+    http, backend = clocked
+    backend.stuck = frozenset(range(1, 60))
+    view, _ = run(http, job, max_trial_time=f"{EPOCHS + 5}min", parallel_trials=2, max_failures=4)
+    assert view.state is JobState.FAILED
+    assert "trials in a row failed, the last one with: max_trial_time of" in view.reason
+    view, _ = run(http, job, max_trial_time=f"{EPOCHS + 5}min", max_failed=1)
+    assert view.reason.startswith("1 trial failed in all (max_failed), the last one with: max_trial_time of")

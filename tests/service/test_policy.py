@@ -10,22 +10,23 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from fixnorm_core.spec import BudgetSpec
 from fixnorm_core.tuning.attributes import CONFIRM, DIVERGED, KIND
 from fixnorm_core.tuning.recommend import recommend, to_confirm
-from service.dispatch.limits import Times
-from service.dispatch.policy import (
+from service.dispatch.actions import (
     Action,
     Ask,
     Cancel,
     Confirm,
+    EndAttempts,
     EndSearch,
     EndTrials,
     Evaluate,
     Fail,
-    JobFacts,
     Resume,
+    Retry,
     Succeed,
     Wait,
-    decide,
 )
+from service.dispatch.limits import Times, is_overdue, until_next_limit
+from service.dispatch.policy import JobFacts, decide
 from service.dispatch.rests import Rest
 from service.dispatch.rounds import part
 from service.schemas import JobState
@@ -390,3 +391,50 @@ def test_a_confirming_trial_that_runs_when_the_search_is_reopened_goes_on_beside
     eight = BUDGET.model_copy(update={"max_trials": 8})
     trials = [*SPENT[:3], trial(3, confirm=True)]
     assert decision(trials, live={3}, budget=eight, settled=frozenset({0, 1, 2, 3})) == Ask()
+
+
+def test_failed_points_that_are_to_be_tried_again_come_before_new_ones_and_before_what_the_sampler_thinks() -> None:
+    trials = [trial(0, state=TrialState.FAIL), trial(1, 0.5)]
+    wanted = {"to_retry": (0,), "earlier": frozenset({0, 1})}
+    assert decision(trials, **wanted) == Retry(0)
+    assert decision(trials, **wanted, sampler_stop="nothing to gain") == Retry(0)
+    full = [*trials, trial(2, 0.5), trial(3, 0.5)]
+    assert isinstance(decision(full, **wanted), EndSearch)  # the budget comes before everything
+    assert decision([*trials, trial(2), trial(3)], **wanted, live={2, 3}) == Wait("training trials 2 and 3")
+
+
+def test_a_deadline_ends_a_job_as_max_time_does_and_earlier_if_it_comes_earlier() -> None:
+    dated = BUDGET.model_copy(update={"deadline": datetime(2030, 5, 1, 6, tzinfo=UTC), "max_time": 9 * HOUR})
+    trials = [trial(0, 0.5), trial(1)]
+    late = Times(job=2 * HOUR, trial=HOUR, before_deadline=1.5 * HOUR)
+    assert decision(trials, live={1}, budget=dated, times=late) == EndSearch(
+        "the deadline 2030-05-01 06:00 UTC leaves no time for another trial and 1 run to confirm: a trial takes 1h"
+    )
+    over = Times(job=2 * HOUR, trial=HOUR, before_deadline=timedelta(0))
+    passed = "the deadline 2030-05-01 06:00 UTC has passed"
+    assert decision(trials, live={1}, budget=dated, times=over) == EndSearch(passed)
+    assert decision(trials, live={1}, budget=dated, times=over, search_over="x") == EndTrials((1,), passed)
+    assert until_next_limit(dated, late) == 1.5 * HOUR
+
+
+def test_an_attempt_that_takes_too_long_is_ended_whatever_state_the_job_is_in() -> None:
+    timed = BUDGET.model_copy(update={"max_trial_time": HOUR})
+    for state in (JobState.RUNNING, JobState.PAUSED, JobState.STOPPING):
+        action = decision([trial(0)], live={0}, budget=timed, overdue=("j.0.1",), state=state)
+        assert action == EndAttempts(("j.0.1",), "max_trial_time of 1h is over")
+    begun = datetime(2030, 1, 1, 12, tzinfo=UTC)
+    assert [is_overdue(timed, begun, begun + each * HOUR) for each in (0.99, 1.0)] == [False, True]
+    assert not is_overdue(BUDGET, begun, begun + 99 * HOUR)
+    assert until_next_limit(timed, Times(attempt=0.25 * HOUR)) == 0.75 * HOUR
+
+
+def test_so_many_failures_in_all_fail_the_job_but_not_one_that_is_stopping() -> None:
+    strict = BUDGET.model_copy(update={"max_failed": 2, "max_failures": 9})
+    trials = [trial(0, state=TrialState.FAIL), trial(1, 0.5), trial(2, state=TrialState.FAIL)]
+    assert decision(trials[:2], budget=strict) == Ask()
+    assert decision(trials, budget=strict, ended=frozenset({0})) == Ask()
+    assert decision(trials, budget=strict, earlier=frozenset({0})) == Ask()
+    assert decision(trials, budget=strict, last_failure="no such file") == Fail(
+        "2 trials failed in all (max_failed), the last one with: no such file"
+    )
+    assert isinstance(decision(trials, budget=strict, state=JobState.STOPPING), EndSearch)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from byhand import attempts, points, put, reason_of, restarted, run_to_end, server, trials
+from flaky import FlakyBackend, flaky
 from optuna.trial import TrialState
 
 from fixnorm_core.spec import JobSpec
@@ -17,7 +18,7 @@ from service.events.records import events_after
 from service.jobs import repository
 from service.schemas import EventKind, JobState
 from service.settings import BackendName, Settings
-from worker.contracts import EvaluateTask, Failed, FailureKind, Resources, Task, TrainTask, Update
+from worker.contracts import EvaluateTask, Failed, FailureKind, Resources, TrainTask, Update
 from worker.recording import Recording
 from worker.simulator import SimulatorBackend
 
@@ -133,27 +134,6 @@ def test_what_runs_on_a_cluster_and_no_job_knows_is_ended(settings: Settings, sp
         assert run_to_end(service, job_id) is JobState.SUCCEEDED
 
 
-class FlakyBackend(SimulatorBackend):
-    """Fails the first attempts that it is given, or those of one kind."""
-
-    losses: int = 0
-    kind: FailureKind = FailureKind.RETRYABLE
-    of: type[TrainTask] | type[EvaluateTask] = TrainTask
-
-    def start(self, task: Task, resources: Resources) -> None:
-        if self.losses > 0 and isinstance(task, self.of):
-            self.losses -= 1
-            self._news.append(Update(task.attempt_id, outcome=Failed(self.kind, "the worker was lost")))
-        else:
-            super().start(task, resources)
-
-
-def flaky(losses: int, kind: FailureKind = FailureKind.RETRYABLE) -> FlakyBackend:
-    backend = FlakyBackend(Recording.packaged())
-    backend.losses, backend.kind = losses, kind
-    return backend
-
-
 @pytest.mark.parametrize("losses", [2, 7])
 def test_a_lost_node_is_charged_to_no_trial(settings: Settings, spec: JobSpec, losses: int) -> None:
     backend = flaky(losses, FailureKind.OUTAGE)
@@ -244,8 +224,7 @@ def test_a_crashed_trial_is_told_as_failed_and_the_others_go_on(settings: Settin
 
 
 def test_a_job_that_fails_at_its_end_keeps_what_its_trials_have_found(settings: Settings, spec: JobSpec) -> None:
-    backend = FlakyBackend(Recording.packaged())
-    backend.losses, backend.kind, backend.of = 1, FailureKind.FATAL, EvaluateTask
+    backend = flaky(1, FailureKind.FATAL, of=EvaluateTask)
     with server(settings, backend=backend) as service:
         job_id = put(service, spec)
         assert run_to_end(service, job_id) is JobState.FAILED

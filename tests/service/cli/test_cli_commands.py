@@ -235,9 +235,16 @@ def test_cancel_says_what_the_job_is_now(server: StandIn, cli: CLI) -> None:
 
 @pytest.mark.parametrize(
     ("verb", "state"),
-    [("pause", JobState.PAUSED), ("resume", JobState.RUNNING), ("stop", JobState.STOPPING)],
+    [
+        ("pause", JobState.PAUSED),
+        ("resume", JobState.RUNNING),
+        ("stop", JobState.STOPPING),
+        ("retry", JobState.RUNNING),
+    ],
 )
-def test_pause_resume_and_stop_say_what_the_job_is_now(server: StandIn, cli: CLI, verb: str, state: JobState) -> None:
+def test_pause_resume_stop_and_retry_say_what_the_job_is_now(
+    server: StandIn, cli: CLI, verb: str, state: JobState
+) -> None:
     server.on("POST", f"/api/v1/jobs/j1/{verb}", job(state, reason=f"{verb} was asked for"))
     result = cli(verb, "j1")
     assert (result.exit_code, result.stdout) == (0, f"job j1 is {state}: {verb} was asked for\n")

@@ -121,8 +121,9 @@ def build(
     dispatcher = Dispatcher(
         database, lease, studies, backend, settings.state_dir, now, settings.poll_interval, rest, meters, rules
     )
-    capacity = _remembered(backend)
-    meters.registry.register(SharedState(database, capacity, lambda: dispatcher.leads, settings.state_dir))
+    nodes = tuple(backend.nodes())  # a backend is its dispatcher's alone; requests are answered from what it has now
+    capacity = Resources.together(nodes)
+    meters.registry.register(SharedState(database, lambda: capacity, lambda: dispatcher.leads, settings.state_dir))
 
     times = TransactionTimes(meters.registry)
     for mode, engine in database.engines.items():
@@ -154,7 +155,7 @@ def build(
         settings,
         database,
         reader,
-        capacity,
+        lambda: nodes,
         lambda: dispatcher.leads,
         dispatcher.wake,
         dispatcher.expected,
@@ -250,12 +251,6 @@ def _namespace(settings: Settings, database: Database) -> str:
         deployment = session.scalar(select(LeaseRow.deployment).where(LeaseRow.name == DISPATCHER))
     told = sha256(f"{deployment} {settings.state_dir}".encode()).hexdigest()
     return f"fixnorm-tune-{told[:16]}"
-
-
-def _remembered(backend: Backend) -> Callable[[], Resources]:
-    """A backend is its dispatcher's alone; requests are answered from its capacity at the start."""
-    capacity = backend.capacity()
-    return lambda: capacity
 
 
 def _lock(settings: Settings) -> FileLock | None:

@@ -31,7 +31,7 @@ class Runtime:
         settings: Its settings.
         database: Our tables.
         storage: Optuna's, for reading.
-        capacity: All that trials can ever hold.
+        nodes: What each machine has that trials can ever hold.
         leads: Whether this server is the one that dispatches.
         wake: Has the dispatcher look at all jobs now.
         expected: What the sampler of a job that runs expects at its points; None when it has no such belief.
@@ -45,7 +45,7 @@ class Runtime:
     settings: Settings
     database: Database
     storage: BaseStorage
-    capacity: Callable[[], Resources]
+    nodes: Callable[[], Sequence[Resources]]
     leads: Callable[[], bool]
     wake: Callable[[], None]
     expected: Callable[[str], Mapping[Point, float] | None]

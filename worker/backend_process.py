@@ -64,7 +64,7 @@ class BackendProcess:
     _since: str = field(default="", init=False)
     _trouble: str | None = field(default=None, init=False)
     _term: int = field(default=0, init=False)
-    _capacity: Resources = field(default=Resources(0.0, 0.0), init=False)
+    _nodes: Sequence[Resources] = field(default=(), init=False)
     _attempts: set[str] = field(default_factory=set, init=False)
     _stopping: set[str] = field(default_factory=set, init=False)
     _news: list[Update] = field(default_factory=list, init=False)
@@ -101,9 +101,13 @@ class BackendProcess:
 
     def capacity(self) -> Resources:
         """As the backend says, or last said."""
+        return Resources.together(self.nodes())
+
+    def nodes(self) -> Sequence[Resources]:
+        """As the backend says, or last said."""
         with suppress(Unreachable):
-            self._capacity = self._call("capacity")
-        return self._capacity
+            self._nodes = self._call("nodes")
+        return self._nodes
 
     def start(self, task: Task, resources: Resources) -> None:
         """As the backend does.

@@ -222,6 +222,9 @@ class Backend(Protocol):
     def capacity(self) -> Resources:
         """All that trials could hold together if nothing ran."""
 
+    def nodes(self) -> Sequence[Resources]:
+        """What each machine has of that. A trial runs on one of them."""
+
     def start(self, task: Task, resources: Resources) -> None:
         """Starts an attempt. The caller has made sure that ``resources`` are free."""
 

@@ -27,7 +27,7 @@ __all__ = ["RayBackend"]
 # Tasks and reports are a few kilobytes; images never pass through Ray's object store.
 _OBJECT_STORE_BYTES = 100 * 2**20
 
-_CAPACITY_SECONDS = 1.0
+_NODES_SECONDS = 1.0
 _CLAIM_SECONDS = 10.0
 
 
@@ -81,8 +81,8 @@ class RayBackend:
     _slots: list[_SlotHandle] = field(default_factory=list, init=False)
     _news: list[Update] = field(default_factory=list, init=False)
     _term: int = field(default=0, init=False)
-    _capacity: Resources | None = field(default=None, init=False)
-    _capacity_until: float = field(default=0.0, init=False)
+    _nodes: tuple[Resources, ...] = field(default=(), init=False)
+    _nodes_until: float = field(default=0.0, init=False)
     _strays: dict[ray.ObjectRef[Claimed], Any] = field(default_factory=dict, init=False)
     _sweep_at: float = field(default=0.0, init=False)
 
@@ -133,11 +133,15 @@ class RayBackend:
 
     def capacity(self) -> Resources:
         """All CPUs and GPUs that the cluster has, as of a second ago."""
-        if self._capacity is None or self.clock() >= self._capacity_until:
-            total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-            self._capacity = Resources(cpus=total.get("CPU", 0.0), gpus=total.get("GPU", 0.0))
-            self._capacity_until = self.clock() + _CAPACITY_SECONDS
-        return self._capacity
+        return Resources.together(self.nodes())
+
+    def nodes(self) -> Sequence[Resources]:
+        """Those of each node that is alive, as of a second ago."""
+        if self.clock() >= self._nodes_until:
+            alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+            self._nodes = tuple(Resources(cpus=each.get("CPU", 0.0), gpus=each.get("GPU", 0.0)) for each in alive)
+            self._nodes_until = self.clock() + _NODES_SECONDS
+        return self._nodes
 
     def start(self, task: Task, resources: Resources) -> None:
         """Starts a task on a warm slot of that size, or on a new one."""
@@ -148,7 +152,7 @@ class RayBackend:
     def poll(self) -> Sequence[Update]:
         """News from every busy slot. Never waits for one: each has at most one poll under way."""
         if self._outlived:
-            self.capacity()  # a cluster whose head is gone does not answer, and that is noticed by
+            self.nodes()  # a cluster whose head is gone does not answer, and that is noticed by
             self._sweep()
         busy = [slot for slot in self._slots if slot.attempt_id is not None and not slot.ended]
         for slot in busy:
@@ -280,11 +284,11 @@ class RayBackend:
         return slot
 
     def _make_room(self, resources: Resources) -> None:
-        """Lets go of idle slots of other sizes until the new one fits."""
-        capacity = self.capacity()
+        """Lets go of idle slots of other sizes until the new one fits; of all where each may hold another node's."""
+        nodes = self.nodes()
         for slot in [slot for slot in self._slots if slot.attempt_id is None]:
             held = Resources.together(other.resources for other in self._slots)
-            if (held + resources).fits_in(capacity):
+            if len(nodes) == 1 and (held + resources).fits_in(nodes[0]):
                 return
             self._kill(slot)
 

@@ -70,6 +70,10 @@ class SimulatorBackend:
         """What it was built with."""
         return self.total
 
+    def nodes(self) -> Sequence[Resources]:
+        """One, with all of it."""
+        return (self.total,)
+
     def start(self, task: Task, resources: Resources) -> None:
         """Starts a replay; a job that tunes other knobs than the recorded ones fails."""
         self._held[task.attempt_id] = resources

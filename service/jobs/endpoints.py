@@ -61,7 +61,7 @@ def submit_job(
         database=running.database,
         trials=running.trials,
         images=running.settings.images,
-        capacity=running.capacity(),
+        nodes=running.nodes(),
         user_max=running.rules.user_max,
         key=idempotency_key,
         now=running.now(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def submit(
     database: Database,
     trials: Trials,
     images: Path,
-    capacity: Resources,
+    nodes: Sequence[Resources],
     user_max: Resources = UNLIMITED,
     key: str | None,
     now: datetime,
@@ -43,7 +44,7 @@ def submit(
         database: Ours.
         trials: Tells the trials of a job that ``search.warm_start`` names.
         images: Where relative data paths are looked up.
-        capacity: All that trials can ever hold.
+        nodes: What each machine has that trials can ever hold.
         user_max: All that those of one user can.
         key: Idempotency key; a second job with the same key is the first one.
         now: The time.
@@ -63,7 +64,7 @@ def submit(
     check_method(spec.model, spec.search.method)
     spec = spec.model_copy(update={"data": check_data(spec.data, root=images)})
     spec = with_summaries(spec, database=database, trials=trials)
-    _check_resources(Resources.of(spec.resources), capacity, user_max)
+    _check_resources(Resources.of(spec.resources), nodes, user_max)
     try:
         with database.write.begin() as session:
             if key is not None and (earlier := repository.find_by_key(session, key)) is not None:
@@ -106,7 +107,8 @@ def _check_deadline(spec: JobSpec, now: datetime) -> None:
         )
 
 
-def _check_resources(needed: Resources, capacity: Resources, user_max: Resources) -> None:
+def _check_resources(needed: Resources, nodes: Sequence[Resources], user_max: Resources) -> None:
+    capacity = Resources.together(nodes)
     for name, field, wanted, total, of_user in (
         ("GPUs", "gpus_per_trial", needed.gpus, capacity.gpus, user_max.gpus),
         ("CPUs", "cpus_per_trial", needed.cpus, capacity.cpus, user_max.cpus),
@@ -121,3 +123,9 @@ def _check_resources(needed: Resources, capacity: Resources, user_max: Resources
                 f"resources.{field} is {wanted:g}, but a user's trials hold {of_user:g} {name} together at most",
                 f"Ask for at most {of_user:g}, or have the operator raise FIXNORM_USER_MAX_{name.upper()}",
             )
+    if not any(needed.fits_in(node) for node in nodes):
+        sizes = "; ".join(dict.fromkeys(str(node) for node in nodes))
+        raise ResourcesNeverFree(
+            f"resources ask for {needed}, but a trial runs on one node, and none has that much: they have {sizes}",
+            "Ask for what one node has, or add a larger one to the cluster",
+        )

@@ -40,7 +40,7 @@ def put(service: Service, spec: JobSpec) -> str:
         database=service.runtime.database,
         trials=service.runtime.trials,
         images=Path("/"),
-        capacity=service.runtime.capacity(),
+        nodes=service.runtime.nodes(),
         key=None,
         now=service.runtime.now(),
     )

@@ -25,6 +25,9 @@ class ThreadBackend:
     def capacity(self) -> Resources:
         return Resources(cpus=1.0, gpus=0.0)
 
+    def nodes(self) -> Sequence[Resources]:
+        return (self.capacity(),)
+
     def start(self, task: Task, resources: Resources) -> None:
         self._slots[task.attempt_id] = slot = Slot(resources)
         slot.start(task)

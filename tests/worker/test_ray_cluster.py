@@ -33,12 +33,12 @@ def head() -> Iterator[RayHead]:
         head.remove()
 
 
-def join(address: str, namespace: str) -> Backend:
-    return RayBackend(address, namespace=namespace, sweep_seconds=0.1)
+def join(address: str, namespace: str, patience_seconds: float) -> Backend:
+    return RayBackend(address, namespace=namespace, patience_seconds=patience_seconds, sweep_seconds=0.1)
 
 
-def backend(head: RayHead, namespace: str) -> BackendProcess:
-    make = partial(join, head.environment["RAY_ADDRESS"], namespace)
+def backend(head: RayHead, namespace: str, *, patience_seconds: float = 3600) -> BackendProcess:
+    make = partial(join, head.environment["RAY_ADDRESS"], namespace, patience_seconds)
     return BackendProcess(make, "the cluster", call_seconds=60, start_seconds=120)
 
 
@@ -108,6 +108,24 @@ def test_a_later_server_adopts_what_runs_and_an_earlier_one_that_wakes_up_can_do
     finally:
         for each in (first, second, stranger):
             each.close()
+
+
+@pytest.mark.ray
+def test_a_slot_whose_server_never_comes_back_ends_itself(head: RayHead, tmp_path: Path) -> None:
+    left = backend(head, "left", patience_seconds=5)
+    try:
+        left.adopt(1)
+        left.start(task("a", tmp_path, epochs=10_000), ONE)
+        deadline = time.monotonic() + 120
+        while not head.slots():
+            assert time.monotonic() < deadline
+            left.poll()
+            time.sleep(0.05)
+    finally:
+        left.close()
+    while head.slots():
+        assert time.monotonic() < deadline, head.slots()
+        time.sleep(0.05)
 
 
 def test_an_address_where_nobody_listens_is_said_to_be_one_at_once() -> None:

@@ -21,6 +21,7 @@ from service.loopback import LoopbackOnly
 from service.metrics import endpoints as metrics
 from service.pages import endpoints as pages
 from service.problems import NotReady
+from service.queue import endpoints as queue
 from service.runtime import Running, Runtime
 from service.schemas import Health, Problem
 
@@ -49,6 +50,7 @@ def create_app(runtime: Runtime, *, start: Callable[[], None], close: Callable[[
     api.include_router(jobs.router)
     api.include_router(logs.router)
     api.include_router(events.router)
+    api.include_router(queue.router)
     api.include_router(catalog.router)
     app.include_router(api)
     app.add_api_route("/healthz", _health, methods=["GET"], tags=["health"])

@@ -169,6 +169,7 @@ class JobView(_View):
     Attributes:
         reason: Why it is in this state, for a person.
         stop_reason: Why its search ended, also while points are still being confirmed; None before.
+        place: Among the jobs that wait for room, from 1; None when it does not wait for any.
         best: The best point so far, final once the state is SUCCEEDED; None until a trial is complete.
         notes: What was made of each warm start.
         dashboard: Path of the job's study in the Optuna dashboard, for example ``/dashboard/studies/1``.
@@ -179,6 +180,7 @@ class JobView(_View):
     state: JobState
     reason: str
     stop_reason: str | None = None
+    place: int | None = None
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import catalog, doctor, jobs, logs, results, serve, submit
+from service.cli import catalog, doctor, jobs, logs, queue, results, serve, submit
 from service.cli.failures import FailureReportingGroup
 from service.cli.options import EXIT_CODES
 
@@ -58,6 +58,7 @@ submit.register(app)
 jobs.register(app)
 results.register(app)
 logs.register(app)
+queue.register(app)
 catalog.register(app)
 doctor.register(app)
 

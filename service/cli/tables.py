@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.cli.words import knobs, limits, local_time, number, percent, sparkline
+from service.queue.schemas import Amount, QueueView
 from service.schemas import BestView, DatasetView, JobState, JobView, ModelView, RecipeView, TrialState, TrialView
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "job_block",
     "jobs_table",
     "models_table",
+    "queue_table",
+    "queue_title",
     "recipes_table",
     "trials_table",
 ]
@@ -77,6 +80,42 @@ def jobs_table(jobs: Sequence[JobView]) -> Table:
             percent(job.best.validation_accuracy) if job.best else "-",
             local_time(job.created_at),
             job.reason,
+        )
+    return table
+
+
+def queue_title(queue: QueueView) -> str:
+    """What there is and what of it is held, in one line."""
+    parts = [
+        f"{number(held)} of {number(total)} {what}"
+        for what, held, total in (
+            ("GPUs", queue.held.gpus, queue.capacity.gpus),
+            ("CPUs", queue.held.cpus, queue.capacity.cpus),
+        )
+        if total > 0
+    ]
+    waiting = sum(entry.place is not None for entry in queue.jobs)
+    jobs = "1 job waits" if waiting == 1 else f"{waiting or 'no'} jobs wait"
+    return f"trials hold {' and '.join(parts) or 'nothing'}; {jobs} for room"
+
+
+def queue_table(queue: QueueView) -> Table:
+    """One row for each job that has not ended, those that wait in their order first."""
+    with_gpus = queue.capacity.gpus > 0
+    table = _table("place", "id", "name", "state", "user", "weight", "priority", "holds", "trial", "since", "reason")
+    for entry in queue.jobs:
+        table.add_row(
+            "-" if entry.place is None else str(entry.place),
+            entry.id,
+            entry.name,
+            _state(entry.state),
+            entry.user or "-",
+            number(entry.weight),
+            str(entry.priority),
+            _amount(entry.held, with_gpus=with_gpus),
+            _amount(entry.needed, with_gpus=with_gpus),
+            local_time(entry.waiting_since),
+            entry.reason,
         )
     return table
 
@@ -160,6 +199,11 @@ def _table(*columns: str) -> Table:
     for column in columns:
         table.add_column(column, no_wrap=column not in {"reason", "options", "about", "hardware"})
     return table
+
+
+def _amount(amount: Amount, *, with_gpus: bool) -> str:
+    gpus = f"{number(amount.gpus)} GPU, " if with_gpus else ""
+    return f"{gpus}{number(amount.cpus)} CPU"
 
 
 def _state(state: JobState | TrialState) -> Text:

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from fixnorm_core.spec import JobSpec, Summary
 from service.client.errors import BadServerAddressError, ProblemError, ServerUnreachableError, UnexpectedAnswerError
 from service.client.following import log_pieces
+from service.queue.schemas import QueueView
 from service.schemas import (
     TERMINAL_STATES,
     BestView,
@@ -207,6 +208,10 @@ class Client:
         if not answer.is_success:
             raise self._refusal(answer)
         return answer.text
+
+    def queue(self) -> QueueView:
+        """Who holds what, and who waits for room, in which order and why."""
+        return self._call(QueueView, "GET", "/api/v1/queue")
 
     def models(self) -> list[ModelView]:
         """The models a job can name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
@@ -21,6 +21,7 @@ from service.jobs.verbs import PAUSE, RESUME, STOP, Verb, ask
 from service.jobs.views import best_so_far, job_view, trial_views
 from service.jobs.warm_start import summary_of
 from service.problems import NoResultYet, NotFound
+from service.queue.places import find_places
 from service.reporting.result import CHARTS_NAME
 from service.runtime import Running
 from service.schemas import TERMINAL_STATES, BestView, Extension, JobPage, JobState, JobView, Problem, TrialView
@@ -86,8 +87,9 @@ def list_jobs(
         rows = repository.page_of_jobs(session, state=state, limit=limit + 1, before=_position(cursor))
         attempts = repository.attempts_of(session, [row.id for row in rows])
     shown = rows[:limit]
+    places = _places(running, shown)
     views = tuple(
-        _view_of(running, row, [attempt for attempt in attempts if attempt.job_id == row.id]) for row in shown
+        _view_of(running, row, [attempt for attempt in attempts if attempt.job_id == row.id], places) for row in shown
     )
     more = len(rows) > limit
     return JobPage(jobs=views, next_cursor=f"{shown[-1].created_at.isoformat()}~{shown[-1].id}" if more else None)
@@ -230,15 +232,26 @@ def final_file(running: Running, job_id: str, what: str) -> Path:
 def _view(running: Running, job: JobRow) -> JobView:
     with running.database.read() as session:
         attempts = repository.attempts_of(session, [job.id])
-    return _view_of(running, job, attempts)
+    return _view_of(running, job, attempts, _places(running, [job]))
 
 
-def _view_of(running: Running, job: JobRow, attempts: Sequence[AttemptRow]) -> JobView:
+def _view_of(
+    running: Running, job: JobRow, attempts: Sequence[AttemptRow], places: Mapping[str, int | None]
+) -> JobView:
     best = None
     if job.result is None:
         spec, expected = spec_of(job), running.expected(job.id)
         best = best_so_far(spec, running.trials(job), attempts=attempts, expected=expected)
-    return job_view(job, attempts=attempts, best=best)
+    return job_view(job, attempts=attempts, best=best, place=places.get(job.id))
+
+
+def _places(running: Running, jobs: Sequence[JobRow]) -> Mapping[str, int | None]:
+    """The places of those jobs that wait for room; nothing is looked up when none does."""
+    if not any(job.waiting_since is not None and job.state not in TERMINAL_STATES for job in jobs):
+        return {}
+    with running.database.read() as session:
+        found = find_places(session, capacity=running.capacity(), rules=running.rules, now=running.now())
+    return {place.standing.job_id: place.number for place in found}
 
 
 def _position(cursor: str | None) -> tuple[datetime, str] | None:

@@ -15,6 +15,7 @@ from fixnorm_core.tuning.attributes import CONFIRM, DIVERGED, KIND, SEED
 from fixnorm_core.tuning.recommend import Point, Recommendation, recommend
 from service.database.rows import LIVE_ATTEMPT_STATES, AttemptKind, AttemptRow, AttemptState, JobRow
 from service.jobs.amended import spec_of
+from service.queue.places import ordinal
 from service.schemas import BestView, CandidateView, JobState, JobView, Progress, TrialState, TrialView
 
 __all__ = [
@@ -29,8 +30,10 @@ __all__ = [
 ]
 
 
-def job_view(job: JobRow, *, attempts: Sequence[AttemptRow], best: BestView | None) -> JobView:
-    """A job with its progress, counted from its attempts."""
+def job_view(
+    job: JobRow, *, attempts: Sequence[AttemptRow], best: BestView | None, place: int | None = None
+) -> JobView:
+    """A job with its progress, counted from its attempts, and its place among those that wait for room."""
     spec = spec_of(job)
     if job.result is not None:
         best = BestView.model_validate(job.result)
@@ -38,7 +41,8 @@ def job_view(job: JobRow, *, attempts: Sequence[AttemptRow], best: BestView | No
         id=job.id,
         name=job.name,
         state=JobState(job.state),
-        reason=job.reason,
+        reason=job.reason if place is None else f"{job.reason}; {ordinal(place)} in the queue",
+        place=place,
         stop_reason=job.stop_reason,
         created_at=job.created_at,
         started_at=job.started_at,

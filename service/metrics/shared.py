@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from fixnorm_core.disk import free_bytes
 from service.database.engine import Database
 from service.jobs import repository
+from service.queue.standing import count_waiting
 from service.schemas import JobState
 from service.webhooks import deliveries
 from worker.contracts import Resources
@@ -38,10 +39,12 @@ class SharedState(Collector):
         """The metrics as of now."""
         with self._database.read() as session:
             counts, waiting = repository.count_by_state(session), deliveries.count_waiting(session)
+            queued = count_waiting(session)
         jobs = GaugeMetricFamily("fixnorm_tune_jobs", "Jobs by state, of all servers.", labels=["state"])
         for state in JobState:
             jobs.add_metric([state.lower()], counts.get(state, 0))
         yield jobs
+        yield GaugeMetricFamily("fixnorm_tune_jobs_waiting", "Jobs that wait for room for a trial.", queued)
         yield GaugeMetricFamily("fixnorm_tune_webhooks_waiting", "Webhooks that are still to arrive.", waiting)
         total = self._capacity()
         resources = GaugeMetricFamily("fixnorm_tune_resources", "What trials can hold.", labels=["resource"])

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from fixnorm_core.spec import ResourceSpec, ShareSpec
@@ -18,7 +18,7 @@ from service.queue.share import Claim, Lane
 from service.schemas import TERMINAL_STATES, JobState
 from worker.contracts import Resources
 
-__all__ = ["MEMORY", "Standing", "count_running", "last_served", "load_standings"]
+__all__ = ["MEMORY", "Standing", "count_running", "count_waiting", "last_served", "load_standings"]
 
 MEMORY = timedelta(hours=1)
 """How long a user's turn by a job that has ended since is remembered."""
@@ -92,7 +92,15 @@ def last_served(session: Session, *, after: datetime) -> Mapping[Lane, datetime]
 def count_running(session: Session) -> Mapping[str, int]:
     """How many attempts of each job may be running; jobs without any are left out."""
     query = select(AttemptRow.job_id, func.count()).where(AttemptRow.state.in_(LIVE_ATTEMPT_STATES))
-    return dict(session.execute(query.group_by(AttemptRow.job_id)).tuples().all())
+    return {row[0]: row[1] for row in session.execute(query.group_by(AttemptRow.job_id))}
+
+
+def count_waiting(session: Session) -> int:
+    """How many jobs have a trial that would start if there were room."""
+    has_not_begun = and_(JobRow.state == JobState.QUEUED, JobRow.started_at.is_(None))
+    waits = or_(JobRow.waiting_since.is_not(None), has_not_begun)
+    able = (JobRow.state.in_(ACTIVE_JOB_STATES), JobRow.state != JobState.PAUSED, JobRow.cancel_requested.is_(False))
+    return session.scalar(select(func.count()).where(*able, waits)) or 0
 
 
 def _standing(

@@ -1,8 +1,9 @@
-"""Waits for jobs over HTTP."""
+"""Waits for jobs over HTTP, and for whatever else comes to be."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import httpx
 
@@ -18,3 +19,11 @@ def wait_for(client: httpx.Client, job_id: str, *, seconds: float = 120.0) -> Jo
             return view
         time.sleep(0.02)
     raise AssertionError(f"{job_id} did not end: {view}")
+
+
+def wait_until(so: Callable[[], bool], *, seconds: float = 120.0) -> None:
+    """Polls until something is so."""
+    deadline = time.monotonic() + seconds
+    while not so():
+        assert time.monotonic() < deadline, "it did not come to be"
+        time.sleep(0.05)

@@ -9,6 +9,7 @@ from standin import Answer, StandIn, best, job, problem, trial
 from typer.testing import Result
 
 from fixnorm_core.spec import JobSpec
+from service.queue.schemas import QueueView
 from service.schemas import BestView, CandidateView, FieldProblem, JobPage, JobState, JobView, TrialState, TrialView
 
 CLI = Callable[..., Result]
@@ -344,3 +345,36 @@ def test_the_help_of_every_command_has_an_example(cli: CLI, command: str) -> Non
 def test_the_exit_statuses_are_in_the_help(cli: CLI) -> None:
     text = " ".join(cli("--help").stdout.split())
     assert "0 done, 1 the job failed or was cancelled, 2 bad input, 3 no server answers, 4 not found" in text
+
+
+def test_queue_shows_who_waits_and_why_and_who_holds_what(server: StandIn, cli: CLI) -> None:
+    def entry(job_id: str, **changes: object) -> dict[str, object]:
+        fixed = {"id": job_id, "name": "digits", "state": "QUEUED", "reason": "waiting for room", "user": None}
+        none = {"cpus": 0, "gpus": 0}
+        rest = {"weight": 1, "priority": 0, "held": none, "needed": none, "waiting_since": None, "place": None}
+        return fixed | rest | changes
+
+    found = QueueView.model_validate(
+        {
+            "capacity": {"cpus": 16, "gpus": 4},
+            "held": {"cpus": 6, "gpus": 3.5},
+            "jobs": [
+                entry("j2", place=1, user="ann", weight=2, priority=5, needed={"cpus": 2, "gpus": 1}),
+                entry("j1", state="RUNNING", reason="training trial 0", held={"cpus": 6, "gpus": 3.5}),
+            ],
+        }
+    )
+    server.on("GET", "/api/v1/queue", found)
+    lines = cli("queue").stdout.splitlines()
+    assert lines[0] == "trials hold 3.5 of 4 GPUs and 6 of 16 CPUs; 1 job waits for room"
+    told = [" ".join(line.split()) for line in lines]
+    assert told[1] == "place id name state user weight priority holds trial since reason"
+    assert told[3] == "1 j2 digits QUEUED ann 2 5 0 GPU, 0 CPU 1 GPU, 2 CPU - waiting for room"
+    assert told[4] == "- j1 digits RUNNING - 1 0 3.5 GPU, 6 CPU 0 GPU, 0 CPU - training trial 0"
+    assert QueueView.model_validate_json(cli("queue", "-o", "json").stdout) == found
+
+
+def test_an_empty_queue_is_one_line(server: StandIn, cli: CLI) -> None:
+    nothing = {"capacity": {"cpus": 4, "gpus": 0}, "held": {"cpus": 0, "gpus": 0}, "jobs": []}
+    server.on("GET", "/api/v1/queue", QueueView.model_validate(nothing))
+    assert cli("queue").stdout == "trials hold 0 of 4 CPUs; no jobs wait for room\n"

@@ -55,6 +55,11 @@ class Runtime:
     trouble: Callable[[], str | None]
     stopping: Event = field(default_factory=Event)
 
+    @property
+    def capacity(self) -> Resources:
+        """All that trials can hold together."""
+        return Resources.together(self.nodes())
+
     def trials(self, job: JobRow) -> Sequence[FrozenTrial]:
         """A job's trials as Optuna has them; none before its study exists."""
         if job.study_id is None:

@@ -250,7 +250,7 @@ def _places(running: Running, jobs: Sequence[JobRow]) -> Mapping[str, int | None
     if not any(job.waiting_since is not None and job.state not in TERMINAL_STATES for job in jobs):
         return {}
     with running.database.read() as session:
-        found = find_places(session, capacity=running.capacity(), rules=running.rules, now=running.now())
+        found = find_places(session, capacity=running.capacity, rules=running.rules, now=running.now())
     return {place.standing.job_id: place.number for place in found}
 
 

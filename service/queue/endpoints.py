@@ -17,7 +17,7 @@ router = APIRouter(tags=["queue"])
 @router.get("/queue")
 def show_queue(running: Running) -> QueueView:
     """All jobs that have not ended: those that wait for room in their order and why, then the others."""
-    capacity = running.capacity()
+    capacity = running.capacity
     with running.database.read() as session:
         places = find_places(session, capacity=capacity, rules=running.rules, now=running.now())
     held = Resources.together(place.claim.held for place in places)

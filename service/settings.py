@@ -53,7 +53,7 @@ class Settings(BaseSettings):
         user_max_cpus: Likewise CPU cores.
         reserve_seconds: How long a trial that does not fit in what is free may be passed over by smaller ones. Then
             room is kept for it.
-        poll_interval: Pause between two looks at the backend.
+        poll_interval: Longest pause between two looks at the backend; its news ends it.
         epoch_seconds: How long the simulator's epochs take.
         webhook_private: Whether a job's webhook may lead to this machine and into private networks.
         webhook_secret: What webhooks are signed with, ``whsec_`` and base64; None makes one in ``state_dir``.

@@ -133,6 +133,13 @@ class BackendProcess:
         news, self._news = self._news, []
         return news
 
+    def wait(self, seconds: float) -> None:
+        """As the backend does, or sleeps."""
+        try:
+            self._call("wait", seconds, seconds=self.call_seconds + seconds)
+        except Unreachable:
+            time.sleep(seconds)
+
     def acknowledge(self, update: Update) -> None:
         """As the backend does. What it does not hear of now it tells again, and that changes nothing."""
         if update.outcome is not None:

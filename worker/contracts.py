@@ -231,6 +231,9 @@ class Backend(Protocol):
     def poll(self) -> Sequence[Update]:
         """All news since the last poll, of all attempts."""
 
+    def wait(self, seconds: float) -> None:
+        """Returns as soon as there may be news, and after so long at the latest."""
+
     def acknowledge(self, update: Update) -> None:
         """Forgets news that the caller has stored. Called once for each update, in their order."""
 

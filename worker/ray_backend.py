@@ -28,6 +28,9 @@ __all__ = ["RayBackend"]
 _OBJECT_STORE_BYTES = 100 * 2**20
 
 _NODES_SECONDS = 1.0
+_POLL_SECONDS = 2.0
+_POLLS = "polls"
+"""They wait beside a slot's other calls: its owner's, and for a while that of one whose time is over."""
 _CLAIM_SECONDS = 10.0
 
 
@@ -154,10 +157,7 @@ class RayBackend:
         if self._outlived:
             self.nodes()  # a cluster whose head is gone does not answer, and that is noticed by
             self._sweep()
-        busy = [slot for slot in self._slots if slot.attempt_id is not None and not slot.ended]
-        for slot in busy:
-            if slot.pending_poll is None:
-                slot.pending_poll = slot.actor.poll.remote(slot.stored, self._term)
+        busy = self._ask()
         by_ref = {slot.pending_poll: slot for slot in busy}
         if by_ref:
             ready, _ = ray.wait(list(by_ref), num_returns=len(by_ref), timeout=0)
@@ -165,6 +165,15 @@ class RayBackend:
                 self._collect(by_ref[ref])
         news, self._news = self._news, []
         return news
+
+    def wait(self, seconds: float) -> None:
+        """Until a busy slot answers: each has a poll under way, which it answers when it has news."""
+        if self._news:
+            return
+        if polls := [slot.pending_poll for slot in self._ask()]:
+            ray.wait(polls, num_returns=1, timeout=seconds)
+        else:
+            time.sleep(seconds)
 
     def acknowledge(self, update: Update) -> None:
         """Has the slot forget the news. After an outcome it is warm and idle, unless the attempt has failed."""
@@ -239,6 +248,17 @@ class RayBackend:
                 continue
             ray.kill(actor, no_restart=True)
 
+    def _ask(self) -> list[_SlotHandle]:
+        """Has a poll be under way on every busy slot; returns them."""
+        busy = [slot for slot in self._slots if slot.attempt_id is not None and not slot.ended]
+        for slot in busy:
+            if slot.pending_poll is None:
+                poll = slot.actor.poll_of.options(concurrency_group=_POLLS)
+                slot.pending_poll = poll.remote(
+                    slot.attempt_id, slot.told, slot.stored, self._term, seconds=_POLL_SECONDS
+                )
+        return busy
+
     def _collect(self, slot: _SlotHandle) -> None:
         assert slot.attempt_id is not None
         assert slot.pending_poll is not None
@@ -275,7 +295,9 @@ class RayBackend:
     def _new_slot(self, resources: Resources) -> _SlotHandle:
         self._make_room(resources)
         name = f"slot-{secrets.token_hex(8)}"
-        kept: dict[str, Any] = {"name": name, "lifetime": "detached"} if self._outlived else {}
+        kept: dict[str, Any] = {"concurrency_groups": {_POLLS: 2}}
+        if self._outlived:
+            kept |= {"name": name, "lifetime": "detached"}
         actor_class = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_restarts=0, **kept)(Slot)
         patience = self.patience_seconds if self._outlived else None
         actor = actor_class.remote(resources, patience_seconds=patience, owns_process=True)

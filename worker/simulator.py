@@ -96,6 +96,10 @@ class SimulatorBackend:
         self._told.extend(news)
         return news
 
+    def wait(self, seconds: float) -> None:
+        """Sleeps: without a pause it would be over at once."""
+        time.sleep(seconds)
+
     def acknowledge(self, update: Update) -> None:
         """Forgets it."""
         if update in self._told:

@@ -62,7 +62,7 @@ def _exit() -> None:
 
 
 class Slot:
-    """Runs tasks one after another. All methods return at once.
+    """Runs tasks one after another. All methods return at once, but for a poll that waits for news.
 
     Each call names the caller's term; one that is lower than another that was seen is refused with :class:`SlotTaken`.
     """
@@ -89,7 +89,7 @@ class Slot:
         self._clock = clock
         self._owns_process = owns_process
         self._cache = DataCache()
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()  # notified of whatever a poll waits for
         self._term = 0
         self._called_at = clock()
         self._attempt_id: str | None = None
@@ -105,6 +105,7 @@ class Slot:
         """Makes the caller its owner, unless one with a later term is."""
         with self._lock:
             self._admit(term)
+            self._lock.notify_all()
             return Claimed(self._resources, self._attempt_id)
 
     def start(self, task: Task, term: int = 0) -> None:
@@ -119,6 +120,7 @@ class Slot:
                 raise RuntimeError(f"slot is busy with attempt {self._attempt_id}, cannot start {task.attempt_id}")
             self._attempt_id = task.attempt_id
             self._stop_asked.clear()
+            self._lock.notify_all()
         # A daemon thread: a killed slot does not wait for its epoch to end.
         threading.Thread(target=self._run, args=(task,), name=task.attempt_id, daemon=True).start()
 
@@ -132,6 +134,24 @@ class Slot:
                 del self._reports[: stored - self._skipped]
                 self._skipped = stored
             return News(self._attempt_id, self._skipped, tuple(self._reports), self._outcome)
+
+    def poll_of(self, attempt_id: str, told: int, stored: int, term: int, *, seconds: float) -> News | None:
+        """As :meth:`poll` once that attempt has more news than ``told`` reports, and after so long whatever there is.
+
+        It may be called beside the other methods and before the attempt's start; None if another one is running.
+        """
+
+        def has_news() -> bool:
+            if term < self._term:
+                return True
+            is_on = self._attempt_id == attempt_id
+            return is_on and (self._outcome is not None or self._skipped + len(self._reports) > told)
+
+        with self._lock:
+            self._admit(term)
+            self._lock.wait_for(has_news, seconds)
+            self._admit(term)
+            return self.poll(stored, term) if self._attempt_id == attempt_id else None
 
     def free(self, attempt_id: str, term: int = 0) -> None:
         """Forgets an attempt that has ended and whose outcome the caller keeps; the slot is idle then."""
@@ -165,10 +185,12 @@ class Slot:
         )
         with self._lock:
             self._outcome = outcome
+            self._lock.notify_all()
 
     def _add(self, report: EpochReport) -> None:
         with self._lock:
             self._reports.append(report)
+            self._lock.notify_all()
 
     def _watch(self, patience: float, end: Callable[[], None]) -> None:
         while (left := self._called_at + patience - self._clock()) > 0:

@@ -53,7 +53,7 @@ class Dispatcher:
         backend: Where trials run; owned by the dispatcher, which closes it.
         state_dir: Where the files of jobs live.
         now: The wall clock, in UTC.
-        poll_interval: Pause between two looks at the backend.
+        poll_interval: Longest pause between two looks at the backend; news of it and requests end it.
         retry_wait: How long a task rests after a first failure that is not its own.
         meters: What is counted and timed.
         rules: Of fair share.
@@ -219,7 +219,10 @@ class Dispatcher:
                     self._look()
                 self.tick()
                 self._trouble = None
-                self._stop.wait(pause if self.leads else max(pause, self.lease.retry_seconds))
+                if not self.leads:
+                    self._stop.wait(max(pause, self.lease.retry_seconds))
+                elif not self._wake.is_set():
+                    self.backend.wait(pause)
             except Exception as error:  # the loop must outlive a lost database; the next tick does the same work again
                 self._note(error)
                 self._stop.wait(max(1.0, pause))

@@ -158,6 +158,7 @@ def build(
         lambda: nodes,
         lambda: dispatcher.leads,
         dispatcher.wake,
+        studies.storage.known,
         dispatcher.expected,
         rules,
         now,

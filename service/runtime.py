@@ -34,6 +34,7 @@ class Runtime:
         nodes: What each machine has that trials can ever hold.
         leads: Whether this server is the one that dispatches.
         wake: Has the dispatcher look at all jobs now.
+        known_trials: What the dispatcher remembers of a study's trials; None when it does not.
         expected: What the sampler of a job that runs expects at its points; None when it has no such belief.
         rules: Of fair share.
         now: The wall clock, in UTC.
@@ -48,6 +49,7 @@ class Runtime:
     nodes: Callable[[], Sequence[Resources]]
     leads: Callable[[], bool]
     wake: Callable[[], None]
+    known_trials: Callable[[int], Sequence[FrozenTrial] | None]
     expected: Callable[[str], Mapping[Point, float] | None]
     rules: Rules
     now: Callable[[], datetime]
@@ -61,9 +63,15 @@ class Runtime:
         return Resources.together(self.nodes())
 
     def trials(self, job: JobRow) -> Sequence[FrozenTrial]:
-        """A job's trials as Optuna has them; none before its study exists."""
+        """A job's trials as Optuna has them; none before its study exists.
+
+        Where this server dispatches it has just written them, and remembers them.
+        """
         if job.study_id is None:
             return []
+        known = self.known_trials(job.study_id) if self.leads() else None
+        if known is not None:
+            return known
         return self.storage.get_all_trials(job.study_id, deepcopy=False)
 
 

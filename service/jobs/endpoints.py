@@ -88,9 +88,10 @@ def list_jobs(
         attempts = repository.attempts_of(session, [row.id for row in rows])
     shown = rows[:limit]
     places = _places(running, shown)
-    views = tuple(
-        _view_of(running, row, [attempt for attempt in attempts if attempt.job_id == row.id], places) for row in shown
-    )
+    of_job: dict[str, list[AttemptRow]] = {row.id: [] for row in rows}
+    for attempt in attempts:
+        of_job[attempt.job_id].append(attempt)
+    views = tuple(_view_of(running, row, of_job[row.id], places) for row in shown)
     more = len(rows) > limit
     return JobPage(jobs=views, next_cursor=f"{shown[-1].created_at.isoformat()}~{shown[-1].id}" if more else None)
 

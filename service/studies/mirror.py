@@ -52,6 +52,11 @@ class Mirror(BaseStorage):
         self._trials.clear()
         self._places.clear()
 
+    def known(self, study_id: int) -> Sequence[FrozenTrial] | None:
+        """What is remembered of a study, by number; None if nothing is. Asks no database; safe from any thread."""
+        trials = self._trials.get(study_id)
+        return list(trials) if trials is not None else None
+
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:

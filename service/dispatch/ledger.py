@@ -59,7 +59,7 @@ class Ledger:
         row = session.get_one(AttemptRow, attempt_id)
         if (known := self._known.get(row.job_id)) is not None:
             known[:] = [other for other in known if other.id != attempt_id]
-            insort(known, row, key=lambda each: (each.trial_number, each.created_at, each.id))
+            insort(known, row, key=lambda each: (each.trial_number, len(each.id), each.id))  # as attempts_of
         return row
 
     def forget(self, job_id: str) -> None:

@@ -53,7 +53,7 @@ class Dispatcher:
         backend: Where trials run; owned by the dispatcher, which closes it.
         state_dir: Where the files of jobs live.
         now: The wall clock, in UTC.
-        poll_interval: Longest pause between two looks at the backend; news of it and requests end it.
+        poll_interval: Longest pause between two looks at the backend; its news ends it.
         retry_wait: How long a task rests after a first failure that is not its own.
         meters: What is counted and timed.
         rules: Of fair share.

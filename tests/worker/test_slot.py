@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,28 @@ def end_of(slot: Slot, term: int = 0) -> News:
             return news
         time.sleep(0.01)
     raise AssertionError("the task did not end")
+
+
+def test_a_poll_that_waits_is_answered_by_news_of_its_attempt_alone(trial: TrialSpec, tmp_path: Path) -> None:
+    slot = Slot(ONE)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(slot.poll_of, "a", 0, 0, 0, seconds=300)
+        third = pool.submit(slot.poll_of, "a", 2, 0, 0, seconds=300)
+        slot.start(TrainTask("a", trial, str(tmp_path)))
+        assert len(first.result().reports) >= 1  # type: ignore[union-attr]
+        assert third.result().outcome is not None  # type: ignore[union-attr]
+    assert slot.poll_of("b", 0, 0, 0, seconds=0) is None
+
+
+def test_a_poll_that_waits_is_refused_when_a_later_server_claims_the_slot() -> None:
+    slot = Slot(ONE)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(slot.poll_of, "a", 0, 0, 1, seconds=300)
+        while not waiting.running():
+            time.sleep(0.001)
+        slot.claim(2)
+        with pytest.raises(SlotTaken):
+            waiting.result()
 
 
 def test_a_slot_tells_every_epoch_once_and_then_its_result(trial: TrialSpec, tmp_path: Path) -> None:

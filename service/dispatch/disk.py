@@ -12,4 +12,4 @@ def waits_for_disk(job_id: str, what: str) -> str:
         job_id: The job.
         what: What could not be written, and where.
     """
-    return f"paused: {what}. Nothing is lost: free some space, then 'fixnorm-tune resume {job_id}' goes on from there"
+    return f"{what}. Nothing is lost: free some space, then 'fixnorm-tune resume {job_id}' goes on from there"

@@ -218,6 +218,8 @@ class Dispatcher:
                 if self.leads:
                     self._look()
                 self.tick()
+                if self._trouble is not None:
+                    log.info("dispatch.goes_on")
                 self._trouble = None
                 if not self.leads:
                     self._stop.wait(max(pause, self.lease.retry_seconds))

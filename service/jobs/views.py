@@ -17,6 +17,7 @@ from service.database.rows import LIVE_ATTEMPT_STATES, AttemptKind, AttemptRow, 
 from service.jobs.amended import spec_of
 from service.queue.places import ordinal
 from service.schemas import BestView, CandidateView, JobState, JobView, Progress, TrialState, TrialView
+from worker.contracts import UNCHARGED_FAILURES
 
 __all__ = [
     "best_so_far",
@@ -151,11 +152,12 @@ def _trains(row: AttemptRow, number: int) -> bool:
 def _progress(spec: JobSpec, attempts: Sequence[AttemptRow]) -> Progress:
     last = {row.trial_number: row for row in attempts if row.kind == AttemptKind.TRAIN}
     states = [row.state for row in last.values()]
+    failed = [row for row in last.values() if row.state == AttemptState.FAILED]
     return Progress(
         finished=states.count(AttemptState.COMPLETE) + states.count(AttemptState.PRUNED),
         pruned=states.count(AttemptState.PRUNED),
         running=sum(state in LIVE_ATTEMPT_STATES for state in states),
-        failed=states.count(AttemptState.FAILED),
+        failed=sum(row.failure not in UNCHARGED_FAILURES for row in failed),  # after the others it goes on
         max_trials=spec.budget.max_trials,
     )
 

@@ -26,6 +26,7 @@ from service.database.rows import AttemptState
 from service.jobs import repository
 from service.jobs.folders import best_folder, job_folder
 from service.jobs.verbs import RESUME, STOP, ask
+from service.jobs.views import job_view
 from service.schemas import JobState
 from service.settings import Settings
 from worker.contracts import Failed, FailureKind, Resources, Task, TrainTask, Update
@@ -109,7 +110,7 @@ def test_a_trial_without_room_pauses_its_job_and_goes_on_from_its_checkpoint_to_
         tick_until(service, job_id, JobState.PAUSED)
         reason = reason_of(service, job_id)
         folder = job_folder(small.state_dir, job_id)
-        assert reason.startswith(f"paused: no space left on the disk of {folder}/trials/")
+        assert reason.startswith(f"no space left on the disk of {folder}/trials/")
         assert reason.endswith(f"free some space, then 'fixnorm-tune resume {job_id}' goes on from there")
         for _ in range(3):
             service.dispatcher.tick()
@@ -134,7 +135,12 @@ def test_no_number_of_full_disks_is_charged_to_a_trial(settings: Settings, spec:
         job_id = put(service, spec)
         for times in range(1, 6):
             tick_until(service, job_id, JobState.PAUSED)
-            assert [row.trial_number for row in attempts(service, job_id)] == [0] * times
+            rows = attempts(service, job_id)
+            assert [row.trial_number for row in rows] == [0] * times
+            with service.runtime.database.read() as session:
+                job = repository.find_job(session, job_id)
+            assert job is not None
+            assert job_view(job, attempts=rows, best=None).progress.failed == 0
             tell(service, RESUME, job_id)
         tick_until(service, job_id, JobState.PAUSED)
         backend.full = False
@@ -252,7 +258,7 @@ def test_a_result_without_room_is_written_after_resuming(
         tick_until(service, job_id, JobState.PAUSED)
         folder = best_folder(small.state_dir, job_id)
         assert reason_of(service, job_id).startswith(
-            f"paused: the result cannot be written: no space left on the disk of {folder} (0 bytes free)"
+            f"the result cannot be written: no space left on the disk of {folder} (0 bytes free)"
         )
         assert [trial.state for trial in trials(service, job_id)] == [TrialState.COMPLETE] * 3
         tell(service, RESUME, job_id)

@@ -42,6 +42,7 @@ from service.dispatch.facts import gather
 from service.dispatch.lease import Lease, LeaseLost
 from service.dispatch.limits import until_next_limit
 from service.dispatch.policy import JobFacts, decide
+from service.events.records import last_of
 from service.jobs import repository
 from service.jobs.amended import spec_of
 from service.jobs.folders import best_folder
@@ -49,7 +50,7 @@ from service.jobs.views import trial_views
 from service.queue.share import Obstacle
 from service.reporting.figures import surface_chart
 from service.reporting.result import write_result
-from service.schemas import JobState
+from service.schemas import EventKind, JobState
 from service.studies.studies import Studies, StudyHandle
 
 __all__ = ["JobRunner"]
@@ -286,11 +287,19 @@ class JobRunner:
         if job.study_id is not None:
             self.attempts.open_study(job.id).end_open_trials()
             self.attempts.tell_events(job.id)
+        if job.round:
+            values.setdefault("result", self._earlier_result(job))
         self._update(job, state=state, reason=reason, waiting_since=None, ended_at=self.now(), **values)
         self.studies.forget(job.id)
         self.attempts.stored.forget(job.id)
         self._opinions.pop(job.id, None)
         log.info("job.ended", job=job.id, state=state, reason=reason)
+
+    def _earlier_result(self, job: JobRow) -> object:
+        """What a reopened job that ends without a result had ended with before: its files are still those."""
+        with self.database.read() as session:
+            ended = last_of(session, job.id, EventKind.JOB_ENDED)
+        return ended.get("best") if ended is not None else None
 
     def _update(self, job: JobRow, *, state: JobState | None = None, **values: Any) -> None:
         """Changes the stored job and this copy of it; writes nothing that is not new.

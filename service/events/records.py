@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from service.database.rows import EventRow, JobRow
 from service.schemas import EventKind, EventView, TrialState, TrialView
 
-__all__ = ["events_after", "has_recorded", "last_number", "record", "record_ends", "record_epochs"]
+__all__ = ["events_after", "has_recorded", "last_number", "last_of", "record", "record_ends", "record_epochs"]
 
 
 def record(session: Session, job_id: str, kind: EventKind, data: Mapping[str, Any], *, key: str | None = None) -> None:
@@ -67,6 +67,12 @@ def events_after(session: Session, job_id: str, number: int, *, limit: int) -> S
         .limit(limit)
     )
     return [_view(row) for row in session.scalars(query)]
+
+
+def last_of(session: Session, job_id: str, kind: EventKind) -> dict[str, Any] | None:
+    """What a job's last event of a kind tells; None before the first."""
+    query = select(EventRow.data).where(EventRow.job_id == job_id, EventRow.kind == kind)
+    return session.scalar(query.order_by(EventRow.number.desc()).limit(1))
 
 
 def last_number(session: Session, job_id: str) -> int:

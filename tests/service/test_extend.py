@@ -215,6 +215,24 @@ def test_a_job_that_was_cancelled_in_the_queue_goes_back_to_it(settings: Setting
         assert (job.state, finished(service, job_id)) == (JobState.SUCCEEDED, 5)
 
 
+def test_a_job_whose_extension_is_cancelled_keeps_the_result_that_it_had(settings: Settings, spec: JobSpec) -> None:
+    with server(settings) as service:
+        job_id = put(service, spec)
+        assert run_to_end(service, job_id) is JobState.SUCCEEDED
+        first = stored(service, job_id).result
+        assert first is not None
+        for _ in range(2):
+            more(service, job_id, 4)
+            service.dispatcher.wake()
+            for _ in range(3):
+                service.dispatcher.tick()
+            assert stored(service, job_id).result is None
+            with service.runtime.database.write.begin() as session:
+                repository.request_cancel(session, job_id)
+            job = go_on(service, job_id)
+            assert (job.state, job.result) == (JobState.CANCELLED, first)
+
+
 def test_a_job_that_is_stopping_or_being_cancelled_cannot_be_extended(settings: Settings, spec: JobSpec) -> None:
     with server(settings) as service:
         stopping, cancelling = put(service, spec), put(service, spec)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import secrets
@@ -29,6 +30,11 @@ def test_whatever_is_killed_every_job_ends_with_its_budget_and_each_result_taken
     print(f"\nFIXNORM_SOAK_SEED={SEED} repeats this")
     url = None if database_url.startswith("sqlite") else database_url
     print(run(tmp_path, plan=SHORT, seed=SEED, url=url))
+
+
+def test_the_same_of_jobs_that_are_extended_and_retried_meanwhile_and_when_they_have_ended(tmp_path: Path) -> None:
+    print(f"\nFIXNORM_SOAK_SEED={SEED} repeats this")
+    print(run(tmp_path, plan=dataclasses.replace(SHORT, rounds=True), seed=SEED))
 
 
 @pytest.mark.skipif(not FULL, reason="FIXNORM_SOAK=full runs 5,000 trials")

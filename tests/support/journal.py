@@ -60,6 +60,10 @@ class Journal:
         self._budget[job_id] = max_trials
         self._job[job_id] = JobState.QUEUED
 
+    def expect_more(self, job_id: str, trials: int) -> None:
+        """Tells of an extension before it is asked for."""
+        self._budget[job_id] += trials
+
     def live(self) -> set[str]:
         """The attempts that are live as of the last look."""
         return {attempt for attempts in self._live.values() for attempt in attempts.values()}

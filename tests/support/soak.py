@@ -26,6 +26,7 @@ from fixnorm_core.spec import BudgetSpec, JobSpec, PrunerName, SamplerName, Shar
 from service import composition
 from service.composition import Service, build
 from service.jobs import repository
+from service.jobs.reopening import extend, retry
 from service.jobs.verbs import PAUSE, RESUME, STOP, Verb, ask
 from service.problems import VerbImpossible
 from service.schemas import TERMINAL_STATES, JobState
@@ -52,6 +53,7 @@ class Plan:
         at_once: So many jobs at most have not ended at a time.
         crash: The chance that the server dies at a statement or a commit.
         error: The chance that the database fails there.
+        rounds: Whether jobs are extended and retried as well, while they run and after they have ended.
     """
 
     jobs: int
@@ -59,6 +61,7 @@ class Plan:
     at_once: int
     crash: float
     error: float
+    rounds: bool = False
 
     def spec(self, number: int, recording: Recording) -> JobSpec:
         """Of one of its jobs. Every fifth is calm: it must end as if nothing had happened."""
@@ -163,6 +166,7 @@ class _Soak:
         self.specs: dict[str, JobSpec] = {}
         self.asked: Counter[str] = Counter()
         self.ended_by_hand: set[str] = set()
+        self.more: Counter[str] = Counter()
         self.restarts = 0
         self.backend: _Unreliable | None = None
         # A process that dies lets go of its files; this one lives on
@@ -190,6 +194,9 @@ class _Soak:
                 return
             self._tick()
             self._ask_something(waiting)
+            if self.plan.rounds and self.random.random() < 2.0 / self.plan.trials:
+                self._ask_for_more()
+                waiting = list(self.specs)
             waiting = [job_id for job_id in waiting if self.journal.state(job_id) not in TERMINAL_STATES]
         raise AssertionError(f"jobs that did not end: {waiting}")
 
@@ -205,7 +212,11 @@ class _Soak:
                 assert state in (JobState.SUCCEEDED, JobState.CANCELLED), f"{job_id} is {state}"
             else:
                 assert state is JobState.SUCCEEDED, f"{job_id} is {state}"
-                assert len(finished) == spec.budget.max_trials, job_id
+                spare = (
+                    spec.budget.confirming_trials if self.more[job_id] else 0
+                )  # the confirmed point may stay the best
+                most = spec.budget.max_trials + self.more[job_id]
+                assert most - spare <= len(finished) <= most, job_id
             if job_id in self.calm - self.ended_by_hand:
                 assert _told(self.service, job_id) == undisturbed, job_id
 
@@ -266,6 +277,26 @@ class _Soak:
                 with self.service.runtime.database.write.begin() as session:
                     repository.request_cancel(session, job_id)
                 self.service.dispatcher.wake()
+
+    def _ask_for_more(self) -> None:
+        """Extends some job, so that all do with at most twice their trials, or has what failed of it tried again."""
+        runtime = self.service.runtime
+        job_id = self.random.choice(sorted(self.specs.keys() - self.calm))
+        count = min(1 + self.random.randrange(3), self.specs[job_id].budget.max_trials - self.more[job_id])
+        try:
+            if count > 0 and self.random.random() < 0.7:
+                before = self.journal.state(job_id)
+                self.journal.expect_more(job_id, count)
+                extend(job_id, count, database=runtime.database, key=None, now=self.now)
+                self.more[job_id] += count
+                self.asked[f"extend {before}"] += 1
+            else:
+                retry(job_id, database=runtime.database, trials=runtime.trials, now=self.now)
+                self.asked["retry"] += 1
+        except VerbImpossible:
+            self.asked["more in vain"] += 1
+        self.service.dispatcher.wake()
+        self.journal.look()
 
     def _ask(self, job_id: str, verb: Verb, name: str) -> None:
         try:

@@ -265,15 +265,16 @@ class RayBackend:
         try:
             if slot.started is not None:
                 ray.get(slot.started)  # finished before the poll could be; raises if the task could not be started
+                slot.started = None
             news = ray.get(slot.pending_poll)
         except SlotTaken as error:
             self._slots.remove(slot)
             self._news.append(Update(slot.attempt_id, outcome=Failed(FailureKind.OUTAGE, str(error))))
             return
-        except ActorUnavailableError:  # for now; if it is lost, a later poll says so
-            slot.pending_poll = None
-            return
         except RayError as error:
+            if isinstance(error, ActorUnavailableError) and slot.started is None:
+                slot.pending_poll = None  # if it is lost, a later poll says so
+                return
             self._news.append(Update(slot.attempt_id, outcome=_lost(error)))
             self._kill(slot)
             return
@@ -327,7 +328,9 @@ def _lost(error: RayError) -> Failed:
 
 
 def _is_of_the_node(error: RayError) -> bool:
-    """Whether the node died or was preempted. Ray tells of a dead node in words only (its ``ActorDiedError``)."""
+    """Whether the node died, was preempted or cut off. Ray tells of a dead one in words only (``ActorDiedError``)."""
+    if isinstance(error, ActorUnavailableError):
+        return True
     if isinstance(error, RayActorError):
         return bool(error.preempted) or "node has died" in str(error)
     return isinstance(error, NodeDiedError)

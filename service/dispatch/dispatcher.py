@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,7 +19,7 @@ import structlog
 from fixnorm_core.tuning.recommend import Point
 from service.database.engine import Database
 from service.database.rows import JobRow
-from service.database.troubles import describe, trouble_of
+from service.database.troubles import DATABASE_ERRORS, describe, trouble_of
 from service.dispatch.attempts import Attempts, JobMoved
 from service.dispatch.job_runner import JobRunner
 from service.dispatch.lease import Lease, LeaseLost
@@ -109,6 +110,11 @@ class Dispatcher:
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
+        with suppress(*DATABASE_ERRORS):
+            try:
+                self.lease.check()
+            except LeaseLost:
+                self._attempts.abandon()  # idle slots too may have another owner by now
         self.backend.close()
         self.lease.close()  # now that nothing of this server's runs any more
 

@@ -30,7 +30,6 @@ class RayHead:
             self._port = free.getsockname()[1]
         self.environment = {
             "RAY_ADDRESS": f"127.0.0.1:{self._port}",
-            "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_USAGE_STATS_ENABLED": "0",
         }
@@ -43,6 +42,7 @@ class RayHead:
         command += ["--include-dashboard=false", f"--object-store-memory={100 * _MEBIBYTE}"]
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         environment |= {name: value for name, value in self.environment.items() if name != "RAY_ADDRESS"}
+        environment["RAY_AUTH_MODE"] = "token"  # Ray's default, which whoever joins has to find out
         log = self._folder / "log"
         with log.open("wb") as out:
             self._process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)

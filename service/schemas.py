@@ -21,6 +21,7 @@ __all__ = [
     "ATTEMPT_HEADER",
     "TERMINAL_STATES",
     "BestView",
+    "BudgetChange",
     "CandidateView",
     "DatasetView",
     "EventKind",
@@ -28,6 +29,7 @@ __all__ = [
     "Extension",
     "FieldProblem",
     "Health",
+    "JobChange",
     "JobPage",
     "JobState",
     "JobView",
@@ -35,6 +37,7 @@ __all__ = [
     "Problem",
     "Progress",
     "RecipeView",
+    "ShareChange",
     "TrialState",
     "TrialView",
 ]
@@ -201,6 +204,34 @@ class Extension(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     trials: int = Field(ge=1, le=100_000)
+
+
+class _Change(BaseModel):
+    """What is left out stays as it is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ShareChange(_Change):
+    """Other fields of a job's ``share``; a cap of None lifts it."""
+
+    weight: float = Field(default=1.0, gt=0)
+    priority: int = Field(default=0, ge=-(2**31), lt=2**31)
+    max_gpus: float | None = Field(default=None, gt=0)
+    max_cpus: float | None = Field(default=None, gt=0)
+
+
+class BudgetChange(_Change):
+    """Other fields of a job's ``budget``."""
+
+    parallel_trials: int = Field(default=1, ge=1)
+
+
+class JobChange(_Change):
+    """What is to be another of a job that has not ended."""
+
+    share: ShareChange = ShareChange()
+    budget: BudgetChange = BudgetChange()
 
 
 class JobPage(_View):

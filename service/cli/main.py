@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import catalog, doctor, jobs, logs, queue, results, serve, submit
+from service.cli import catalog, doctor, jobs, logs, queue, results, serve, submit, update
 from service.cli.failures import FailureReportingGroup
 from service.cli.options import EXIT_CODES
 
@@ -59,6 +59,7 @@ jobs.register(app)
 results.register(app)
 logs.register(app)
 queue.register(app)
+update.register(app)
 catalog.register(app)
 doctor.register(app)
 

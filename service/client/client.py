@@ -24,6 +24,7 @@ from service.schemas import (
     BestView,
     DatasetView,
     Health,
+    JobChange,
     JobPage,
     JobState,
     JobView,
@@ -150,6 +151,14 @@ class Client:
         """Adds trials to a job's budget; one that has ended goes on, from the trials that it has."""
         path, key = f"/api/v1/jobs/{_segment(job_id)}/extend", uuid.uuid4().hex
         return self._call(JobView, "POST", path, json={"trials": trials}, headers={"Idempotency-Key": key})
+
+    def update(self, job_id: str, change: JobChange) -> JobView:
+        """Changes a job's share or parallel trials, such as ``JobChange(share=ShareChange(weight=2))``.
+
+        What the change leaves out stays as it is. A job that has ended is refused.
+        """
+        path = f"/api/v1/jobs/{_segment(job_id)}"
+        return self._call(JobView, "PATCH", path, json=change.model_dump(mode="json", exclude_unset=True))
 
     def retry(self, job_id: str) -> JobView:
         """Has what failed of a job done again, as new trials at the same points; without anything, it stays as it is.

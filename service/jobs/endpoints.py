@@ -15,6 +15,7 @@ from fixnorm_core.spec import JobSpec, Summary
 from service.database.rows import AttemptRow, JobRow
 from service.jobs import repository
 from service.jobs.amended import spec_of
+from service.jobs.changes import change
 from service.jobs.reopening import extend, retry
 from service.jobs.submit import submit
 from service.jobs.verbs import PAUSE, RESUME, STOP, Verb, ask
@@ -24,11 +25,22 @@ from service.problems import NoResultYet, NotFound
 from service.queue.places import find_places
 from service.reporting.result import CHARTS_NAME
 from service.runtime import Running
-from service.schemas import TERMINAL_STATES, BestView, Extension, JobPage, JobState, JobView, Problem, TrialView
+from service.schemas import (
+    TERMINAL_STATES,
+    BestView,
+    Extension,
+    JobChange,
+    JobPage,
+    JobState,
+    JobView,
+    Problem,
+    TrialView,
+)
 from service.webhooks.targets import check_address
 
 __all__ = [
     "cancel_job",
+    "change_job",
     "extend_job",
     "final_file",
     "list_jobs",
@@ -99,6 +111,14 @@ def list_jobs(
 @router.get("/{job_id}", responses=_NOT_FOUND)
 def show_job(job_id: str, running: Running) -> JobView:
     """One job."""
+    return _view(running, _find(running, job_id))
+
+
+@router.patch("/{job_id}", responses=_NOT_FOUND | {409: _PROBLEM, 422: _PROBLEM})
+def change_job(job_id: str, wanted: JobChange, running: Running) -> JobView:
+    """Changes a job's weight, priority, caps or parallel trials while it waits, runs or is paused."""
+    change(job_id, wanted, database=running.database)
+    running.wake()
     return _view(running, _find(running, job_id))
 
 

@@ -104,6 +104,7 @@ def _handler(respond: Callable[[Received], Answer | Drop]) -> type[BaseHTTPReque
 
         do_GET = _any  # noqa: N815
         do_POST = _any  # noqa: N815
+        do_PATCH = _any  # noqa: N815
 
         def log_message(self, format: str, *args: Any) -> None:
             pass

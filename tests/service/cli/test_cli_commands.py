@@ -378,3 +378,22 @@ def test_an_empty_queue_is_one_line(server: StandIn, cli: CLI) -> None:
     nothing = {"capacity": {"cpus": 4, "gpus": 0}, "held": {"cpus": 0, "gpus": 0}, "jobs": []}
     server.on("GET", "/api/v1/queue", QueueView.model_validate(nothing))
     assert cli("queue").stdout == "trials hold 0 of 4 CPUs; no jobs wait for room\n"
+
+
+def test_update_sends_what_is_given_alone_and_tells_what_holds_now(server: StandIn, cli: CLI) -> None:
+    spec = JobSpec.model_validate({"share": {"weight": 2, "max_cpus": 3}})
+    server.on("PATCH", "/api/v1/jobs/j1", job(spec=spec))
+    result = cli("update", "j1", "--weight", 2, "--max-gpus", "none", "--max-cpus", 3)
+    assert result.stdout == "job j1: weight 2, priority 0, max_cpus 3, parallel_trials 1\n"
+    (sent,) = server.sent("PATCH", "/api/v1/jobs/j1")
+    assert json.loads(sent.body)["share"] == {"weight": 2, "max_gpus": None, "max_cpus": 3}
+
+
+@pytest.mark.parametrize(("given", "named"), [((), "nothing is to change"), (("--weight", -1), "share.weight is -1")])
+def test_update_refuses_what_is_no_change_before_it_asks_a_server(
+    server: StandIn, cli: CLI, given: tuple[object, ...], named: str
+) -> None:
+    result = cli("update", "j1", *given)
+    assert result.exit_code == 2
+    assert named in result.stderr
+    assert not server.requests

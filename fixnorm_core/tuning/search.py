@@ -21,6 +21,8 @@ Indices = npt.NDArray[np.intp]
 # In two knobs a candidate within about 5 % of the range of any point.
 _SPREAD_BITS = 7
 _NEAR, _NEAR_SD = 24, 0.06
+# Each number of these is at either end of its range, or between, in equal parts: the best point may be a border's.
+_BORDER_BITS = 4
 _DRAWS, _OUTCOMES = 192, 48
 # Half of them the candidates that are best as things stand, half drawn from all others.
 _LOOKED_AT = 48
@@ -48,14 +50,18 @@ def propose(belief: Belief, axes: Axes, *, tried: Array, rng: np.random.Generato
 
 
 def candidates(axes: Axes, tried: Array, *, rng: np.random.Generator) -> Array:
-    """Points (C, d) all over the space (a scrambled Sobol sequence), and some around those of ``tried`` (n, d)."""
+    """Points (C, d) all over the space (a scrambled Sobol sequence), some around those of ``tried`` (n, d), and some on
+    the borders.
+    """
     spread = axes.spread(qmc.Sobol(len(axes.axes), scramble=True, rng=rng).random_base2(_SPREAD_BITS))
     if not len(tried):
         return spread
     centres = tried[rng.integers(len(tried), size=_NEAR)]
     moves = _NEAR_SD * axes.spans * rng.standard_normal(centres.shape)
     near = axes.snap(centres + np.where(axes.choices > 0, 0.0, moves))
-    return np.vstack([spread, near])
+    thirds = qmc.Sobol(len(axes.axes), scramble=True, rng=rng).random_base2(_BORDER_BITS)
+    border = axes.spread(np.where(axes.choices > 0, thirds, np.clip(3.0 * thirds - 1.0, 0.0, 1.0)))
+    return np.vstack([spread, near, border])
 
 
 def _promising(utilities: Array, rng: np.random.Generator) -> Indices:

@@ -10,7 +10,8 @@ the peak of an axis with the learning rate, as it does where what counts is a pr
 A category adds a ``q`` of its own; the best one adds none.
 
 Source: this project's own measurements. What it takes to lose most of the accuracy is nearly the same everywhere when
-counted in factors of the learning rate: e^4 to e^5 below the best one, e^3 above it (benchmarks/few_trial.md).
+counted in factors of the learning rate: e^4.6 and more below the best one, e^2.3 to e^3.2 above it
+(benchmarks/few_trial.md).
 """
 
 from __future__ import annotations

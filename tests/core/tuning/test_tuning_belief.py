@@ -8,6 +8,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from fixnorm_core.tuning.axes import Axes
 from fixnorm_core.tuning.belief import Belief, Observations
 from fixnorm_core.tuning.hints import Hints
+from fixnorm_core.tuning.search import candidates
 from fixnorm_core.tuning.shapes import Shapes
 from fixnorm_core.tuning.units import Unit
 
@@ -160,6 +161,13 @@ def test_every_kind_of_parameter_has_a_place_and_comes_back_as_it_was() -> None:
         given = axes.params(point)
         np.testing.assert_allclose(axes.point(given), point, atol=1e-5)
     assert {axes.params(point)["norm"] for point in spread} == {"batch", None, 3}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_corners_of_the_space_are_among_what_may_be_proposed(seed: int) -> None:
+    points = candidates(AXES, AXES.spans[None] / 2, rng=np.random.default_rng(seed))
+    for corner in ([0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]):
+        assert np.isclose(points, AXES.spans * corner).all(axis=1).any()
 
 
 def smooth(points: Array) -> Array:

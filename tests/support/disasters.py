@@ -42,7 +42,7 @@ class Site:
         options = settings | {"database_url": self.url}
         self.server = ServerProcess("server", folder, state_dir=self.state_dir, backend="ray", **options)
 
-    def start_server(self, *, seconds: float = 300.0) -> None:
+    def start_server(self, *, seconds: float = 600.0) -> None:
         """Waits until it answers. It is started again while it cannot: the database is away, Ray is late."""
         deadline = time.monotonic() + seconds
         while not self.server.answers:
@@ -90,7 +90,7 @@ class Site:
         with Client(self.server.url) as client:
             while (view := client.job(job_id)).state not in TERMINAL_STATES:
                 assert time.monotonic() < deadline, f"{view}\n{self.server.log}"
-                time.sleep(0.05)
+                time.sleep(0.1)
         return view
 
     def wait_until_it_answers(self, *, seconds: float = 30.0) -> None:
@@ -121,12 +121,13 @@ def slots_killed_at_random(site: Site, job_id: str, random: Random, *, at_most: 
     def strike() -> None:
         last = 0.0
         while not over.wait(_TICK_SECONDS) and len(killed) < at_most:
-            for slot in site.slots():
-                if site.trained_since(last, job_id) and random.random() < _SLOT_DIES:
-                    with suppress(psutil.NoSuchProcess):
-                        last = time.time()
-                        slot.kill()
-                        killed.append(slot.pid)
+            if not site.trained_since(last, job_id) or random.random() >= _SLOT_DIES:
+                continue
+            for slot in site.slots()[:1]:
+                with suppress(psutil.NoSuchProcess):
+                    last = time.time()
+                    slot.kill()
+                    killed.append(slot.pid)
 
     thread = threading.Thread(target=strike, name="slot killer")
     thread.start()

@@ -1,7 +1,7 @@
 """Many simulated jobs on servers that follow each other on one database, each of which dies at any moment.
 
-The database fails, workers are lost, trials crash and diverge, jobs are paused, resumed, stopped and cancelled. After
-every step of the dispatcher all that it has changed is checked (:mod:`journal`).
+The database fails, workers are lost, trials crash and diverge; users pause, resume, extend, retry, stop and cancel.
+After every step of the dispatcher all that it has changed is checked (:mod:`journal`).
 """
 
 from __future__ import annotations
@@ -139,8 +139,7 @@ class _Unreliable(SimulatorBackend):
             return update
         die = self.random.random()
         if update.outcome is None:
-            if die < 0.02:
-                del self._replays[update.attempt_id]
+            if die < 0.02 and self._replays.pop(update.attempt_id, None) is not None:
                 return Update(update.attempt_id, update.reports, Failed(FailureKind.RETRYABLE, "the worker was lost"))
         elif isinstance(update.outcome, Trained):
             if die < 0.02:
@@ -212,9 +211,8 @@ class _Soak:
                 assert state in (JobState.SUCCEEDED, JobState.CANCELLED), f"{job_id} is {state}"
             else:
                 assert state is JobState.SUCCEEDED, f"{job_id} is {state}"
-                spare = (
-                    spec.budget.confirming_trials if self.more[job_id] else 0
-                )  # the confirmed point may stay the best
+                # The point that was confirmed may stay the best
+                spare = spec.budget.confirming_trials if self.more[job_id] else 0
                 most = spec.budget.max_trials + self.more[job_id]
                 assert most - spare <= len(finished) <= most, job_id
             if job_id in self.calm - self.ended_by_hand:
@@ -281,7 +279,7 @@ class _Soak:
     def _ask_for_more(self) -> None:
         """Extends some job, so that all do with at most twice their trials, or has what failed of it tried again."""
         runtime = self.service.runtime
-        job_id = self.random.choice(sorted(self.specs.keys() - self.calm))
+        job_id = self.random.choice([job_id for job_id in self.specs if job_id not in self.calm])  # a seed's order
         count = min(1 + self.random.randrange(3), self.specs[job_id].budget.max_trials - self.more[job_id])
         try:
             if count > 0 and self.random.random() < 0.7:

@@ -59,6 +59,9 @@ class NullBackend:
     def capacity(self) -> Resources:
         return self.total
 
+    def nodes(self) -> Sequence[Resources]:
+        return [self.total]
+
     def wait(self, seconds: float) -> None:
         if not self._news:
             time.sleep(seconds)

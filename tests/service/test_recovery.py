@@ -134,6 +134,35 @@ def test_what_runs_on_a_cluster_and_no_job_knows_is_ended(settings: Settings, sp
         assert run_to_end(service, job_id) is JobState.SUCCEEDED
 
 
+class Away(SimulatorBackend):
+    """A cluster that does not answer for a while."""
+
+    said: str | None = None
+
+    def trouble(self) -> str | None:
+        return self.said
+
+
+def test_a_cluster_that_does_not_answer_is_why_a_job_waits_and_the_server_is_not_ready_until_it_does(
+    settings: Settings, spec: JobSpec
+) -> None:
+    backend = Away(Recording.packaged())
+    with server(settings, backend=backend) as service:
+        running = put(service, spec)
+        service.dispatcher.tick()
+        backend.said = "the cluster has not answered since noon"
+        queued = put(service, spec)
+        service.dispatcher.tick()
+        assert reason_of(service, running) == backend.said
+        assert reason_of(service, queued) == f"waiting: {backend.said}"
+        assert service.runtime.trouble() == backend.said  # which /readyz answers with
+        assert len(attempts(service, queued)) == 0
+        backend.said = None
+        assert run_to_end(service, queued) is JobState.SUCCEEDED
+        assert run_to_end(service, running) is JobState.SUCCEEDED
+        assert service.runtime.trouble() is None
+
+
 @pytest.mark.parametrize("losses", [2, 7])
 def test_a_lost_node_is_charged_to_no_trial(settings: Settings, spec: JobSpec, losses: int) -> None:
     backend = flaky(losses, FailureKind.OUTAGE)

@@ -10,7 +10,7 @@ import torch
 
 from fixnorm_core.data.types import TrainingData
 from fixnorm_core.spec import TrainingSpec, TrialSpec
-from fixnorm_core.training.device import reproducible
+from fixnorm_core.training.device import place, reproducible
 from fixnorm_core.training.fit import Fit
 from fixnorm_core.training.trainer import Trainer
 
@@ -90,3 +90,14 @@ def test_a_faster_mode_is_another_run(
     faster = Trainer(make_trial(deterministic=False), folder=tmp_path, data=small_digits)
     assert "of another run" in caplog.text
     assert len(list(faster)) == 4
+
+
+@pytest.mark.parametrize(("width", "channels_last"), [(4, False), (8, True)])
+def test_narrow_convolutions_keep_the_layout_whose_kernels_stay_within_their_memory(
+    width: int, channels_last: bool
+) -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, width, 3), torch.nn.Conv2d(width, 16, 3))
+    placed = place(model, CPU, precision="fp32")
+    (first, second) = (layer.weight for layer in placed.children())
+    assert first.is_contiguous(memory_format=torch.channels_last) is channels_last
+    assert second.is_contiguous(memory_format=torch.channels_last) is channels_last

@@ -8,7 +8,7 @@ finishes; a late or repeated result finds its attempt ended, or another server's
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import assert_never
 
 import structlog
+from sqlalchemy.orm import Session
 
 from fixnorm_core.reports import Evaluation, TrialResult
 from fixnorm_core.spec import JobSpec, TrialSpec
@@ -80,6 +81,7 @@ class Attempts:
     _inbox: list[Update] = field(default_factory=list, init=False)
     _announced: set[str] = field(default_factory=set, init=False)
     _stopping: set[str] = field(default_factory=set, init=False)
+    _unanswered: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         self.stored = Ledger(self.database, self.lease)
@@ -123,7 +125,7 @@ class Attempts:
         Raises:
             JobMoved: As :meth:`train`.
         """
-        attempt = self._open(job, AttemptKind.TRAIN, number, NOTHING)
+        attempt = self._open(job, AttemptKind.TRAIN, number, NOTHING, params=None)
         self._end(attempt, AttemptState.PRUNED, reason=reason)
 
     def take_in(self) -> bool:
@@ -132,6 +134,11 @@ class Attempts:
         News is forgotten only when it has been applied: after an error (a lost database, say) the next call goes on
         where this one stopped.
         """
+        for job_id in tuple(self._unanswered):  # its turn may be far away, and it may end before
+            rows = self.stored.of(job_id)
+            with self.stored.writing(job_id) as session:
+                self._end_unstarted(session, rows)
+            self._unanswered.discard(job_id)
         self._inbox.extend(self.backend.poll())
         applied = False
         while self._inbox:
@@ -166,6 +173,7 @@ class Attempts:
         self._inbox.clear()
         self._announced.clear()
         self._stopping.clear()
+        self._unanswered.clear()
 
     def settle(self, job_id: str, found: Mapping[str, Resources], *, reason: str) -> None:
         """After a restart: what the backend has found is adopted, what else was live is lost.
@@ -232,13 +240,7 @@ class Attempts:
             self._inbox.append(Update(attempt.id, outcome=failure))
 
     def _open(
-        self,
-        job: JobRow,
-        kind: AttemptKind,
-        number: int,
-        resources: Resources,
-        *,
-        params: Mapping[str, float] | None = None,
+        self, job: JobRow, kind: AttemptKind, number: int, resources: Resources, *, params: Mapping[str, float] | None
     ) -> LiveAttempt:
         lease, job_id = self.lease.token, job.id
         earlier = [row for row in self.stored.of(job_id) if row.trial_number == number]
@@ -248,12 +250,8 @@ class Attempts:
                 raise JobMoved
             if resources != NOTHING:
                 repository.serve_job(session, job_id, now=self.now())
-            for row in earlier:  # stored in a commit whose answer was lost, and never started
-                if row.kind == kind and row.state in LIVE_ATTEMPT_STATES and row.id not in self.live:
-                    repository.end_attempt(
-                        session, row.id, AttemptState.LOST, lease=row.lease, now=self.now(), reason="it was not started"
-                    )
-                    self.stored.note(session, row.id)
+            self._end_unstarted(session, [row for row in earlier if row.kind == kind])
+            self._unanswered.add(job_id)
             attempt = LiveAttempt(f"{job_id}.{number}.{len(earlier) + 1}", lease, job_id, kind, number, resources)
             row = AttemptRow(id=attempt.id, job_id=job_id, kind=kind, trial_number=number, lease=lease, round=round_)
             row.created_at = self.now()
@@ -261,9 +259,18 @@ class Attempts:
             told = {"trial": number, "attempt": attempt.id, "task": kind, "params": params}
             record(session, job_id, EventKind.ATTEMPT_STARTED, told)
             self.stored.note(session, attempt.id)
+        self._unanswered.discard(job_id)
         self.live[attempt.id] = attempt
         self.meters.hold(self._held())
         return attempt
+
+    def _end_unstarted(self, session: Session, rows: Sequence[AttemptRow]) -> None:
+        """Ends what was stored in a commit whose answer was lost: nothing of it runs."""
+        for row in rows:
+            if row.state in LIVE_ATTEMPT_STATES and row.id not in self.live:
+                why = "it was not started"
+                repository.end_attempt(session, row.id, AttemptState.LOST, lease=row.lease, now=self.now(), reason=why)
+                self.stored.note(session, row.id)
 
     def _apply(self, update: Update) -> None:
         attempt = self.live.get(update.attempt_id)

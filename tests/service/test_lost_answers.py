@@ -8,10 +8,15 @@ import pytest
 from byhand import attempts, put, run_to_end, server, state_of, trials
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
+from sqlalchemy.engine.default import DefaultDialect
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from fixnorm_core.spec import JobSpec
 from service.database.rows import AttemptKind, AttemptRow, AttemptState
-from service.schemas import JobState
+from service.events.records import record
+from service.jobs.verbs import PAUSE, RESUME, ask
+from service.schemas import EventKind, JobState
 from service.settings import Settings
 from service.studies.studies import StudyHandle
 
@@ -56,6 +61,38 @@ def test_an_attempt_that_was_stored_in_a_commit_whose_answer_was_lost_is_lost_an
         first, second, *_ = attempts(service, job_id)
         assert (first.state, first.reason) == (AttemptState.LOST, "it was not started")
         assert (second.trial_number, second.state) == (0, AttemptState.COMPLETE)
+
+
+def test_it_is_lost_at_once_though_its_job_starts_nothing_more(
+    settings: Settings, spec: JobSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, started = DefaultDialect.do_commit, []
+
+    def note(session: Session, job_id: str, kind: EventKind, told: Any) -> None:
+        started.append(kind)
+        record(session, job_id, kind, told)
+
+    def commit_unanswered(dialect: DefaultDialect, connection: Any) -> None:
+        commit(dialect, connection)
+        if started:
+            driver: Any = dialect.loaded_dbapi
+            raise driver.OperationalError("the connection is gone")
+
+    with server(settings) as service:
+        job_id = put(service, spec)
+        with monkeypatch.context() as patched:
+            patched.setattr("service.dispatch.attempts.record", note)
+            patched.setattr(DefaultDialect, "do_commit", commit_unanswered)
+            with pytest.raises(OperationalError):
+                service.dispatcher.tick()
+        assert [row.state for row in attempts(service, job_id)] == [AttemptState.STARTING]
+        ask(PAUSE, job_id, database=service.runtime.database)
+        service.dispatcher.tick()
+        (row,) = attempts(service, job_id)
+        assert (row.state, row.reason) == (AttemptState.LOST, "it was not started")
+        ask(RESUME, job_id, database=service.runtime.database)
+        service.dispatcher.wake()
+        assert run_to_end(service, job_id) is JobState.SUCCEEDED
 
 
 def test_a_database_that_fails_while_a_point_is_asked_for_fails_neither_job_nor_trial(

@@ -288,7 +288,7 @@ def test_a_deadline_strikes_what_runs_and_what_waits_and_extending_lifts_it(
     backend.stuck = frozenset({1})
     until = (backend.time + timedelta(minutes=3 * EPOCHS)).isoformat()
     all_cpus = job | {"resources": {"cpus_per_trial": 8}}
-    first = submit(http, all_cpus, deadline=until)
+    first = submit(http, all_cpus | {"share": {"priority": 1}}, deadline=until)
     waits = submit(http, all_cpus, deadline=until)
     view = wait_for(http, first)
     assert (view.state, view.progress.finished) == (JobState.SUCCEEDED, 1)

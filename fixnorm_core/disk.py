@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["causes_of", "free_bytes", "full_disk", "no_space_at", "size_text"]
+__all__ = ["causes_of", "free_bytes", "full_disk", "nearest_existing", "no_space_at", "size_text"]
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -36,9 +36,14 @@ def free_bytes(path: Path) -> int:
     Raises:
         OSError: If the disk cannot be asked.
     """
+    return shutil.disk_usage(nearest_existing(path)).free
+
+
+def nearest_existing(path: Path) -> Path:
+    """A path, or its nearest parent that is there."""
     while not path.exists() and path != path.parent:
         path = path.parent
-    return shutil.disk_usage(path).free
+    return path
 
 
 def no_space_at(path: Path, *, needed: int | None = None) -> str:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fixnorm_core.disk import free_bytes, nearest_existing, size_text
+
 if TYPE_CHECKING:
     from service.settings import Settings
 
@@ -24,7 +24,6 @@ __all__ = ["CHECKS", "Condition", "Finding", "examine"]
 
 _OLDEST_PYTHON = (3, 11)
 _LITTLE_SPACE_BYTES = 5 * 2**30
-_KNOCK_SECONDS = 3.0
 _SERVER = "Install the server too: pip install 'fixnorm-tune[server]'"
 
 
@@ -96,18 +95,17 @@ def _cuda(what: str) -> Finding:
 
 
 def _ray(what: str) -> Finding:
+    from worker.ray_cluster import look_for
+
     found = f"Ray {version('ray')}"
     if (address := _settings().ray_address) is None:
         return Finding(what, Condition.OK, f"{found}, which the server starts on this machine")
-    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=_KNOCK_SECONDS).close()
-    except (OSError, ValueError) as error:
+        look_for(address)
+    except ConnectionError as error:
         way_out = "Start it with 'ray start --head', correct RAY_ADDRESS, or unset it: the server then starts its own"
-        return Finding(
-            what, Condition.PROBLEM, f"{found}, but no cluster answers at RAY_ADDRESS {address}: {error}", way_out
-        )
-    return Finding(what, Condition.OK, f"{found}, and a cluster answers at {address}")
+        return Finding(what, Condition.PROBLEM, f"{found}, but no cluster for RAY_ADDRESS {address}: {error}", way_out)
+    return Finding(what, Condition.OK, f"{found}, which the server joins at {address}")
 
 
 def _database(what: str) -> Finding:
@@ -115,6 +113,7 @@ def _database(what: str) -> Finding:
     from sqlalchemy.exc import SQLAlchemyError
 
     from service.database.connections import engine_options
+    from service.database.troubles import Trouble, describe, trouble_of
 
     settings = _settings()
     url = make_url(settings.url)
@@ -126,7 +125,8 @@ def _database(what: str) -> Finding:
             made = inspect(connection).has_table("jobs")
     except SQLAlchemyError as error:
         way_out = "Start it, correct FIXNORM_DATABASE_URL, or unset it for an SQLite file"
-        return Finding(what, Condition.PROBLEM, f"{url!r} cannot be opened: {_first_line(error)}", way_out)
+        says = describe(trouble_of(error) or Trouble.UNAVAILABLE, error, url=settings.url)
+        return Finding(what, Condition.PROBLEM, says, way_out)
     finally:
         engine.dispose()
     return Finding(what, Condition.OK, f"{url!r} {'has our tables' if made else 'answers, and has no tables yet'}")
@@ -134,13 +134,11 @@ def _database(what: str) -> Finding:
 
 def _disk(what: str) -> Finding:
     folder = _settings().state_dir
-    there = folder
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
-    says = f"{folder}: {free / 2**30:.1f} GiB free"
+    there = nearest_existing(folder)
     if not os.access(there, os.W_OK):
         return Finding(what, Condition.PROBLEM, f"{there} cannot be written", "Give another folder with --state-dir")
+    free = free_bytes(folder)
+    says = f"{folder}: {size_text(free)} free"
     if free < _LITTLE_SPACE_BYTES:
         way_out = "Checkpoints and weights of every trial go there: free some, or give another with --state-dir"
         return Finding(what, Condition.WARNING, says, way_out)
@@ -151,12 +149,6 @@ def _dashboard(what: str) -> Finding:
     import optuna_dashboard
 
     return Finding(what, Condition.OK, f"Optuna {version('optuna')}, its dashboard {optuna_dashboard.__version__}")
-
-
-def _first_line(error: Exception) -> str:
-    """Of the driver's own words, without SQLAlchemy's link to its pages."""
-    lines = str(getattr(error, "orig", None) or error).splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _settings() -> Settings:

@@ -71,7 +71,7 @@ def export(
 def _texts(client: Client, job: JobView, best: BestView) -> dict[str, str]:
     import yaml
 
-    from service.pages.recipe import job_file, training_code
+    from service.reporting.recipe import job_file, training_code
 
     written = job.spec.model_dump(mode="json", exclude_defaults=True)
     texts = {

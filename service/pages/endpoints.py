@@ -19,10 +19,10 @@ from fixnorm_core.errors import SpecError
 from service.events.records import last_number
 from service.jobs import endpoints as jobs
 from service.pages.assets import find_asset
-from service.pages.recipe import job_file, training_code
 from service.pages.rendering import render
 from service.problems import NotFound
 from service.reporting.figures import curves_chart, surface_chart
+from service.reporting.recipe import job_file, training_code
 from service.runtime import Running, Runtime
 from service.schemas import TERMINAL_STATES, Extension, JobState, JobView
 

@@ -70,6 +70,13 @@ def test_what_does_not_answer_is_a_problem_with_its_way_out_and_without_its_pass
     assert "\nproblem  Ray        Ray " in plain.stdout
 
 
+def test_a_cluster_that_ray_is_to_find_by_itself_is_not_looked_for(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    del here
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    _, found = ask()
+    assert found["Ray"]["condition"] == "ok"
+
+
 def test_a_full_disk_a_missing_package_and_a_bad_setting_are_found(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(here)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**20))
@@ -80,4 +87,4 @@ def test_a_full_disk_a_missing_package_and_a_bad_setting_are_found(here: Path, m
     assert "FIXNORM_CPUS" in found["Ray"]["says"] or "cpus" in found["Ray"]["says"]
     monkeypatch.delenv("FIXNORM_CPUS")
     _, found = ask()
-    assert (found["disk"]["condition"], found["disk"]["says"][-12:]) == ("warning", "0.0 GiB free")
+    assert (found["disk"]["condition"], found["disk"]["says"][-12:]) == ("warning", "1.0 MiB free")

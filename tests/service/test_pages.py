@@ -18,7 +18,7 @@ from fixnorm_core.spec import JobSpec, Method
 from fixnorm_core.training.optimization import rest_lr_factor
 from service.composition import build
 from service.pages.endpoints import VERBS
-from service.pages.recipe import job_file, training_code
+from service.reporting.recipe import job_file, training_code
 from service.schemas import JobState, JobView
 from service.settings import Settings
 

@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
-import multiprocessing
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import fmean, stdev
@@ -32,6 +30,7 @@ import numpy.typing as npt
 import optuna
 import pages
 from few_trial.contest import START
+from few_trial.keeping import read_kept, run_and_keep
 from few_trial.results import RECORDED
 from few_trial.surfaces import Landscape, Point, load, smoothed
 from optuna.distributions import BaseDistribution, FloatDistribution
@@ -217,6 +216,8 @@ def table(courses: Sequence[Course]) -> str:
 
 
 def _mean(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:+.2f}"
     return f"{fmean(values):+.2f} ± {stdev(values) / math.sqrt(len(values)):.2f}"
 
 
@@ -231,21 +232,16 @@ def main() -> None:
     parser.add_argument("--to-stop", action="store_true", help="go on to the sampler's own stop")
     parser.add_argument("--keep", type=Path, help="a file of courses: those in it are not run again, others are added")
     arguments = parser.parse_args()
-    lines = arguments.keep.read_text().splitlines() if arguments.keep and arguments.keep.exists() else []
-    courses = [Course(**json.loads(line)) for line in lines]
+    courses = read_kept(Course, arguments.keep)
     done = {(each.pruner, each.surface, each.seed, each.started) for each in courses}
     tasks = [
         (*each, arguments.started, arguments.to_stop)
         for each in itertools.product(arguments.pruners, arguments.surfaces, range(arguments.seeds))
         if (*each, arguments.started) not in done
     ]
-    tasks.sort(key=lambda task: task[2])  # so that what is kept of an interrupted run is balanced
-    with multiprocessing.get_context("forkserver").Pool(arguments.processes) as pool:
-        for each in pool.imap_unordered(course, tasks):
-            courses.append(each)
-            if arguments.keep:
-                with arguments.keep.open("a") as file:
-                    file.write(json.dumps(asdict(each)) + "\n")
+    courses += run_and_keep(
+        course, tasks, seed=lambda task: task[2], processes=arguments.processes, file=arguments.keep
+    )
     print(table([each for each in courses if each.started == arguments.started]))
 
 

@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
-import multiprocessing
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import fmean, stdev
@@ -29,6 +27,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 import optuna
 from few_trial.contest import START
+from few_trial.keeping import read_kept, run_and_keep
 from few_trial.results import RECORDED
 from few_trial.surfaces import Box, Landscape, Point, load
 from optuna.distributions import BaseDistribution, FloatDistribution
@@ -225,27 +224,19 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--keep", type=Path, help="a file of courses: those in it are not run again, others are added")
     arguments = parser.parse_args()
-    courses = _kept(arguments.keep)
+    courses = read_kept(Course, arguments.keep)
     done = {(each.way, each.surface, each.seed) for each in courses}
     tasks = [
         task
         for task in itertools.product(arguments.ways, arguments.surfaces, range(arguments.seeds))
         if task not in done
     ]
-    tasks.sort(key=lambda task: task[2])  # so that what is kept of an interrupted run is balanced
-    with multiprocessing.get_context("forkserver").Pool(arguments.processes) as pool:
-        for each in pool.imap_unordered(course, tasks):
-            courses.append(each)
-            if arguments.keep:
-                with arguments.keep.open("a") as file:
-                    file.write(json.dumps(asdict(each)) + "\n")
+    courses += run_and_keep(
+        course, tasks, seed=lambda task: task[2], processes=arguments.processes, file=arguments.keep
+    )
     wanted = set(arguments.ways), set(arguments.surfaces), set(range(arguments.seeds))
     shown = [each for each in courses if all(map(set.__contains__, wanted, (each.way, each.surface, each.seed)))]
     print(f"{table(shown)}\n\n{surface_table(shown)}")
-
-
-def _kept(file: Path | None) -> list[Course]:
-    return [Course(**json.loads(line)) for line in file.read_text().splitlines()] if file and file.exists() else []
 
 
 if __name__ == "__main__":

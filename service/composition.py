@@ -15,6 +15,7 @@ from typing import assert_never
 
 from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage
+from prometheus_client import CollectorRegistry
 from sqlalchemy import make_url, select
 from sqlalchemy.exc import ArgumentError
 from starlette.types import ASGIApp
@@ -95,15 +96,7 @@ def build(
         StateFolderInUse: If another server works on the state folder or its database.
         CannotStart: If the folder, the database or Ray cannot be used.
     """
-    try:
-        settings.state_dir.mkdir(parents=True, exist_ok=True)
-        lock = _lock(settings)
-    except (OSError, ArgumentError) as error:
-        if full_disk(error) is not None:
-            raise CannotStart(no_space_at(settings.state_dir), _FREE_SPACE) from error
-        raise CannotStart(
-            f"the state folder {settings.state_dir} cannot be used: {error}", "Give another one with --state-dir"
-        ) from error
+    lock = _claim_state_folder(settings)
     try:
         with _having_room(settings):
             database, studies, reader = _open_database(settings)
@@ -125,11 +118,7 @@ def build(
     capacity = Resources.together(nodes)
     meters.registry.register(SharedState(database, lambda: capacity, lambda: dispatcher.leads, settings.state_dir))
 
-    times = TransactionTimes(meters.registry)
-    for mode, engine in database.engines.items():
-        times.watch(engine, tables="jobs", mode=mode)
-    times.watch(engine_of(studies.storage), tables="studies", mode="write")
-    times.watch(engine_of(reader), tables="studies", mode="read")
+    _time_transactions(database, studies, reader, registry=meters.registry)
     courier = Courier(database, secret, settings.webhook_private, now, meters)
 
     def begin() -> None:
@@ -166,6 +155,29 @@ def build(
         lambda: dispatcher.trouble,
     )
     return Service(create_app(runtime, start=start, close=close), dispatcher, runtime, begin, close)
+
+
+def _claim_state_folder(settings: Settings) -> FileLock | None:
+    """Makes the state folder if it is missing, and keeps other servers off it where it takes one."""
+    try:
+        settings.state_dir.mkdir(parents=True, exist_ok=True)
+        return _lock(settings)
+    except (OSError, ArgumentError) as error:
+        if full_disk(error) is not None:
+            raise CannotStart(no_space_at(settings.state_dir), _FREE_SPACE) from error
+        raise CannotStart(
+            f"the state folder {settings.state_dir} cannot be used: {error}", "Give another one with --state-dir"
+        ) from error
+
+
+def _time_transactions(
+    database: Database, studies: Studies, reader: BaseStorage, *, registry: CollectorRegistry
+) -> None:
+    times = TransactionTimes(registry)
+    for mode, engine in database.engines.items():
+        times.watch(engine, tables="jobs", mode=mode)
+    times.watch(engine_of(studies.storage), tables="studies", mode="write")
+    times.watch(engine_of(reader), tables="studies", mode="read")
 
 
 @contextmanager

@@ -135,75 +135,81 @@ def fill(state_dir: Path, *, jobs: int, trials: int, epochs: int = 12) -> list[s
 
 
 def _rows(numbers: range, ids: list[str], trials: int, epochs: int, begun: datetime) -> dict[Any, list[dict[str, Any]]]:
+    """Of all tables, for some jobs; every other one has ended."""
     spec = JobSpec.model_validate(job(trials=trials, parallel=1, epochs=epochs)).model_dump(mode="json")
-    ranges = {name: distribution_to_json(FloatDistribution(*ends, log=True)) for name, ends in SPACE.items()}
-    stored = null_result(0.5, epochs).model_dump(mode="json")
+    result = null_result(0.5, epochs).model_dump(mode="json")
     rows: dict[Any, list[dict[str, Any]]] = {table: [] for table in (JobRow, AttemptRow, *_OPTUNAS)}
     for place in numbers:
-        die, job_id, at, ended = random.Random(place), ids[place], begun + timedelta(minutes=place), place % 2 == 0
-        study, best = {"study_id": place + 1}, dict.fromkeys(SPACE, 1.0)
-        rows[JobRow].append(
-            {
-                "id": job_id,
-                "name": "null",
-                "state": JobState.SUCCEEDED if ended else JobState.PAUSED,
-                "reason": "max_trials is used up" if ended else "paused by request",
-                "spec": spec,
-                "cancel_requested": False,
-                "result": _best(best).model_dump(mode="json") if ended else None,
-                "created_at": at,
-                "started_at": at,
-                "ended_at": at if ended else None,
-                **study,
-            }
+        die, job_id, at, study_id = random.Random(place), ids[place], begun + timedelta(minutes=place), place + 1
+        rows[JobRow].append(_job_row(job_id, spec, study_id, at, has_ended=place % 2 == 0))
+        rows[models.StudyModel].append({"study_id": study_id, "study_name": job_id})
+        rows[models.StudyDirectionModel].append(
+            {"study_id": study_id, "direction": StudyDirection.MAXIMIZE, "objective": 0}
         )
-        rows[models.StudyModel].append({"study_name": job_id, **study})
-        rows[models.StudyDirectionModel].append({"direction": StudyDirection.MAXIMIZE, "objective": 0, **study})
         for number in range(trials):
-            trial, point = (
-                {"trial_id": place * trials + number + 1},
-                {name: die.uniform(*ends) for name, ends in SPACE.items()},
-            )
-            accuracy = score(**point)
-            rows[AttemptRow].append(
-                {
-                    "id": f"{job_id}.{number}.1",
-                    "job_id": job_id,
-                    "kind": AttemptKind.TRAIN,
-                    "trial_number": number,
-                    "state": AttemptState.COMPLETE,
-                    "reason": "",
-                    "result": stored,
-                    "created_at": at,
-                    "ended_at": at,
-                }
-            )
-            rows[models.TrialModel].append(
-                {
-                    "number": number,
-                    "state": TrialState.COMPLETE,
-                    "datetime_start": at,
-                    "datetime_complete": at,
-                    **study,
-                    **trial,
-                }
-            )
-            rows[models.TrialParamModel] += [
-                {"param_name": name, "param_value": value, "distribution_json": ranges[name], **trial}
-                for name, value in point.items()
-            ]
-            rows[models.TrialValueModel].append(
-                {"objective": 0, "value": accuracy, "value_type": models.TrialValueModel.TrialValueType.FINITE, **trial}
-            )
-            kind = models.TrialIntermediateValueModel.TrialIntermediateValueType.FINITE
-            rows[models.TrialIntermediateValueModel] += [
-                {"step": epoch, "intermediate_value": accuracy, "intermediate_value_type": kind, **trial}
-                for epoch in range(1, epochs + 1)
-            ]
-            rows[models.TrialUserAttributeModel].append({"key": SEED, "value_json": str(number), **trial})
+            rows[AttemptRow].append(_attempt_row(job_id, number, result, at))
+            point = {name: die.uniform(*ends) for name, ends in SPACE.items()}
+            found = _trial_rows(place * trials + number + 1, number, study_id, point, epochs, at)
+            for table, of_trial in found.items():
+                rows[table] += of_trial
     return rows
 
 
+def _job_row(job_id: str, spec: dict[str, Any], study_id: int, at: datetime, *, has_ended: bool) -> dict[str, Any]:
+    return {
+        "id": job_id,
+        "name": "null",
+        "state": JobState.SUCCEEDED if has_ended else JobState.PAUSED,
+        "reason": "max_trials is used up" if has_ended else "paused by request",
+        "spec": spec,
+        "cancel_requested": False,
+        "result": _best(dict.fromkeys(SPACE, 1.0)).model_dump(mode="json") if has_ended else None,
+        "created_at": at,
+        "started_at": at,
+        "ended_at": at if has_ended else None,
+        "study_id": study_id,
+    }
+
+
+def _attempt_row(job_id: str, number: int, result: dict[str, Any], at: datetime) -> dict[str, Any]:
+    return {
+        "id": f"{job_id}.{number}.1",
+        "job_id": job_id,
+        "kind": AttemptKind.TRAIN,
+        "trial_number": number,
+        "state": AttemptState.COMPLETE,
+        "reason": "",
+        "result": result,
+        "created_at": at,
+        "ended_at": at,
+    }
+
+
+def _trial_rows(
+    trial_id: int, number: int, study_id: int, point: dict[str, float], epochs: int, at: datetime
+) -> dict[Any, list[dict[str, Any]]]:
+    """Of one trial in Optuna's tables."""
+    accuracy = score(**point)
+    finite = models.TrialValueModel.TrialValueType.FINITE
+    reported = models.TrialIntermediateValueModel.TrialIntermediateValueType.FINITE
+    times = {"datetime_start": at, "datetime_complete": at}
+    rows: dict[Any, list[dict[str, Any]]] = {
+        models.TrialModel: [{"number": number, "state": TrialState.COMPLETE, "study_id": study_id, **times}],
+        models.TrialParamModel: [
+            {"param_name": name, "param_value": value, "distribution_json": _DISTRIBUTIONS[name]}
+            for name, value in point.items()
+        ],
+        models.TrialValueModel: [{"objective": 0, "value": accuracy, "value_type": finite}],
+        models.TrialIntermediateValueModel: [
+            {"step": epoch, "intermediate_value": accuracy, "intermediate_value_type": reported}
+            for epoch in range(1, epochs + 1)
+        ],
+        models.TrialUserAttributeModel: [{"key": SEED, "value_json": str(number)}],
+    }
+    return {table: [{"trial_id": trial_id, **row} for row in own] for table, own in rows.items()}
+
+
+_DISTRIBUTIONS = {name: distribution_to_json(FloatDistribution(*ends, log=True)) for name, ends in SPACE.items()}
 _OPTUNAS = (
     models.StudyModel,
     models.StudyDirectionModel,

@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
-from soak import Plan, run
+from soak import Outcome, Plan, run
 
 FULL = os.environ.get("FIXNORM_SOAK") == "full"
 # A change's own tests must not fail by another's luck: new seeds are for the long runs.
@@ -29,12 +29,13 @@ def test_whatever_is_killed_every_job_ends_with_its_budget_and_each_result_taken
 ) -> None:
     print(f"\nFIXNORM_SOAK_SEED={SEED} repeats this")
     url = None if database_url.startswith("sqlite") else database_url
-    print(run(tmp_path, plan=SHORT, seed=SEED, url=url))
+    check(run(tmp_path, plan=SHORT, seed=SEED, url=url), plan=SHORT)
 
 
 def test_the_same_of_jobs_that_are_extended_and_retried_meanwhile_and_when_they_have_ended(tmp_path: Path) -> None:
     print(f"\nFIXNORM_SOAK_SEED={SEED} repeats this")
-    print(run(tmp_path, plan=dataclasses.replace(SHORT, rounds=True), seed=SEED))
+    plan = dataclasses.replace(SHORT, rounds=True)
+    check(run(tmp_path, plan=plan, seed=SEED), plan=plan)
 
 
 @pytest.mark.skipif(not FULL, reason="FIXNORM_SOAK=full runs 5,000 trials")
@@ -47,11 +48,19 @@ def test_the_same_of_200_jobs_and_5000_trials(tmp_path: Path) -> None:
         runs = [
             pool.submit(_share, tmp_path / str(number), share, SEED + number) for number, share in enumerate(shares)
         ]
-        for each in runs:
-            print(each.result())
+        for each, share in zip(runs, shares, strict=True):
+            check(each.result(), plan=dataclasses.replace(LONG, jobs=share))
     print(f"{time.monotonic() - begin:.0f} s")
 
 
-def _share(folder: Path, jobs: int, seed: int) -> str:
+def check(outcome: Outcome, *, plan: Plan) -> None:
+    """That the run was one: every single change of it has been checked while it went on, by :mod:`journal`."""
+    print(outcome.words)
+    assert outcome.ended == plan.jobs
+    assert outcome.checked > outcome.results > 0
+    assert sum(outcome.struck.values()) > 0, "nothing went wrong, so nothing was shown"
+
+
+def _share(folder: Path, jobs: int, seed: int) -> Outcome:
     folder.mkdir()
     return run(folder, plan=dataclasses.replace(LONG, jobs=jobs), seed=seed)

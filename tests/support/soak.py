@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,7 +36,7 @@ from worker.contracts import Failed, FailureKind, Resources, Task, Trained, Upda
 from worker.recording import Recording
 from worker.simulator import SimulatorBackend
 
-__all__ = ["Plan", "run"]
+__all__ = ["Outcome", "Plan", "run"]
 
 _EPOCHS = 3
 _SLOTS = 8
@@ -82,8 +83,29 @@ class Plan:
         return recording.job.model_copy(update=changes)
 
 
-def run(folder: Path, *, plan: Plan, seed: int, url: str | None = None) -> str:
-    """Runs a plan to its end; says what has happened.
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What has happened in a run whose every change was found right.
+
+    Attributes:
+        ended: How many jobs have ended.
+        results: How many trials were charged to their budgets.
+        struck: How often what went wrong.
+        restarts: How often a server died and another followed.
+        checked: How many committed changes were looked at.
+        words: All of it and more, for a person.
+    """
+
+    ended: int
+    results: int
+    struck: Mapping[str, int]
+    restarts: int
+    checked: int
+    words: str
+
+
+def run(folder: Path, *, plan: Plan, seed: int, url: str | None = None) -> Outcome:
+    """Runs a plan to its end.
 
     Args:
         folder: An empty one.
@@ -103,7 +125,7 @@ def run(folder: Path, *, plan: Plan, seed: int, url: str | None = None) -> str:
             soak.run()
             soak.check(undisturbed)
         soak.close()
-    return soak.summary
+    return soak.outcome
 
 
 class _Unreliable(SimulatorBackend):
@@ -176,13 +198,16 @@ class _Soak:
         self.journal = Journal(self.settings.url)
 
     @property
-    def summary(self) -> str:
-        states = dict(Counter(str(self.journal.state(job_id)) for job_id in self.specs))
-        trials = sum(len(self.journal.taken(job_id)) for job_id in self.specs)
-        return (
-            f"{len(self.specs)} jobs {states}, {trials} results, {self.restarts} restarts, {self.faults.struck}, "
-            f"asked {dict(self.asked)}, {self.journal.changes} changes checked"
+    def outcome(self) -> Outcome:
+        states = Counter(self.journal.state(job_id) for job_id in self.specs)
+        results = sum(len(self.journal.taken(job_id)) for job_id in self.specs)
+        words = (
+            f"{len(self.specs)} jobs { {str(state): count for state, count in states.items()} }, {results} results, "
+            f"{self.restarts} restarts, {self.faults.struck}, asked {dict(self.asked)}, "
+            f"{self.journal.changes} changes checked"
         )
+        ended = sum(count for state, count in states.items() if state in TERMINAL_STATES)
+        return Outcome(ended, results, self.faults.struck, self.restarts, self.journal.changes, words)
 
     def run(self) -> None:
         waiting: list[str] = []

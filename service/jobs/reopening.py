@@ -16,6 +16,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.orm import Session
 
+from fixnorm_core.spec import BudgetSpec
 from fixnorm_core.tuning.attributes import CONFIRM, KIND, RETRIES
 from service.database.engine import Database
 from service.database.rows import AttemptKind, AttemptRow, AttemptState, JobRow
@@ -55,12 +56,10 @@ def extend(job_id: str, trials: int, *, database: Database, key: str | None, now
             return
         check_goes_on(job, "extended")
         was_over = job.stop_reason is not None
-        budget = spec_of(job).budget
+        budget = _without_past_deadline(spec_of(job).budget, now=now)
         changed: dict[str, Any] = {"max_trials": budget.max_trials + trials}
         if was_over:
             changed["stop_early"] = False
-        if budget.deadline is not None and budget.deadline <= now:
-            changed["deadline"] = None
         budget = budget.model_copy(update=changed)
         more = "1 trial" if trials == 1 else f"{trials} trials"
         values: dict[str, Any] = {
@@ -111,15 +110,13 @@ def retry(job_id: str, *, database: Database, trials: Trials, now: datetime) -> 
                 f"{job_id} is {job.state} and has no failed trial that was not tried again",
                 f"'fixnorm-tune extend {job_id} --trials 5' goes on with it",
             )
-        left = spec_of(job).budget.max_trials - sum(trial.state in _CHARGED for trial in known)
+        budget = _without_past_deadline(spec_of(job).budget, now=now)
+        left = budget.max_trials - sum(trial.state in _CHARGED for trial in known)
         if job.state == JobState.SUCCEEDED and left <= 0:
             raise VerbImpossible(
                 f"{job_id} has used up its budget.max_trials: others were trained in place of the trials that failed",
                 f"'fixnorm-tune extend {job_id} --trials {len(failed)}' gives it more",
             )
-        budget = spec_of(job).budget
-        if budget.deadline is not None and budget.deadline <= now:
-            budget = budget.model_copy(update={"deadline": None})
         values: dict[str, Any] = {
             "amended": amend(job, budget=budget),
             "amendments": job.amendments + 1,
@@ -161,6 +158,12 @@ def failed_before(round_: int, trials: Sequence[FrozenTrial], rows: Sequence[Att
         and last.get(trial.number) == AttemptState.FAILED
         and trial.user_attrs.get(KIND) != CONFIRM
     )
+
+
+def _without_past_deadline(budget: BudgetSpec, *, now: datetime) -> BudgetSpec:
+    """Whoever has a job go on after its deadline does not mean it to end at once."""
+    is_past = budget.deadline is not None and budget.deadline <= now
+    return budget.model_copy(update={"deadline": None}) if is_past else budget
 
 
 def _reopened(job: JobRow, *, now: datetime) -> dict[str, Any]:

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test gpu check format clean
+.PHONY: demo test gpu check docs format clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fixnorm-tune needs Python 3.11 or newer; run make PYTHON=/path/to/python3.11")'
@@ -17,8 +17,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	@KEEP=$(KEEP) BIN=$(BIN) sh examples/demo.sh
 
+# Files of tests shared out to three processes, since many wait for servers and slots, in the order of their names: the longest
+# come first. WORKERS=0 runs all in one process.
+WORKERS ?= 3
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Where .venv cannot be made, because no package index answers, this goes on with what $(PYTHON) has
 gpu:
@@ -30,6 +33,11 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --quiet --recursive --configfile pyproject.toml fixnorm_core worker service
+
+# The documentation's site, in build/site; a broken link is an error
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 format: $(STAMP)
 	$(BIN)/ruff format .

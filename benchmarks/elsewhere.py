@@ -111,6 +111,29 @@ def _reward(at: Params) -> float:
     return -500.0 + peaks - 900.0 * (0.99 - float(at["gamma"])) ** 2 - 15.0 * int(at["skip"])
 
 
+def _two_of_two(at: Params) -> float:
+    """A score of two log-scaled knobs: a broad optimum, and a higher one, two thirds as wide, at another step size."""
+    x, y = math.log10(at["step"]), math.log10(at["clip"])
+    broad = 0.7 * math.exp(-(((x + 4.0) / 1.0) ** 2) - ((y / 1.0) ** 2))
+    return 30.0 * max(broad, math.exp(-(((x + 1.0) / 0.65) ** 2) - ((y / 1.0) ** 2)))
+
+
+def _two_of_three(at: Params) -> float:
+    """A loss, negated: each kind of optimizer has a best rate of its own, and the better one forgives less."""
+    x, y = math.log10(at["lr"]), at["dropout"]
+    best, width, gain = (-3.5, 1.0, 1.5) if at["kind"] == "adam" else (-0.8, 0.6, 2.0)
+    return -2.5 + gain * math.exp(-(((x - best) / width) ** 2)) - 1.0 * (y - 0.2) ** 2
+
+
+def _two_of_five(at: Params) -> float:
+    """Points in a game: few layers at a high rate or many at a low one; five parameters."""
+    x = math.log10(at["rate"])
+    few = math.exp(-(((x + 1.5) / 0.8) ** 2) - ((at["layers"] - 3) / 3.0) ** 2)
+    many = 0.8 * math.exp(-(((x + 3.8) / 1.1) ** 2) - ((at["layers"] - 9) / 4.0) ** 2)
+    rest = 0.15 * math.log10(at["decay"] / 1e-3) ** 2 + 2.0 * (at["mix"] - 0.4) ** 2
+    return 1200.0 * max(few, many) - 60.0 * rest - (40.0 if at["pool"] == "max" else 0.0)
+
+
 OBJECTIVES: dict[str, Objective] = {
     "percent": Objective({"lr": _log(1e-7, 10.0), "decay": _log(1e-6, 0.1)}, _percent, 0.5),
     "log loss": Objective(
@@ -142,6 +165,27 @@ OBJECTIVES: dict[str, Objective] = {
         },
         _reward,
         20.0,
+    ),
+    "two of two": Objective({"step": _log(1e-6, 1.0), "clip": _log(1e-2, 1e2)}, _two_of_two, 0.5),
+    "two of three": Objective(
+        {
+            "lr": _log(1e-6, 1.0),
+            "kind": CategoricalDistribution(["adam", "sgd"]),
+            "dropout": FloatDistribution(0.0, 0.6),
+        },
+        _two_of_three,
+        0.05,
+    ),
+    "two of five": Objective(
+        {
+            "rate": _log(1e-6, 1.0),
+            "layers": IntDistribution(1, 12),
+            "decay": _log(1e-6, 1e-1),
+            "mix": FloatDistribution(0.0, 1.0),
+            "pool": CategoricalDistribution(["mean", "max", "both"]),
+        },
+        _two_of_five,
+        25.0,
     ),
 }
 

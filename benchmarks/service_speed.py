@@ -78,9 +78,14 @@ def measure_trials(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_gap(options: argparse.Namespace) -> dict[str, Any]:
-    """Between two trials on a warm Ray slot."""
-    _, gaps = slots.on_ray(Load(options.jobs, options.trials, options.parallel, 1))
-    return {"gap": gaps}
+    """Between two trials on a warm Ray slot: trials that take a second, and trials that end at once."""
+    load = Load(options.jobs, options.trials, options.parallel, 1)
+    return {
+        "gap": {
+            "trials of a second": slots.on_ray(load, seconds=1.0)[1],
+            "trials that end at once": slots.on_ray(load)[1],
+        }
+    }
 
 
 def measure_tune(options: argparse.Namespace) -> dict[str, Any]:

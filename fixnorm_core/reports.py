@@ -5,6 +5,8 @@ Accuracies are fractions in [0, 1], losses are mean cross-entropies in nats, tim
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
@@ -19,6 +21,7 @@ __all__ = [
     "RoleNames",
     "TrialOutcome",
     "TrialResult",
+    "measures_of",
 ]
 
 RECORD_NAME = "result.json"
@@ -132,7 +135,7 @@ class TrialResult(_Report):
         weights: Path of the safetensors file with the final weights; None when the run diverged.
         roles: The parameters by role.
         device: Torch's name of the device, for example ``"cpu"``.
-        versions: Package versions that the numbers depend on, by package name.
+        versions: Versions of Python and of the packages that the numbers depend on, by name.
         cross_boundary_risk: Share of training images that an augmentation may carry over a decision boundary
             (docs/method.md, "Diagnostics"); None when the run diverged, for a model without a single linear head, for
             training without augmentation, where measuring it failed (the log says how), and from a release that did
@@ -142,6 +145,7 @@ class TrialResult(_Report):
         best_epoch: With the highest validation accuracy, the first of equals; None where
             ``training.checkpoints.best`` does not ask for it, and when no epoch ended well.
         best_weights: Path of that epoch's weights; None likewise.
+        train_examples: Size of the training split; None from a release that did not tell it.
     """
 
     outcome: TrialOutcome
@@ -160,6 +164,7 @@ class TrialResult(_Report):
     skipped_examples: tuple[str, ...] = ()
     best_epoch: int | None = None
     best_weights: str | None = None
+    train_examples: int | None = None
 
 
 class FinishedRun(BaseModel):
@@ -192,3 +197,36 @@ class Evaluation(_Report):
     accuracy: float
     loss: float
     examples: int
+
+
+def measures_of(report: EpochReport) -> Iterator[tuple[str, float]]:
+    """Everything that an epoch measured beside its validation accuracy, by name; what is not finite is left out.
+
+    Names of ``diagnostics`` are those of its fields, and of a role's ``measure/role``, as in ``rotation/head``.
+    """
+    for name in _MEASURES:
+        yield from _finite(name, getattr(report, name))
+    if (seen := report.diagnostics) is None:
+        return
+    for name in ("feature_norm", "last_gain"):
+        yield from _finite(name, getattr(seen, name))
+    for role in ("scale_invariant", "head", "free"):
+        for name in RoleDiagnostics.model_fields:
+            yield from _finite(f"{name}/{role}", getattr(getattr(seen, role), name))
+
+
+_MEASURES = (
+    "validation_loss",
+    "train_loss",
+    "train_accuracy",
+    "learning_rate",
+    "head_norm",
+    "head_bound",
+    "seconds",
+    "images_per_second",
+)
+
+
+def _finite(name: str, value: float | None) -> Iterator[tuple[str, float]]:
+    if value is not None and math.isfinite(value):
+        yield name, value

@@ -5,31 +5,41 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.security import HTTPBearer
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp
 
 from fixnorm_core.disk import free_bytes, no_space_at
 from service import catalog, problems
+from service.access.gate import guarded
+from service.access.headers import SafeHeaders
+from service.access.origins import SameOrigin
 from service.dashboard import WithDashboard
 from service.events import endpoints as events
 from service.jobs import endpoints as jobs
 from service.jobs import logs
-from service.loopback import LoopbackOnly
 from service.metrics import endpoints as metrics
+from service.nodes import endpoints as nodes
+from service.pages import api, login
 from service.pages import endpoints as pages
+from service.plans import endpoints as plans
 from service.problems import NotReady
 from service.queue import endpoints as queue
 from service.runtime import Running, Runtime
 from service.schemas import Health, Problem
 
-__all__ = ["create_app"]
+__all__ = ["create_app", "describe_api"]
 
 _ABOUT = """
 Few-trial hyperparameter tuning for image classifiers. Submit a job, watch its trials, take the best
 (lr, fc_norm) and the trained weights. Errors are RFC 9457 problem details with a stable `code` and a way out.
+
+A server that has tokens answers only those who send one: `Authorization: Bearer TOKEN`.
 """
 
 
@@ -41,23 +51,63 @@ def create_app(runtime: Runtime, *, start: Callable[[], None], close: Callable[[
         start: Called once before the first request is answered.
         close: Called once after the last.
     """
-    app = FastAPI(
-        title="fixnorm-tune", version=version("fixnorm-tune"), description=_ABOUT, lifespan=_lifespan(start, close)
-    )
+    app = _api(_lifespan(start, close))
     app.state.runtime = runtime
     problems.install(app)
-    api = APIRouter(prefix="/api/v1")
-    api.include_router(jobs.router)
-    api.include_router(logs.router)
-    api.include_router(events.router)
-    api.include_router(queue.router)
-    api.include_router(catalog.router)
-    app.include_router(api)
-    app.add_api_route("/healthz", _health, methods=["GET"], tags=["health"])
-    app.add_api_route("/readyz", _ready, methods=["GET"], tags=["health"], responses={503: {"model": Problem}})
-    app.include_router(metrics.router)
     app.include_router(pages.router)
-    return LoopbackOnly(WithDashboard(app, runtime.storage))
+    app.include_router(api.router)
+    app.include_router(login.router)
+    access = runtime.access
+    inner = guarded(WithDashboard(app, runtime.storage), access)
+    limited = RequestBodyLimitMiddleware(inner, runtime.settings.max_request_bytes)
+    return SafeHeaders(SameOrigin(limited, open_to_all=not access.required))
+
+
+def describe_api() -> dict[str, Any]:
+    """The OpenAPI document, without a server."""
+    return _api().openapi()
+
+
+def _api(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None) -> FastAPI:
+    app = FastAPI(
+        title="fixnorm-tune",
+        version=version("fixnorm-tune"),
+        description=_ABOUT,
+        docs_url=None,  # FastAPI's own pages load their scripts from elsewhere
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    bearer = HTTPBearer(auto_error=False, description="Only where the server has tokens.")  # says it; the gate does it
+    routes = APIRouter(prefix="/api/v1", dependencies=[Depends(bearer)], responses=_REFUSALS)
+    routes.include_router(jobs.router)
+    routes.include_router(logs.router)
+    routes.include_router(events.router)
+    routes.include_router(plans.router)
+    routes.include_router(queue.router)
+    routes.include_router(nodes.router)
+    routes.include_router(catalog.router)
+    app.include_router(routes)
+    app.add_api_route("/healthz", _health, methods=["GET"], tags=["health"], responses=_OF_THE_GATE)
+    app.add_api_route("/readyz", _ready, methods=["GET"], tags=["health"], responses=_REFUSALS)
+    app.include_router(metrics.router, responses=_REFUSALS)
+    return app
+
+
+_PROBLEM: dict[str, Any] = {"model": Problem, "content": {"application/problem+json": {}}}
+_OF_THE_GATE: dict[int | str, dict[str, Any]] = {
+    401: _PROBLEM
+    | {"description": "No token was sent where one is needed, or one that is not known here or has ended."},
+    403: _PROBLEM | {"description": "The token's scope or name does not allow it, or a page of another site asks."},
+    429: _PROBLEM
+    | {"description": "Too many unknown tokens came from this address; `Retry-After` says when to go on."},
+}
+_REFUSALS: dict[int | str, dict[str, Any]] = _OF_THE_GATE | {
+    400: _PROBLEM | {"description": "What was sent is no text."},
+    422: _PROBLEM | {"description": "What was sent breaks a rule: `errors` names each field and its rule."},
+    503: _PROBLEM
+    | {"description": "The database does not answer; nothing was changed. `Retry-After` says when to ask again."},
+    507: _PROBLEM | {"description": "There is no room on the server's disk; nothing was changed."},
+}
 
 
 def _health(running: Running) -> Health:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
-from typing import assert_never
+from typing import Protocol, assert_never
 
 from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage
@@ -22,6 +24,12 @@ from starlette.types import ASGIApp
 
 from fixnorm_core.disk import full_disk, no_space_at
 from fixnorm_core.errors import FixNormError
+from fixnorm_core.extras import install_command
+from service.access import tokens
+from service.access.callers import Access
+from service.access.failures import Failures
+from service.access.settled import administrator_of
+from service.administration import sqlite_lock
 from service.app import create_app
 from service.clock import utc_now
 from service.database.engine import Database
@@ -35,10 +43,14 @@ from service.metrics.meters import Meters
 from service.metrics.shared import SharedState
 from service.metrics.transactions import TransactionTimes
 from service.queue.share import UNLIMITED, Rules
+from service.retention.janitor import Janitor
+from service.retention.prune import Pruner, policy_of
 from service.runtime import Runtime
-from service.settings import BackendName, Settings
-from service.studies.storage import close_storage, engine_of, open_mirror, open_reading_storage
+from service.settings import BackendName, Settings, trackers_hidden
+from service.studies.storage import close_storage, engine_of, open_mirror, open_reading_storage, open_writing_storage
 from service.studies.studies import Studies
+from service.trackers.contracts import Tracker
+from service.trackers.follower import Follower
 from service.webhooks.courier import Courier
 from service.webhooks.signature import load_secret
 from worker.contracts import Backend, Resources
@@ -77,6 +89,51 @@ class Service:
     close: Callable[[], None]
 
 
+class _Thread(Protocol):
+    """What runs beside the dispatcher."""
+
+    def start(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Life:
+    """Of a server: what is started, and closed in the opposite order."""
+
+    settings: Settings
+    lock: FileLock | None
+    database: Database
+    stores: Sequence[BaseStorage]
+    dispatcher: Dispatcher
+    beside: Sequence[_Thread]
+    on_ready: Callable[[], None] | None
+
+    def begin(self) -> None:
+        """Only what decides and runs."""
+        with _having_room(self.settings):
+            self.dispatcher.start()
+
+    def start(self) -> None:
+        """All of it."""
+        self.begin()
+        for each in self.beside:
+            each.start()
+        if self.on_ready is not None:
+            self.on_ready()
+
+    def close(self) -> None:
+        """All of it, whether it was started or not."""
+        for each in reversed(self.beside):
+            each.close()
+        self.dispatcher.close()
+        for store in self.stores:
+            close_storage(store)
+        self.database.close()
+        if self.lock is not None:
+            self.lock.release()
+
+
 def build(
     settings: Settings,
     *,
@@ -98,10 +155,13 @@ def build(
     """
     lock = _claim_state_folder(settings)
     try:
+        trackers = list(_trackers(settings))
         with _having_room(settings):
             database, studies, reader = _open_database(settings)
             secret = _webhook_secret(settings)
-        backend = backend or _backend(settings, database)
+        access = _access(settings, database, now)
+        with trackers_hidden():  # a Ray that is started gives its environment to whatever a trial runs
+            backend = backend or _backend(settings, database)
     except BaseException:
         if lock is not None:
             lock.release()
@@ -110,51 +170,50 @@ def build(
     lease = Lease(database, holder, timedelta(seconds=settings.lease_seconds), alone=lock is not None, now=utc_now)
     meters = Meters()
     rest = timedelta(seconds=settings.retry_seconds)
-    rules = _rules(settings)
+    rules, reach = _rules(settings), settings.reach(tokens=access.required)
     dispatcher = Dispatcher(
-        database, lease, studies, backend, settings.state_dir, now, settings.poll_interval, rest, meters, rules
+        database,
+        lease,
+        studies,
+        backend,
+        settings.state_dir,
+        now,
+        settings.poll_interval,
+        rest,
+        meters,
+        rules,
+        timedelta(seconds=settings.quarantine_seconds),
+        reach,
     )
-    nodes = tuple(backend.nodes())  # a backend is its dispatcher's alone; requests are answered from what it has now
-    capacity = Resources.together(nodes)
-    meters.registry.register(SharedState(database, lambda: capacity, lambda: dispatcher.leads, settings.state_dir))
-
+    nodes = dispatcher.nodes  # a backend is its dispatcher's alone; requests are answered from what that has seen
     _time_transactions(database, studies, reader, registry=meters.registry)
     courier = Courier(database, secret, settings.webhook_private, now, meters)
+    storage = partial(open_writing_storage, settings.url)
+    pruner = Pruner(database, storage, settings.state_dir, policy_of(settings), now, settings.trackers)
+    janitor = Janitor(pruner, lambda: dispatcher.leads)
 
-    def begin() -> None:
-        with _having_room(settings):
-            dispatcher.start()
-
-    def start() -> None:
-        begin()
-        courier.start()
-        if on_ready is not None:
-            on_ready()
-
-    def close() -> None:
-        courier.close()
-        dispatcher.close()
-        for storage in (studies.storage, reader):
-            close_storage(storage)
-        database.close()
-        if lock is not None:
-            lock.release()
-
+    followers = [Follower(tracker, database, lambda: dispatcher.leads, time.monotonic) for tracker in trackers]
+    stores = (studies.storage, reader)
+    life = _Life(settings, lock, database, stores, dispatcher, [courier, *followers, janitor], on_ready)
     runtime = Runtime(
         settings,
+        access,
         database,
         reader,
-        lambda: nodes,
+        lambda: tuple(nodes.known.values()),
+        lambda: nodes.layout if dispatcher.leads else nodes.present,
         lambda: dispatcher.leads,
         dispatcher.wake,
         studies.storage.known,
         dispatcher.expected,
         rules,
+        reach,
         now,
         meters.registry,
         lambda: dispatcher.trouble,
     )
-    return Service(create_app(runtime, start=start, close=close), dispatcher, runtime, begin, close)
+    meters.registry.register(SharedState(runtime))
+    return Service(create_app(runtime, start=life.start, close=life.close), dispatcher, runtime, life.begin, life.close)
 
 
 def _claim_state_folder(settings: Settings) -> FileLock | None:
@@ -212,7 +271,7 @@ def _open_database(settings: Settings) -> tuple[Database, Studies, BaseStorage]:
     except ModuleNotFoundError as error:
         raise CannotStart(
             f"the database {make_url(settings.url)!r} needs the package {error.name!r}, which is not installed",
-            "Install PostgreSQL's driver too: pip install 'fixnorm-tune[postgres]'",
+            f"Install PostgreSQL's driver too: {install_command('postgres')}",
         ) from error
     except (*DATABASE_ERRORS, ImportError, OSError) as error:
         if trouble_of(error) is Trouble.FULL:
@@ -221,6 +280,15 @@ def _open_database(settings: Settings) -> tuple[Database, Studies, BaseStorage]:
             f"the database {make_url(settings.url)!r} cannot be opened: {error}",
             "Correct FIXNORM_DATABASE_URL, or leave it out for an SQLite file in the state folder",
         ) from error
+
+
+def _access(settings: Settings, database: Database, now: Callable[[], datetime]) -> Access:
+    """Tokens are asked for once there has ever been one: when the last is revoked or expires, nobody gets in."""
+    admin = administrator_of(settings)
+    with database.read() as session:
+        required = settings.require_tokens or admin is not None or tokens.exist(session)
+    open_paths = frozenset({"/metrics"} if settings.open_metrics else ())
+    return Access(required, database, admin, Failures(time.monotonic), now, open_paths)
 
 
 def _webhook_secret(settings: Settings) -> str:
@@ -258,6 +326,22 @@ def _backend(settings: Settings, database: Database) -> Backend:
             assert_never(settings.backend)
 
 
+def _trackers(settings: Settings) -> Iterator[Tracker]:
+    if settings.tensorboard:
+        from service.trackers.tensorboard import TensorBoardTracker
+
+        yield TensorBoardTracker(settings.state_dir)
+    if (uri := settings.mlflow_tracking_uri) is not None:
+        if find_spec("mlflow") is None:
+            raise CannotStart(
+                "FIXNORM_MLFLOW_TRACKING_URI is set, which needs the package mlflow, and it is not installed",
+                f"Leave the setting out, or install it: {install_command('mlflow')}",
+            )
+        from service.trackers.mlflow import MlflowTracker
+
+        yield MlflowTracker(uri, settings.mlflow_experiment)
+
+
 def _namespace(settings: Settings, database: Database) -> str:
     """Of this deployment's slots: they write into its state folder, and what they do is in its database."""
     with database.read() as session:
@@ -268,11 +352,10 @@ def _namespace(settings: Settings, database: Database) -> str:
 
 def _lock(settings: Settings) -> FileLock | None:
     """Holds an SQLite file for this process; the system lets go when it dies. PostgreSQL may have many servers."""
-    url = make_url(settings.url)
-    if url.get_backend_name() != "sqlite":
+    lock = sqlite_lock(settings.url, otherwise=settings.state_dir / "server.lock")
+    if lock is None:
         return None
-    held = Path(f"{url.database}.lock") if url.database else settings.state_dir / "server.lock"
-    lock = FileLock(held, thread_local=False)
+    held = Path(lock.lock_file)
     try:
         lock.acquire(blocking=False)
     except Timeout:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fixnorm_core.disk import free_bytes, nearest_existing, size_text
+from fixnorm_core.extras import install_command
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -24,7 +25,6 @@ __all__ = ["CHECKS", "Condition", "Finding", "examine"]
 
 _OLDEST_PYTHON = (3, 11)
 _LITTLE_SPACE_BYTES = 5 * 2**30
-_SERVER = "Install the server too: pip install 'fixnorm-tune[server]'"
 
 
 class Condition(StrEnum):
@@ -58,7 +58,8 @@ def examine() -> Iterator[Finding]:
         try:
             yield look(what)
         except ModuleNotFoundError as error:  # a distribution that is not there, too
-            yield Finding(what, Condition.PROBLEM, f"the package {error.name} is not installed", _SERVER)
+            way_out = f"Install the server too: {install_command('server')}"
+            yield Finding(what, Condition.PROBLEM, f"the package {error.name} is not installed", way_out)
         except Exception as error:  # the boundary: a broken installation may raise anything
             yield Finding(what, Condition.PROBLEM, f"{type(error).__name__}: {error}")
 
@@ -75,7 +76,7 @@ def _torch(what: str) -> Finding:
     try:
         from fixnorm_core.vision import torchvision  # noqa: F401 - whether they can be imported together is the question
     except (ImportError, OSError, RuntimeError) as error:
-        way_out = f"{_SERVER} takes a pair that does"
+        way_out = f"Install versions that do: {install_command('server')}"
         return Finding(what, Condition.PROBLEM, f"{pair} do not work together: {error}", way_out)
     return Finding(what, Condition.OK, pair)
 

@@ -17,7 +17,16 @@ from fixnorm_core.spec import JobSpec
 from service.database.troubles import DATABASE_ERRORS, Trouble, describe, trouble_of
 from service.schemas import FieldProblem, Problem
 
-__all__ = ["KeyReused", "NoResultYet", "NotFound", "NotReady", "ResourcesNeverFree", "VerbImpossible", "install"]
+__all__ = [
+    "BadCursor",
+    "KeyReused",
+    "NoResultYet",
+    "NotFound",
+    "NotReady",
+    "ResourcesNeverFree",
+    "VerbImpossible",
+    "install",
+]
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +40,12 @@ class NotFound(FixNormError):
     def job(cls, job_id: str) -> NotFound:
         """A job that is not there."""
         return cls(f"there is no job {job_id!r}", "`fixnorm-tune list` shows all jobs")
+
+
+class BadCursor(FixNormError):
+    """A page was asked for that no page before it has named."""
+
+    code = "bad_cursor"
 
 
 class NoResultYet(FixNormError):
@@ -65,6 +80,7 @@ class VerbImpossible(FixNormError):
 
 _STATUS: dict[type[FixNormError], HTTPStatus] = {
     NotFound: HTTPStatus.NOT_FOUND,
+    BadCursor: HTTPStatus.UNPROCESSABLE_ENTITY,
     NoResultYet: HTTPStatus.CONFLICT,
     KeyReused: HTTPStatus.CONFLICT,
     VerbImpossible: HTTPStatus.CONFLICT,
@@ -121,7 +137,8 @@ def _broken_rules(error: RequestValidationError) -> tuple[FieldProblem, ...]:
 async def _on_http(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
-    return _answer(status, detail=str(error.detail), code=status.phrase.lower().replace(" ", "_"))
+    way_out = "Send JSON, as UTF-8" if status is HTTPStatus.BAD_REQUEST else ""  # FastAPI's only one: no text at all
+    return _answer(status, detail=str(error.detail), code=status.phrase.lower().replace(" ", "_"), way_out=way_out)
 
 
 async def _on_trouble(request: Request, error: Exception) -> JSONResponse:

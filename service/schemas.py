@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fixnorm_core.reports import Evaluation
 from fixnorm_core.spec import JobSpec, Method
+from service.events.schemas import EventKind, EventView
+from service.webhooks.schemas import WebhookView
 
 if TYPE_CHECKING:
     from fixnorm_core.recipes import Recipe
@@ -174,8 +176,11 @@ class JobView(_View):
         stop_reason: Why its search ended, also while points are still being confirmed; None before.
         place: Among the jobs that wait for room, from 1; None when it does not wait for any.
         best: The best point so far, final once the state is SUCCEEDED; None until a trial is complete.
+        former: The result that a job ended with before it was extended or retried. Its weights and its report are those
+            that can be fetched until the job ends again; None once it has, and if it had none.
         notes: What was made of each warm start.
         dashboard: Path of the job's study in the Optuna dashboard, for example ``/dashboard/studies/1``.
+        webhook: What has become of its webhook; None without one.
     """
 
     id: str
@@ -190,8 +195,10 @@ class JobView(_View):
     spec: JobSpec
     progress: Progress
     best: BestView | None
+    former: BestView | None = None
     notes: tuple[str, ...] = ()
     dashboard: str | None
+    webhook: WebhookView | None = None
 
 
 class Extension(BaseModel):
@@ -265,46 +272,6 @@ class TrialView(_View):
     reason: str
     attempts: int
     seconds: float | None
-
-
-class EventKind(StrEnum):
-    """What an event tells of."""
-
-    JOB_CHANGED = "job.changed"
-    JOB_ENDED = "job.ended"
-    ATTEMPT_STARTED = "attempt.started"
-    ATTEMPT_ENDED = "attempt.ended"
-    TRIAL_EPOCH = "trial.epoch"
-    TRIAL_ENDED = "trial.ended"
-
-
-class EventView(_View):
-    """Something that happened to a job. Which of the optional fields are there depends on the kind.
-
-    Attributes:
-        number: Counts the job's events from 1 without gaps; the ``id`` of a server-sent event.
-        kind: ``job.changed`` and ``job.ended`` (``state``, ``reason``); ``attempt.started`` (``trial``, ``attempt``,
-            ``task``, ``params``) and ``attempt.ended`` (``state``, ``reason``), one for each try at training a trial
-            or at evaluating its weights; ``trial.epoch`` (``epoch``, ``validation_accuracy``); ``trial.ended``
-            (``state``, ``validation_accuracy``, ``reason``).
-        at: When it was stored.
-        state: A job's, an attempt's or a trial's, as the kind says.
-        task: ``train`` or ``evaluate``.
-        epoch: Counted from 1.
-    """
-
-    number: int
-    job: str
-    kind: EventKind
-    at: datetime
-    state: str | None = None
-    reason: str | None = None
-    trial: int | None = None
-    attempt: str | None = None
-    task: Literal["train", "evaluate"] | None = None
-    params: dict[str, float] | None = None
-    epoch: int | None = None
-    validation_accuracy: float | None = None
 
 
 class ModelView(_View):

@@ -8,14 +8,17 @@ from ipaddress import ip_address
 from pathlib import Path
 from threading import Event
 from types import FrameType
+from typing import Any
 
 import structlog
 import uvicorn
 
 from fixnorm_core.errors import FixNormError
+from service.access.settled import administrator_of
+from service.administration import has_usable_token
 from service.composition import build
 from service.server_log import configure_log
-from service.settings import Settings
+from service.settings import Settings, hide_secrets
 
 __all__ = ["AddressError", "run_server"]
 
@@ -31,20 +34,23 @@ def run_server(settings: Settings, *, host: str, port: int, url_file: Path | Non
 
     Args:
         settings: The server's settings.
-        host: A loopback address.
+        host: The address to listen on; one beyond loopback needs tokens.
         port: TCP port; 0 takes a free one.
         url_file: Gets the server's address once it answers, and is removed at the end.
 
     Must be called in the main thread, which gets the signals.
 
     Raises:
-        AddressError: If the address is taken, or beyond loopback.
+        AddressError: If the address is taken, or is beyond loopback and there are no tokens.
         StateFolderInUse: If another server works on the state folder.
         CannotStart: If the folder, the database or Ray cannot be used.
     """
     configure_log(settings.log_format, settings.log_level)
+    hide_secrets()  # Ray and whatever else is started below gets this process' environment
+    if not _is_loopback(host):
+        _check_tokens(settings, host)
     with _listen(host, port) as listener:  # before anything slow or lasting is done
-        address = _address(listener)
+        address = _address(listener, secure=settings.tls_cert is not None)
 
         def announce() -> None:
             structlog.get_logger(__name__).info(
@@ -58,7 +64,9 @@ def run_server(settings: Settings, *, host: str, port: int, url_file: Path | Non
         service = build(settings, on_ready=announce)
         # After the build, since Ray sets a handler too. Uvicorn shuts down on SIGTERM and then raises it once more.
         signal.signal(signal.SIGTERM, _exit)
-        config = uvicorn.Config(service.app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+        config = uvicorn.Config(
+            service.app, log_config=None, access_log=False, timeout_graceful_shutdown=5, **_tls(settings)
+        )
         try:
             service.start()  # in the app's lifespan an error would be a traceback in the log and no more
             _Server(config, service.runtime.stopping).run(sockets=[listener])
@@ -66,6 +74,10 @@ def run_server(settings: Settings, *, host: str, port: int, url_file: Path | Non
             service.close()
             if url_file is not None:
                 url_file.unlink(missing_ok=True)
+
+
+def _tls(settings: Settings) -> dict[str, Any]:
+    return {"ssl_certfile": settings.tls_cert, "ssl_keyfile": settings.tls_key} if settings.tls_cert is not None else {}
 
 
 class _Server(uvicorn.Server):
@@ -85,11 +97,6 @@ def _exit(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    if not _is_loopback(host):
-        raise AddressError(
-            f"host {host!r} is beyond loopback, and this release has no tokens to keep strangers out",
-            "Listen on 127.0.0.1 and reach it through an SSH tunnel",
-        )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -105,6 +112,17 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def _check_tokens(settings: Settings, host: str) -> None:
+    """Beyond loopback nobody is let in without a token, so there has to be one that lets somebody in."""
+    if administrator_of(settings) is not None or has_usable_token(settings):
+        return
+    raise AddressError(
+        f"host {host!r} is beyond loopback, and this server has no token that would let anybody in",
+        "Make one, with the same --state-dir or FIXNORM_DATABASE_URL: fixnorm-tune token create NAME --scope admin; "
+        "or listen on 127.0.0.1 and reach it through an SSH tunnel",
+    )
+
+
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
@@ -114,6 +132,7 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _address(listener: socket.socket) -> str:
+def _address(listener: socket.socket, *, secure: bool) -> str:
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if secure else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # Before torch is imported anywhere: tests run beside each other on few cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's slots are as patient as can be by default, and would hardly get a turn beside other tests
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -53,9 +55,12 @@ def postgres() -> Iterator[Postgres]:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A Chromium without a window, the one of this machine."""
+    """A Chromium without a window, the one of this machine.
+
+    One for each file: Playwright keeps an event loop running in this thread, and tests of other files run their own.
+    """
     from playwright.sync_api import sync_playwright  # only now: few tests look at pages
 
     program = shutil.which("chromium") or shutil.which("google-chrome")

@@ -22,7 +22,7 @@ from typing import Any
 
 import structlog
 
-from worker.contracts import Backend, Failed, FailureKind, Resources, Task, Update
+from worker.contracts import Backend, Failed, FailureKind, Node, Place, Resources, Task, Update
 
 __all__ = ["BackendProcess", "Unreachable"]
 
@@ -64,7 +64,8 @@ class BackendProcess:
     _since: str = field(default="", init=False)
     _trouble: str | None = field(default=None, init=False)
     _term: int = field(default=0, init=False)
-    _nodes: Sequence[Resources] = field(default=(), init=False)
+    _nodes: Sequence[Node] = field(default=(), init=False)
+    _places: Mapping[str, Place] = field(default_factory=dict, init=False)
     _attempts: set[str] = field(default_factory=set, init=False)
     _stopping: set[str] = field(default_factory=set, init=False)
     _news: list[Update] = field(default_factory=list, init=False)
@@ -101,21 +102,27 @@ class BackendProcess:
 
     def capacity(self) -> Resources:
         """As the backend says, or last said."""
-        return Resources.together(self.nodes())
+        return Resources.together(node.total for node in self.nodes())
 
-    def nodes(self) -> Sequence[Resources]:
+    def nodes(self) -> Sequence[Node]:
         """As the backend says, or last said."""
         with suppress(Unreachable):
             self._nodes = self._call("nodes")
         return self._nodes
 
-    def start(self, task: Task, resources: Resources) -> None:
+    def places(self) -> Mapping[str, Place]:
+        """As the backend says, or last said."""
+        with suppress(Unreachable):
+            self._places = self._call("places")
+        return self._places
+
+    def start(self, task: Task, resources: Resources, nodes: Sequence[str] = ()) -> None:
         """As the backend does.
 
         Raises:
             Unreachable: If it cannot be reached.
         """
-        self._call("start", task, resources)
+        self._call("start", task, resources, nodes)
         self._attempts.add(task.attempt_id)
 
     def poll(self) -> Sequence[Update]:
@@ -267,6 +274,8 @@ def _serve(pipe: Connection, make: Callable[[], Backend]) -> None:
     """The child: answers calls until its parent closes the pipe or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group, and is the parent's to answer
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:  # credentials that are the parent's alone
+        del os.environ[name]
     try:
         backend = make()
     except BaseException as error:  # the boundary: whatever the start runs into

@@ -15,11 +15,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from fixnorm_core.reach import LOCAL, Reach
 from fixnorm_core.reports import EpochReport, Evaluation, TrialResult
 from fixnorm_core.spec import ResourceSpec, TrialSpec
 
 __all__ = [
+    "LOST_TOUCH",
+    "NODE_FAILURES",
     "NOTHING",
+    "NOWHERE",
     "RETRIED_FAILURES",
     "UNCHARGED_FAILURES",
     "Backend",
@@ -28,7 +32,9 @@ __all__ = [
     "Evaluated",
     "Failed",
     "FailureKind",
+    "Node",
     "Outcome",
+    "Place",
     "Resources",
     "Stopped",
     "Task",
@@ -41,15 +47,37 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """An amount of what trials hold."""
+    """An amount of what trials hold.
+
+    Attributes:
+        cpus: Cores.
+        gpus: GPUs.
+        ranks: Of what one trial holds: into how many equal parts it is divided, one for each process that trains it.
+        nodes: Of what one trial holds: over how many nodes it is divided, evenly.
+    """
 
     cpus: float
     gpus: float
+    ranks: int = 1
+    nodes: int = 1
 
     @classmethod
     def of(cls, spec: ResourceSpec) -> Resources:
         """What one trial of a job holds."""
-        return cls(cpus=spec.cpus_per_trial, gpus=spec.gpus_per_trial)
+        cpus, gpus = spec.cpus_per_trial, spec.gpus_per_trial
+        return cls(cpus=cpus, gpus=gpus, ranks=spec.ranks, nodes=spec.nodes_per_trial)
+
+    @property
+    def of_one_rank(self) -> Resources:
+        """The part of one process. Ray cuts it off after 1/10,000, so that all parts fit into the whole."""
+        return Resources(self.cpus / self.ranks, self.gpus / self.ranks)
+
+    @property
+    def on_one_node(self) -> Resources:
+        """What is held on each of its nodes."""
+        if self.nodes == 1:
+            return self
+        return Resources(self.cpus / self.nodes, self.gpus / self.nodes, self.ranks // self.nodes)
 
     def fits_in(self, other: Resources) -> bool:
         """Whether ``other`` is at least this much of everything (up to rounding of fractions)."""
@@ -63,7 +91,7 @@ class Resources:
     def __str__(self) -> str:
         cpus = f"{self.cpus:g} CPU" if self.cpus == 1 else f"{self.cpus:g} CPUs"
         gpus = f"{self.gpus:g} GPU" if self.gpus == 1 else f"{self.gpus:g} GPUs"
-        return f"{cpus} and {gpus}"
+        return f"{cpus} and {gpus}" + (f" over {self.nodes} nodes" if self.nodes > 1 else "")
 
     def __add__(self, other: Resources) -> Resources:
         return Resources(self.cpus + other.cpus, self.gpus + other.gpus)
@@ -72,7 +100,51 @@ class Resources:
         return Resources(self.cpus - other.cpus, self.gpus - other.gpus)
 
 
+LOST_TOUCH = "the ranks of the trial lost touch with each other"
+"""How the message of a failure begins that is of a rank's connection to another, and so need not be its own doing."""
 NOTHING = Resources(0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A machine that trials run on.
+
+    Attributes:
+        name: Stays the same when it was away and is back.
+        total: What trials could hold there together if nothing ran.
+    """
+
+    name: str
+    total: Resources
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an attempt runs.
+
+    Attributes:
+        node: The node's name.
+        gpus: The names of the GPUs there that it holds, or of the one that it holds a part of.
+        others: Likewise its other nodes, if it runs on several; this one has the first rank.
+    """
+
+    node: str
+    gpus: tuple[str, ...] = ()
+    others: tuple[Place, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Place, ...]:
+        """One of each node, without others."""
+        return (Place(self.node, self.gpus), *self.others)
+
+    @classmethod
+    def of_parts(cls, parts: Sequence[Place]) -> Place:
+        """The place of some nodes, the first rank's first."""
+        first, *others = parts
+        return cls(first.node, first.gpus, tuple(others))
+
+
+NOWHERE = Place("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +155,13 @@ class TrainTask:
         attempt_id: The handle of this attempt.
         trial: What to train.
         folder: An absolute path that server and worker share: checkpoint, weights and logs of the trial.
+        reach: What the trial may read, as the server's operator has it; never from the job.
     """
 
     attempt_id: str
     trial: TrialSpec
     folder: str
+    reach: Reach = LOCAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +172,13 @@ class EvaluateTask:
         attempt_id: The handle of this attempt.
         trial: The training run that left the weights.
         folder: Its folder, which holds them.
+        reach: As for training.
     """
 
     attempt_id: str
     trial: TrialSpec
     folder: str
+    reach: Reach = LOCAL
 
 
 Task = TrainTask | EvaluateTask
@@ -117,13 +193,20 @@ class FailureKind(StrEnum):
     """What a failure says of other tries."""
 
     RETRYABLE = "retryable"
-    """The worker was lost or preempted: the same trial again, from its last checkpoint, costs the budget nothing."""
+    """The worker, or one of its ranks, was lost, preempted or hung: the same trial again, from its last checkpoint,
+    costs the budget nothing."""
 
     OUTAGE = "outage"
     """The node died or was taken away, or nothing could be started: as above, and no number of them fails the trial."""
 
     GPU_MEMORY = "gpu_memory"
     """CUDA was out of memory: perhaps another process's doing the first time, the job's own the second."""
+
+    GPU_FAULT = "gpu_fault"
+    """The GPU or its driver does not work: as a lost worker."""
+
+    BUCKET_DOWN = "bucket_down"
+    """The object store that holds the data did not answer: as an outage, but not the node's doing."""
 
     DISK_FULL = "disk_full"
     """A file of the trial had no room: the same trial again, from its last checkpoint, once somebody has made some."""
@@ -138,10 +221,21 @@ class FailureKind(StrEnum):
     """The job itself is wrong (a model that cannot be built, an unreadable image): every trial would fail alike."""
 
 
-RETRIED_FAILURES = frozenset({FailureKind.RETRYABLE, FailureKind.OUTAGE, FailureKind.GPU_MEMORY})
+RETRIED_FAILURES = frozenset(
+    {
+        FailureKind.RETRYABLE,
+        FailureKind.OUTAGE,
+        FailureKind.BUCKET_DOWN,
+        FailureKind.GPU_MEMORY,
+        FailureKind.GPU_FAULT,
+    }
+)
 """After these the same task is tried again, by itself."""
 
-UNCHARGED_FAILURES = frozenset({FailureKind.OUTAGE, FailureKind.DISK_FULL})
+NODE_FAILURES = frozenset({FailureKind.RETRYABLE, FailureKind.OUTAGE, FailureKind.GPU_FAULT})
+"""These may be the doing of the node, where there is one to name."""
+
+UNCHARGED_FAILURES = frozenset({FailureKind.OUTAGE, FailureKind.BUCKET_DOWN, FailureKind.DISK_FULL})
 """No number of these fails the trial."""
 
 
@@ -167,11 +261,13 @@ class Failed:
         kind: What it says of other tries.
         message: One sentence for a person.
         details: The traceback, when there is one.
+        node: What was lost, of an attempt on several nodes: the name of its node; None where that is not known.
     """
 
     kind: FailureKind
     message: str
     details: str = ""
+    node: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,11 +285,17 @@ Outcome = Trained | Evaluated | Failed | Cancelled | Stopped
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """News of one attempt since the last poll. ``outcome`` is set once, in the attempt's last update."""
+    """News of one attempt since the last poll.
+
+    Attributes:
+        outcome: Set once, in the attempt's last update.
+        place: Where it ran, with the outcome; None where that is not known, or had no part in it.
+    """
 
     attempt_id: str
     reports: tuple[EpochReport, ...] = ()
     outcome: Outcome | None = None
+    place: Place | None = None
 
 
 class Backend(Protocol):
@@ -222,11 +324,20 @@ class Backend(Protocol):
     def capacity(self) -> Resources:
         """All that trials could hold together if nothing ran."""
 
-    def nodes(self) -> Sequence[Resources]:
-        """What each machine has of that. A trial runs on one of them."""
+    def nodes(self) -> Sequence[Node]:
+        """The machines that have that. A trial runs on one of them, or on several."""
 
-    def start(self, task: Task, resources: Resources) -> None:
-        """Starts an attempt. The caller has made sure that ``resources`` are free."""
+    def places(self) -> Mapping[str, Place]:
+        """Where each attempt is that holds something, by its id; those that were started a moment ago as planned."""
+
+    def start(self, task: Task, resources: Resources, nodes: Sequence[str] = ()) -> None:
+        """Starts an attempt.
+
+        Args:
+            task: What it is to do.
+            resources: What it holds. The caller has made sure that they are free on each of ``nodes``.
+            nodes: Where it may run, the best first; a warm slot on any of them is better still. Empty for anywhere.
+        """
 
     def poll(self) -> Sequence[Update]:
         """All news since the last poll, of all attempts."""

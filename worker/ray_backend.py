@@ -13,13 +13,18 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, NodeDiedError, RayActorError, RayError
+from ray.exceptions import ActorUnavailableError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from worker.contracts import Cancelled, Failed, FailureKind, Resources, Task, Update
+from worker.contracts import NOWHERE, Cancelled, Failed, FailureKind, Node, Place, Resources, Task, Update
+from worker.ray_facts import lost, names_of, total_of, where
+from worker.ray_team import form_team
+from worker.room import Room
 from worker.slot import Claimed, News, Slot, SlotTaken
 
 __all__ = ["RayBackend"]
@@ -39,6 +44,7 @@ class _SlotHandle:
     """A slot as its owner knows it.
 
     Attributes:
+        place: With Ray's ids of nodes, and the GPUs that it is expected to get until it tells them.
         told: How many reports of the attempt have been handed over.
         stored: How many of them were acknowledged.
         ended: Whether its outcome has been handed over.
@@ -47,8 +53,9 @@ class _SlotHandle:
     name: str
     actor: Any  # Ray's handles know their methods only at run time
     resources: Resources
+    place: Place
     attempt_id: str | None = None
-    started: ray.ObjectRef[None] | None = None
+    started: ray.ObjectRef[Place] | None = None
     pending_poll: ray.ObjectRef[News | None] | None = None
     told: int = 0
     stored: int = 0
@@ -84,7 +91,9 @@ class RayBackend:
     _slots: list[_SlotHandle] = field(default_factory=list, init=False)
     _news: list[Update] = field(default_factory=list, init=False)
     _term: int = field(default=0, init=False)
-    _nodes: tuple[Resources, ...] = field(default=(), init=False)
+    _nodes: tuple[Node, ...] = field(default=(), init=False)
+    _names: dict[str, str] = field(default_factory=dict, init=False)
+    _ids: dict[str, str] = field(default_factory=dict, init=False)
     _nodes_until: float = field(default=0.0, init=False)
     _strays: dict[ray.ObjectRef[Claimed], Any] = field(default_factory=dict, init=False)
     _sweep_at: float = field(default=0.0, init=False)
@@ -125,7 +134,7 @@ class RayBackend:
             except RayError:  # it is dead, or of a version that cannot be talked to
                 ray.kill(actor, no_restart=True)
                 continue
-            self._slots.append(_SlotHandle(name, actor, claimed.resources, claimed.attempt_id))
+            self._slots.append(_SlotHandle(name, actor, claimed.resources, claimed.place, claimed.attempt_id))
         for ref in silent:
             ray.kill(claims[ref][1], no_restart=True)
         return {slot.attempt_id: slot.resources for slot in self._slots if slot.attempt_id is not None}
@@ -136,19 +145,30 @@ class RayBackend:
 
     def capacity(self) -> Resources:
         """All CPUs and GPUs that the cluster has, as of a second ago."""
-        return Resources.together(self.nodes())
+        return Resources.together(node.total for node in self.nodes())
 
-    def nodes(self) -> Sequence[Resources]:
-        """Those of each node that is alive, as of a second ago."""
+    def nodes(self) -> Sequence[Node]:
+        """Those that are alive, as of a second ago."""
         if self.clock() >= self._nodes_until:
-            alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-            self._nodes = tuple(Resources(cpus=each.get("CPU", 0.0), gpus=each.get("GPU", 0.0)) for each in alive)
+            alive = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+            self._names.update(names_of(alive))  # and those of the dead, which what was lost there is told of with
+            self._nodes = tuple(Node(self._names[each], total_of(node["Resources"])) for each, node in alive.items())
+            self._ids = {self._names[each]: each for each in alive}
             self._nodes_until = self.clock() + _NODES_SECONDS
         return self._nodes
 
-    def start(self, task: Task, resources: Resources) -> None:
+    def places(self) -> Mapping[str, Place]:
+        """Those of the busy slots."""
+        return {slot.attempt_id: self._called(slot.place) for slot in self._slots if slot.attempt_id is not None}
+
+    def start(self, task: Task, resources: Resources, nodes: Sequence[str] = ()) -> None:
         """Starts a task on a warm slot of that size, or on a new one."""
-        slot = self._idle_slot(resources) or self._new_slot(resources)
+        known = [self._ids[name] for name in nodes or [node.name for node in self.nodes()] if name in self._ids]
+        if len(known) < resources.nodes and resources.nodes > 1:
+            why = f"it needs {resources.nodes} nodes, and of those that it was to run on {len(known)} are left"
+            self._news.append(Update(task.attempt_id, outcome=Failed(FailureKind.OUTAGE, why)))
+            return
+        slot = self._idle_slot(resources, known) or self._new_slot(resources, known[: resources.nodes])
         slot.take(task.attempt_id)
         slot.started = slot.actor.start.remote(task, self._term)
 
@@ -264,7 +284,8 @@ class RayBackend:
         assert slot.pending_poll is not None
         try:
             if slot.started is not None:
-                ray.get(slot.started)  # finished before the poll could be; raises if the task could not be started
+                # Finished before the poll could be; raises if the task could not be started
+                slot.place = ray.get(slot.started)
                 slot.started = None
             news = ray.get(slot.pending_poll)
         except SlotTaken as error:
@@ -275,7 +296,9 @@ class RayBackend:
             if isinstance(error, ActorUnavailableError) and slot.started is None:
                 slot.pending_poll = None  # if it is lost, a later poll says so
                 return
-            self._news.append(Update(slot.attempt_id, outcome=_lost(error)))
+            failed = lost(error, node=self._names.get(slot.place.node))
+            self._news.append(Update(slot.attempt_id, outcome=failed, place=self._called(slot.place)))
+            self._nodes_until = 0.0  # its node may be gone with it
             self._kill(slot)
             return
         slot.pending_poll = None
@@ -285,52 +308,61 @@ class RayBackend:
         slot.told = news.skipped + len(news.reports)
         slot.ended = news.outcome is not None
         if reports or news.outcome is not None:
-            self._news.append(Update(news.attempt_id, reports, news.outcome))
+            place, outcome = self._called(slot.place) if slot.ended else None, news.outcome
+            if isinstance(outcome, Failed) and outcome.node is not None:
+                outcome = replace(outcome, node=self._names.get(outcome.node))
+            self._news.append(Update(news.attempt_id, reports, outcome, place))
 
     def _slot_of(self, attempt_id: str) -> _SlotHandle | None:
         return next((slot for slot in self._slots if slot.attempt_id == attempt_id), None)
 
-    def _idle_slot(self, resources: Resources) -> _SlotHandle | None:
-        return next((slot for slot in self._slots if slot.attempt_id is None and slot.resources == resources), None)
+    def _idle_slot(self, resources: Resources, nodes: Sequence[str]) -> _SlotHandle | None:
+        idle = [slot for slot in self._slots if slot.attempt_id is None and slot.resources == resources]
+        there = [slot for slot in idle if all(part.node in nodes for part in slot.place.parts)]
+        return min(there, key=lambda slot: nodes.index(slot.place.node), default=None)
 
-    def _new_slot(self, resources: Resources) -> _SlotHandle:
-        self._make_room(resources)
+    def _new_slot(self, resources: Resources, nodes: Sequence[str]) -> _SlotHandle:
+        """A slot on as many nodes as it needs; where Ray likes if none is known."""
         name = f"slot-{secrets.token_hex(8)}"
-        kept: dict[str, Any] = {"concurrency_groups": {_POLLS: 2}}
+        options: dict[str, Any] = {"concurrency_groups": {_POLLS: 2}}
+        place = NOWHERE
+        if nodes:
+            place = Place.of_parts([Place(node, self._make_room(resources.on_one_node, node)) for node in nodes])
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(place.node, soft=False)
         if self._outlived:
-            kept |= {"name": name, "lifetime": "detached"}
-        actor_class = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_restarts=0, **kept)(Slot)
-        patience = self.patience_seconds if self._outlived else None
-        actor = actor_class.remote(resources, patience_seconds=patience, owns_process=True)
-        slot = _SlotHandle(name, actor, resources)
+            options |= {"name": name, "lifetime": "detached"}
+        own = resources.of_one_rank
+        actor_class = ray.remote(num_cpus=own.cpus, num_gpus=own.gpus, max_restarts=0, **options)(Slot)
+        actor = actor_class.remote(
+            resources,
+            patience_seconds=self.patience_seconds if self._outlived else None,
+            owns_process=True,
+            where=where,
+            form_team=partial(form_team, own, count=resources.ranks, nodes=nodes) if resources.ranks > 1 else None,
+        )
+        slot = _SlotHandle(name, actor, resources, place)
         self._slots.append(slot)
         return slot
 
-    def _make_room(self, resources: Resources) -> None:
-        """Lets go of idle slots of other sizes until the new one fits; of all where each may hold another node's."""
-        nodes = self.nodes()
-        for slot in [slot for slot in self._slots if slot.attempt_id is None]:
-            held = Resources.together(other.resources for other in self._slots)
-            if len(nodes) == 1 and (held + resources).fits_in(nodes[0]):
-                return
-            self._kill(slot)
+    def _make_room(self, part: Resources, node: str) -> tuple[str, ...]:
+        """Lets go of idle slots on a node until part of a new one fits; returns the GPUs that it is expected to get."""
+        there = [slot for slot in self._slots if any(each.node == node for each in slot.place.parts)]
+        idle = [slot for slot in there if slot.attempt_id is None]
+        while True:
+            room = Room.of(Node(node, each.total) for each in self.nodes() if self._ids[each.name] == node)
+            for slot in there:
+                room.take(slot.resources, slot.place)
+            if room.fits(part) or not idle:
+                return room.gpus_for(part, node)
+            there.remove(idle[0])
+            self._kill(idle.pop(0))
+
+    def _called(self, place: Place) -> Place:
+        """A place with the names of nodes."""
+        others = tuple(map(self._called, place.others))
+        return replace(place, node=self._names.get(place.node, place.node), others=others)
 
     def _kill(self, slot: _SlotHandle) -> None:
         self._slots.remove(slot)
         if ray.is_initialized():
             ray.kill(slot.actor, no_restart=True)
-
-
-def _lost(error: RayError) -> Failed:
-    message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    kind = FailureKind.OUTAGE if _is_of_the_node(error) else FailureKind.RETRYABLE
-    return Failed(kind, f"the worker was lost: {message}", str(error))
-
-
-def _is_of_the_node(error: RayError) -> bool:
-    """Whether the node died, was preempted or cut off. Ray tells of a dead one in words only (``ActorDiedError``)."""
-    if isinstance(error, ActorUnavailableError):
-        return True
-    if isinstance(error, RayActorError):
-        return bool(error.preempted) or "node has died" in str(error)
-    return isinstance(error, NodeDiedError)

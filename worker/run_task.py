@@ -6,15 +6,20 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fixnorm_core.data.fetch import fetched, version_of
+from fixnorm_core.data.store import BucketDown
 from fixnorm_core.disk import full_disk, no_space_at
 from fixnorm_core.errors import FixNormError
+from fixnorm_core.reach import LOCAL, Reach
 from fixnorm_core.reports import EpochReport
-from fixnorm_core.spec import DataSpec
+from fixnorm_core.spec import DataSpec, TrialSpec
 from worker.contracts import (
+    LOST_TOUCH,
     Evaluated,
     EvaluateTask,
     Failed,
@@ -30,8 +35,12 @@ from worker.output import printed_to
 
 if TYPE_CHECKING:
     from fixnorm_core.data.types import TrainingData
+    from fixnorm_core.training.ranks import Ranks
 
-__all__ = ["DataCache", "run_task"]
+__all__ = ["DataCache", "Join", "run_task", "train_alone"]
+
+Join = Callable[[TrialSpec], AbstractContextManager["Ranks"]]
+"""Around the training of a trial: joins those that train it together."""
 
 log = logging.getLogger("fixnorm_core")
 
@@ -43,23 +52,33 @@ class DataCache:
     """
 
     def __init__(self) -> None:
-        self._spec: DataSpec | None = None
+        self._of: tuple[DataSpec, Reach] | None = None
         self._data: TrainingData | None = None
 
-    def load(self, spec: DataSpec) -> TrainingData:
+    def load(self, spec: DataSpec, reach: Reach = LOCAL) -> TrainingData:
         """The images of ``spec``, from memory if they are those asked for last.
 
         Raises:
-            DataError: If they cannot be read.
+            DataError: If they cannot be read, or are out of reach.
         """
         from fixnorm_core.data.load import check_test_split, load_training_data
 
-        if self._data is None or self._spec != spec:
+        if self._data is None or self._of != (spec, reach):
             self._data = None  # frees the old images before the new ones are decoded
-            check_test_split(spec)
-            self._data = load_training_data(spec)
-            self._spec = spec
+            local = fetched(spec, reach)  # once for both
+            check_test_split(local[0], reach=local[1])
+            data = load_training_data(local[0], reach=local[1])
+            self._data = replace(data, version=version_of(local[0], asked=spec))
+            self._of = (spec, reach)
         return self._data
+
+
+@contextmanager
+def train_alone(_trial: TrialSpec) -> Iterator[Ranks]:
+    """Joins nobody."""
+    from fixnorm_core.training.ranks import ALONE
+
+    yield ALONE
 
 
 def run_task(
@@ -69,8 +88,10 @@ def run_task(
     report: Callable[[EpochReport], None],
     should_stop: Callable[[], bool] = lambda: False,
     owns_process: bool = False,
+    join: Join = train_alone,
+    rank: int = 0,
 ) -> Outcome:
-    """Runs a task to its end. Never raises: whatever goes wrong is the outcome.
+    """Runs a task to its end, or a rank's part of it. Never raises: whatever goes wrong is the outcome.
 
     Args:
         task: What to run.
@@ -78,11 +99,13 @@ def run_task(
         report: Called after every epoch, in this thread.
         should_stop: Asked after every epoch but the last; True ends the training there.
         owns_process: Whether this process does nothing else meanwhile, so that all that it prints is the task's.
+        join: Joins those that train the trial together, around the training.
+        rank: Which of them this is. The first logs all; the others only what is wrong, into the same file.
     """
     try:
         path = log_path(task.folder, task.attempt_id)
-        with _log_file(path), printed_to(path) if owns_process else nullcontext():
-            outcome = _run(task, cache=cache, report=report, should_stop=should_stop)
+        with _log_file(path, rank=rank), printed_to(path) if owns_process else nullcontext():
+            outcome = _run(task, cache=cache, report=report, should_stop=should_stop, join=join)
             if isinstance(outcome, Failed):
                 log.error("%s\n%s", outcome.message, outcome.details.rstrip())
             return outcome
@@ -91,12 +114,12 @@ def run_task(
 
 
 def _run(
-    task: Task, *, cache: DataCache, report: Callable[[EpochReport], None], should_stop: Callable[[], bool]
+    task: Task, *, cache: DataCache, report: Callable[[EpochReport], None], should_stop: Callable[[], bool], join: Join
 ) -> Outcome:
     try:
         if isinstance(task, EvaluateTask):
             return _evaluate(task)
-        return _train(task, cache=cache, report=report, should_stop=should_stop)
+        return _train(task, cache=cache, report=report, should_stop=should_stop, join=join)
     except Exception as error:  # the boundary: a user's model or data may raise anything
         return _failed(task, error)
 
@@ -108,10 +131,15 @@ def _failed(task: Task, error: Exception) -> Failed:
         path = Path(full.filename or task.folder)
         return Failed(FailureKind.DISK_FULL, no_space_at(path, needed=_last_size(Path(task.folder))), details)
     if isinstance(error, FixNormError):
-        return Failed(FailureKind.FATAL, str(error), details)
+        kind = FailureKind.BUCKET_DOWN if isinstance(error, BucketDown) else FailureKind.FATAL
+        return Failed(kind, str(error), details)
     if isinstance(error, MemoryError):
         return Failed(FailureKind.RETRYABLE, "the worker ran out of memory", details)
-    return Failed(_kind_of(error), f"{type(error).__name__}: {error}", details)
+    what = f"{type(error).__name__}: {error}"
+    kind = _kind_of(error)
+    if kind is FailureKind.CRASHED and task.trial.ranks > 1 and _is_of_the_connection(error):
+        return Failed(FailureKind.RETRYABLE, f"{LOST_TOUCH}: {what}", details)
+    return Failed(kind, what, details)
 
 
 def _last_size(folder: Path) -> int | None:
@@ -122,20 +150,30 @@ def _last_size(folder: Path) -> int | None:
 
 
 def _train(
-    task: TrainTask, *, cache: DataCache, report: Callable[[EpochReport], None], should_stop: Callable[[], bool]
+    task: TrainTask,
+    *,
+    cache: DataCache,
+    report: Callable[[EpochReport], None],
+    should_stop: Callable[[], bool],
+    join: Join,
 ) -> Trained | Stopped:
     import torch
 
     from fixnorm_core.training.trainer import Trainer
 
     torch.set_num_threads(task.trial.cpu_threads)
-    trainer = Trainer(task.trial, folder=Path(task.folder), data=cache.load(task.trial.data))
-    with closing(iter(trainer)) as epochs:
-        for epoch in epochs:
-            report(epoch)
-            if should_stop() and not (epoch.diverged or epoch.epoch == epoch.epochs):
-                log.info("stopped after epoch %d of %d", epoch.epoch, epoch.epochs)
-                return Stopped()
+    with join(task.trial) as ranks:
+        data = cache.load(task.trial.data, task.reach)
+        if data.version:
+            log.info("version %s of %s", data.version, task.trial.data.path)
+        trainer = Trainer(task.trial, folder=Path(task.folder), data=data, reach=task.reach, ranks=ranks)
+        with closing(iter(trainer)) as epochs:
+            for epoch in epochs:
+                report(epoch)
+                stop = ranks.of_first(bytes([should_stop()])) == bytes([True])  # all of them after the same epoch
+                if stop and not (epoch.diverged or epoch.epoch == epoch.epochs):
+                    log.info("stopped after epoch %d of %d", epoch.epoch, epoch.epochs)
+                    return Stopped()
     return Trained(trainer.result())
 
 
@@ -146,9 +184,21 @@ def _evaluate(task: EvaluateTask) -> Evaluated:
     from fixnorm_core.training.trainer import WEIGHTS_NAME
 
     torch.set_num_threads(task.trial.cpu_threads)
-    evaluation = evaluate_weights(Path(task.folder) / WEIGHTS_NAME, split="test")
+    evaluation = evaluate_weights(Path(task.folder) / WEIGHTS_NAME, split="test", reach=task.reach)
     log.info("test accuracy %.4f on %d images", evaluation.accuracy, evaluation.examples)
     return Evaluated(evaluation)
+
+
+_GPU_FAULTS = (
+    "uncorrectable ECC error",
+    "uncorrectable NVLink error",
+    "hardware stack error",
+    "CUDA-capable device(s) is/are busy or unavailable",
+    "no CUDA-capable device is detected",
+    "system not yet initialized",
+    "CUDA driver initialization failed",
+)
+"""What CUDA says of a device that does not work (cudaGetErrorString); what a wrong program causes is not among it."""
 
 
 def _kind_of(error: Exception) -> FailureKind:
@@ -159,15 +209,30 @@ def _kind_of(error: Exception) -> FailureKind:
 
     if isinstance(error, torch.OutOfMemoryError):
         return FailureKind.GPU_MEMORY
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in _GPU_FAULTS):
+        return FailureKind.GPU_FAULT
     return FailureKind.RETRYABLE if isinstance(error, ReaderLost) else FailureKind.CRASHED
 
 
+def _is_of_the_connection(error: Exception) -> bool:
+    """Whether a rank waited in vain for another, which is gone or hangs, and perhaps not by the trial's own doing.
+
+    Gloo raises a bare ``RuntimeError``, which begins with the place in its source.
+    """
+    from torch import distributed as dist
+
+    is_gloo = isinstance(error, RuntimeError) and "/gloo/transport/" in str(error)
+    return is_gloo or isinstance(error, dist.DistError)
+
+
 @contextmanager
-def _log_file(path: Path) -> Iterator[None]:
+def _log_file(path: Path, *, rank: int) -> Iterator[None]:
     """Sends what the trainer logs, and Python's warnings, to a file of their own, line by line as they come."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
-    form = logging.Formatter("%(asctime)s UTC %(levelname)s %(name)s: %(message)s")
+    who = f" on rank {rank}" if rank else ""
+    handler.setLevel(logging.WARNING if rank else logging.INFO)
+    form = logging.Formatter(f"%(asctime)s UTC %(levelname)s %(name)s{who}: %(message)s")
     form.converter = time.gmtime  # as the server's lines beside these
     handler.setFormatter(form)
     loggers = [log, logging.getLogger("py.warnings")]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fixnorm_core.reports import EpochReport, Evaluation, RoleNames, TrialOutcome, TrialResult
 from worker.contracts import (
@@ -16,7 +16,9 @@ from worker.contracts import (
     EvaluateTask,
     Failed,
     FailureKind,
+    Node,
     Outcome,
+    Place,
     Resources,
     Stopped,
     Task,
@@ -25,6 +27,7 @@ from worker.contracts import (
     Update,
 )
 from worker.recording import Recording, Run
+from worker.room import Room
 
 __all__ = ["SimulatorBackend"]
 
@@ -43,7 +46,8 @@ class SimulatorBackend:
 
     Attributes:
         recording: The curves.
-        total: What trials can hold together.
+        total: What trials can hold together on one machine.
+        machines: Several of them, in place of that one.
         epoch_seconds: How long a replayed epoch takes; 0 tells one more epoch at every poll.
         clock: Monotonic seconds.
     """
@@ -52,10 +56,12 @@ class SimulatorBackend:
     total: Resources = field(default_factory=lambda: Resources(cpus=4.0, gpus=0.0))
     epoch_seconds: float = 0.0
     clock: Callable[[], float] = time.monotonic
+    machines: Sequence[Node] = ()
     _replays: dict[str, _Replay] = field(default_factory=dict, init=False)
     _news: list[Update] = field(default_factory=list, init=False)
     _told: list[Update] = field(default_factory=list, init=False)
     _held: dict[str, Resources] = field(default_factory=dict, init=False)
+    _places: dict[str, Place] = field(default_factory=dict, init=False)
 
     def adopt(self, term: int) -> Mapping[str, Resources]:  # noqa: ARG002 - one process has one dispatcher
         """What an earlier server in this process has left."""
@@ -68,14 +74,23 @@ class SimulatorBackend:
 
     def capacity(self) -> Resources:
         """What it was built with."""
-        return self.total
+        return Resources.together(node.total for node in self.nodes())
 
-    def nodes(self) -> Sequence[Resources]:
-        """One, with all of it."""
-        return (self.total,)
+    def nodes(self) -> Sequence[Node]:
+        """What it was built with."""
+        return self.machines or (Node("simulator", self.total),)
 
-    def start(self, task: Task, resources: Resources) -> None:
+    def places(self) -> Mapping[str, Place]:
+        """Those that were chosen."""
+        return {attempt_id: place for attempt_id, place in self._places.items() if attempt_id in self._held}
+
+    def start(self, task: Task, resources: Resources, nodes: Sequence[str] = ()) -> None:
         """Starts a replay; a job that tunes other knobs than the recorded ones fails."""
+        room = Room.of(self.nodes())
+        for attempt_id, held in self._held.items():
+            room.take(held, self._places.get(attempt_id))
+        place = room.place_for(resources, nodes or room.nodes_for(resources))
+        self._places[task.attempt_id] = place or Place(self.nodes()[0].name)
         self._held[task.attempt_id] = resources
         if task.trial.method is not self.recording.method:
             message = f"the simulator replays {self.recording.method} curves, not {task.trial.method}"
@@ -86,9 +101,10 @@ class SimulatorBackend:
 
     def poll(self) -> Sequence[Update]:
         """Advances every replay and tells of it."""
-        news, self._news = self._news, []
+        news = [self._placed(update) for update in self._news]
+        self._news.clear()
         for attempt_id, replay in list(self._replays.items()):
-            update = self._advance(attempt_id, replay)
+            update = self._placed(self._advance(attempt_id, replay))
             if update.outcome is not None:
                 del self._replays[attempt_id]
             if update.reports or update.outcome is not None:
@@ -106,6 +122,7 @@ class SimulatorBackend:
             self._told.remove(update)
         if update.outcome is not None:
             self._held.pop(update.attempt_id, None)
+            self._places.pop(update.attempt_id, None)
 
     def cancel(self, attempt_id: str) -> None:
         """Ends a replay."""
@@ -121,12 +138,18 @@ class SimulatorBackend:
 
     def release(self) -> None:
         """Ends every replay and forgets its news."""
-        for kept in (self._replays, self._news, self._told, self._held):
+        for kept in (self._replays, self._news, self._told, self._held, self._places):
             kept.clear()
 
     def close(self) -> None:
         """Ends every replay."""
         self.release()
+
+    def _placed(self, update: Update) -> Update:
+        """With where it ran."""
+        if update.outcome is None or update.place is not None:
+            return update
+        return replace(update, place=self._places.get(update.attempt_id))
 
     def _advance(self, attempt_id: str, replay: _Replay) -> Update:
         if isinstance(replay.task, EvaluateTask):

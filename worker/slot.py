@@ -15,12 +15,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from fixnorm_core.reports import EpochReport
-from worker.contracts import Outcome, Resources, Task
-from worker.run_task import DataCache, run_task
+from worker.contracts import NOWHERE, Failed, Outcome, Place, Resources, Task, TrainTask
+from worker.run_task import DataCache, Join, run_task, train_alone
 
-__all__ = ["Claimed", "News", "Slot", "SlotTaken"]
+__all__ = ["Claimed", "News", "NotFormed", "Slot", "SlotTaken", "Team"]
 
 
 class SlotTaken(Exception):
@@ -34,10 +35,12 @@ class Claimed:
     Attributes:
         resources: What the slot holds.
         attempt_id: Whose news is not all acknowledged; None for an idle slot.
+        place: Where it is, with Ray's ids of nodes.
     """
 
     resources: Resources
     attempt_id: str | None
+    place: Place = NOWHERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,34 @@ class News:
     outcome: Outcome | None
 
 
+class NotFormed(Exception):
+    """The other ranks of a slot could not be started.
+
+    Attributes:
+        failed: What that makes of an attempt.
+    """
+
+    def __init__(self, failed: Failed) -> None:
+        super().__init__(failed.message)
+        self.failed = failed
+
+
+class Team(Protocol):
+    """The other ranks of a slot whose trials are trained by several processes. They end with the slot's."""
+
+    @property
+    def place(self) -> Place:
+        """Where all ranks are, the slot's own too."""
+
+    def train(self, task: TrainTask, run: Callable[[Join], Outcome]) -> Outcome:
+        """Trains with all ranks; returns once all have ended, or one has failed. Never raises.
+
+        Args:
+            task: What to train.
+            run: Trains as rank 0.
+        """
+
+
 def _exit() -> None:
     os._exit(1)  # from a thread, and whatever the others do
 
@@ -73,6 +104,8 @@ class Slot:
         *,
         patience_seconds: float | None = None,
         owns_process: bool = False,
+        where: Callable[[], Place] = lambda: NOWHERE,
+        form_team: Callable[[], Team] | None = None,
         end: Callable[[], None] = _exit,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -82,10 +115,19 @@ class Slot:
             resources: What it holds; it only tells.
             patience_seconds: Without a call for so long it ends itself; None never.
             owns_process: Whether this process does nothing else, so that all it prints during a task is the task's log.
+            where: Tells the node and the GPUs that this process has; it only tells them too.
+            form_team: Starts the other ranks, where several train its trials; may raise :class:`NotFormed`.
             end: Ends this process.
             clock: Seconds that only grow.
         """
         self._resources = resources
+        self._own_place = where()
+        self._team: Team | None = None
+        self._unformed: Failed | None = None
+        try:
+            self._team = form_team() if form_team is not None else None
+        except NotFormed as error:  # told of as the first attempt's end, after which the owner kills the slot
+            self._unformed = error.failed
         self._clock = clock
         self._owns_process = owns_process
         self._cache = DataCache()
@@ -106,10 +148,10 @@ class Slot:
         with self._lock:
             self._admit(term)
             self._lock.notify_all()
-            return Claimed(self._resources, self._attempt_id)
+            return Claimed(self._resources, self._attempt_id, self.place)
 
-    def start(self, task: Task, term: int = 0) -> None:
-        """Starts a task.
+    def start(self, task: Task, term: int = 0) -> Place:
+        """Starts a task; tells where.
 
         Raises:
             RuntimeError: If the slot is still busy; its owner has lost count.
@@ -123,6 +165,12 @@ class Slot:
             self._lock.notify_all()
         # A daemon thread: a killed slot does not wait for its epoch to end.
         threading.Thread(target=self._run, args=(task,), name=task.attempt_id, daemon=True).start()
+        return self.place
+
+    @property
+    def place(self) -> Place:
+        """Where it is, with the other ranks."""
+        return self._own_place if self._team is None else self._team.place
 
     def poll(self, stored: int = 0, term: int = 0) -> News | None:
         """News of the current attempt, None when idle. Forgets its first ``stored`` reports, which the caller keeps."""
@@ -176,13 +224,23 @@ class Slot:
         self._called_at = self._clock()
 
     def _run(self, task: Task) -> None:
-        outcome = run_task(
-            task,
-            cache=self._cache,
-            report=self._add,
-            should_stop=self._stop_asked.is_set,
-            owns_process=self._owns_process,
-        )
+        def run(join: Join) -> Outcome:
+            return run_task(
+                task,
+                cache=self._cache,
+                report=self._add,
+                should_stop=self._stop_asked.is_set,
+                owns_process=self._owns_process,
+                join=join,
+            )
+
+        outcome: Outcome
+        if self._unformed is not None:
+            outcome = self._unformed
+        elif self._team is not None and isinstance(task, TrainTask):
+            outcome = self._team.train(task, run)
+        else:
+            outcome = run(train_alone)
         with self._lock:
             self._outcome = outcome
             self._lock.notify_all()

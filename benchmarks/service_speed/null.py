@@ -11,15 +11,30 @@ from pathlib import Path
 from typing import Any
 
 from fixnorm_core.reports import EpochReport, Evaluation, RoleNames, TrialOutcome, TrialResult
-from worker.contracts import Cancelled, Evaluated, EvaluateTask, Outcome, Resources, Stopped, Task, Trained, Update
+from worker.contracts import (
+    Cancelled,
+    Evaluated,
+    EvaluateTask,
+    Node,
+    Outcome,
+    Place,
+    Resources,
+    Stopped,
+    Task,
+    Trained,
+    Update,
+)
 from worker.slot import Slot
 
-__all__ = ["SPACE", "TIMES", "NullBackend", "NullSlot", "job", "null_result", "score"]
+__all__ = ["SECONDS", "SPACE", "TIMES", "NullBackend", "NullSlot", "job", "null_result", "score"]
 
 SPACE = {"lr": (1e-4, 1.0), "fc_norm": (0.25, 16.0)}
 
 TIMES = "NULL_TIMES"
 """Names the folder where slots note when their trials begin and end."""
+
+SECONDS = "NULL_SECONDS"
+"""How long a trial on a slot takes; the slot waits that long, and computes nothing."""
 
 
 def job(*, trials: int, parallel: int, epochs: int, seed: int = 0) -> dict[str, Any]:
@@ -59,8 +74,11 @@ class NullBackend:
     def capacity(self) -> Resources:
         return self.total
 
-    def nodes(self) -> Sequence[Resources]:
-        return [self.total]
+    def nodes(self) -> Sequence[Node]:
+        return [Node("null", self.total)]
+
+    def places(self) -> Mapping[str, Place]:
+        return {}
 
     def wait(self, seconds: float) -> None:
         if not self._news:
@@ -69,7 +87,7 @@ class NullBackend:
     def acknowledge(self, update: Update) -> None:
         pass
 
-    def start(self, task: Task, resources: Resources) -> None:  # noqa: ARG002
+    def start(self, task: Task, resources: Resources, nodes: Sequence[str] = ()) -> None:  # noqa: ARG002
         reports, outcome = _ended(task, self.epochs)
         self._news.append(Update(task.attempt_id, reports, outcome))
 
@@ -95,14 +113,15 @@ class NullBackend:
 
 
 class NullSlot(Slot):
-    """A slot on Ray whose trials end at once; notes when by a clock that all processes share."""
+    """A slot on Ray that trains nothing; notes when by a clock that all processes share."""
 
-    def start(self, task: Task, term: int = 0) -> None:
+    def start(self, task: Task, term: int = 0) -> tuple[str, ...]:
         self._note("begin")
-        super().start(task, term)
+        return super().start(task, term)
 
     def _run(self, task: Task) -> None:
         reports, outcome = _ended(task, 1)
+        time.sleep(float(os.environ[SECONDS]))
         for report in reports:
             self._add(report)
         self._note("end")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from worker import ray_backend
 
-from .null import TIMES, NullSlot
+from .null import SECONDS, TIMES, NullSlot
 from .throughput import Load, whole_service
 from .timing import Spent
 
@@ -30,13 +30,17 @@ def missing_for_tune() -> list[str]:
     return [name for name in _NEEDED if find_spec(name) is None]
 
 
-def on_ray(load: Load) -> tuple[Spent, list[float]]:
+def on_ray(load: Load, *, seconds: float = 0.0) -> tuple[Spent, list[float]]:
     """The whole service on the warm slots of a Ray started here.
+
+    Args:
+        load: What is run.
+        seconds: How long each trial takes.
 
     Returns:
         What it took, and the seconds from the end of each trial to the start of the next on the same slot.
     """
-    with tempfile.TemporaryDirectory() as notes, _null_slots(Path(notes)):
+    with tempfile.TemporaryDirectory() as notes, _null_slots(Path(notes), seconds):
         spent = whole_service(load, postgres=None, backend=ray_backend.RayBackend(cpus=float(load.parallel)))
         return spent, _gaps(Path(notes))
 
@@ -59,10 +63,14 @@ def on_tune(load: Load) -> Spent:
 
 
 @contextmanager
-def _null_slots(notes: Path) -> Iterator[None]:
+def _null_slots(notes: Path, seconds: float) -> Iterator[None]:
     """Has Ray's slots train nothing, and note when they begin and end."""
     real, path = ray_backend.Slot, os.environ.get("PYTHONPATH", "")
-    os.environ |= {TIMES: str(notes), "PYTHONPATH": os.pathsep.join(filter(None, (str(_HERE), path)))}
+    os.environ |= {
+        TIMES: str(notes),
+        SECONDS: str(seconds),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(_HERE), path))),
+    }
     ray_backend.Slot = NullSlot  # type: ignore[misc]
     try:
         yield

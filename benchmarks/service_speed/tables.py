@@ -45,9 +45,10 @@ def _pair_row(name: str, pairs: Sequence[Mapping[str, Any]], goal: float) -> tup
 
 
 def _gap(results: Results) -> str:
-    rows = (
-        [_times("a trial's end to the next one's start", results["gap"], {50: 50, 99: 250})] if "gap" in results else []
-    )
+    rows = [
+        _times(f"a trial's end to the next one's start, {which}", gaps, {50: 50, 99: 250})
+        for which, gaps in results.get("gap", {}).items()
+    ]
     return table(_TIMES, rows)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fixnorm_core.data.mixing import RandAugment
 from fixnorm_core.data.seeds import derive_seed
+from fixnorm_core.data.shares import WHOLE, Share
 from fixnorm_core.data.shifts import shifted
 
 __all__ = ["Augmentation", "BatchDraws", "EpochDraws", "augment", "draw_epoch"]
@@ -49,6 +50,8 @@ class BatchDraws:
         seed: The run's.
         epoch: Counted from 1.
         step: Counted from 0 in the epoch.
+        places: Where in the batch they are if they are a part of it, int64 of shape (b,); None for all of it.
+        size: Of the whole batch.
     """
 
     index: Tensor
@@ -57,6 +60,8 @@ class BatchDraws:
     seed: int
     epoch: int
     step: int
+    places: Tensor | None = None
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,7 @@ class EpochDraws:
         steps: In how many batches, whose sizes differ by one at most.
         seed: The run's.
         epoch: Counted from 1.
+        share: What is wanted of each batch.
     """
 
     order: Tensor
@@ -78,25 +84,33 @@ class EpochDraws:
     steps: int
     seed: int
     epoch: int
+    share: Share = WHOLE
 
     def to(self, device: torch.device) -> EpochDraws:
         """The same on ``device``."""
         return replace(self, order=self.order.to(device), flips=self.flips.to(device), shifts=self.shifts.to(device))
 
     def batches(self) -> Iterator[BatchDraws]:
-        """What it says about each batch."""
+        """What it says about each batch, or about the share of it."""
         parts = (draw.tensor_split(self.steps) for draw in (self.order, self.flips, self.shifts))
         for step, (index, flip, shift) in enumerate(zip(*parts, strict=True)):
-            yield BatchDraws(index, flip, shift, seed=self.seed, epoch=self.epoch, step=step)
+            size, places = len(index), None
+            if self.share.count > 1:
+                places = self.share.places(size).to(index.device)
+                index, flip, shift = index[places], flip[places], shift[places]
+            yield BatchDraws(index, flip, shift, seed=self.seed, epoch=self.epoch, step=step, places=places, size=size)
 
 
-def draw_epoch(count: int, *, steps: int, shift: int, seed: int, epoch: int) -> EpochDraws:
-    """Decides about an epoch of ``count`` images: a function of its arguments, drawn on the CPU whatever the device."""
+def draw_epoch(count: int, *, steps: int, shift: int, seed: int, epoch: int, share: Share = WHOLE) -> EpochDraws:
+    """Decides about an epoch of ``count`` images: a function of its arguments, drawn on the CPU whatever the device.
+
+    What is decided about an image does not depend on ``share``.
+    """
     random = torch.Generator().manual_seed(derive_seed(seed, "batches", epoch))
     order = torch.randperm(count, generator=random)
     flips = torch.randint(2, (count,), generator=random)
     shifts = torch.randint(-shift, shift + 1, (count, 2), generator=random)
-    return EpochDraws(order, flips, shifts, steps=steps, seed=seed, epoch=epoch)
+    return EpochDraws(order, flips, shifts, steps=steps, seed=seed, epoch=epoch, share=share)
 
 
 def augment(images: Tensor, draws: BatchDraws, augmentation: Augmentation) -> Tensor:
@@ -115,7 +129,7 @@ def augment(images: Tensor, draws: BatchDraws, augmentation: Augmentation) -> Te
             images = _mirrored(images, flip=flip)
     if augmentation.randaugment is not None:
         seed = derive_seed(draws.seed, f"randaugment {draws.epoch}", draws.step)
-        images = augmentation.randaugment(images, seed=seed)
+        images = augmentation.randaugment(images, seed=seed, places=draws.places, size=draws.size)
     return images
 
 

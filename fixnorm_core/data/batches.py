@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fixnorm_core.data.augment import Augmentation, draw_epoch
+from fixnorm_core.data.shares import WHOLE, Share
 from fixnorm_core.data.types import Batches, Images
 
 __all__ = ["Augmentation", "Normalization", "steps_per_epoch", "training_batches"]
@@ -43,7 +44,9 @@ def steps_per_epoch(images: int, *, batch_size: int) -> int:
     return -(-images // batch_size)
 
 
-def training_batches(split: Images, *, batch_size: int, augmentation: Augmentation, seed: int, epoch: int) -> Batches:
+def training_batches(
+    split: Images, *, batch_size: int, augmentation: Augmentation, seed: int, epoch: int, share: Share = WHOLE
+) -> Batches:
     """Yields every image of one epoch once, in random order, augmented.
 
     The images are shared out evenly: batch sizes differ by one at most, so that no small last batch (whose batch
@@ -55,10 +58,11 @@ def training_batches(split: Images, *, batch_size: int, augmentation: Augmentati
         augmentation: What to change at random.
         seed: With ``epoch``, decides everything.
         epoch: Counted from 1.
+        share: What is wanted of each batch, whose other images then are another process's.
 
     Returns:
         uint8 images (b, channels, side, side) and int64 labels (b,), on the split's device.
     """
     steps = steps_per_epoch(len(split), batch_size=batch_size)
-    draws = draw_epoch(len(split), steps=steps, shift=augmentation.shift, seed=seed, epoch=epoch)
+    draws = draw_epoch(len(split), steps=steps, shift=augmentation.shift, seed=seed, epoch=epoch, share=share)
     return split.augmented(draws, augmentation)

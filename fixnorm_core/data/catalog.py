@@ -9,8 +9,11 @@ from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 
+from fixnorm_core.buckets import is_url
 from fixnorm_core.data.folder import inspect_folder
 from fixnorm_core.errors import DataError
+from fixnorm_core.own import check_own, is_own
+from fixnorm_core.reach import LOCAL, OutsideRoots, Reach, Roots
 from fixnorm_core.spec import DataSpec
 
 __all__ = ["DATA_SETS", "DataFacts", "Origin", "check_data", "facts_of"]
@@ -27,6 +30,9 @@ class Origin(StrEnum):
 
     DOWNLOAD = "download"
     """Torchvision downloads them on first use."""
+
+    OWN = "own"
+    """A factory of the user's own makes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,8 @@ def facts_of(name: str) -> DataFacts:
     Raises:
         DataError: If there is none of this name.
     """
+    if is_own(name):
+        return DataFacts(name, "a data set of one's own", Origin.OWN, False, 0)
     if name not in DATA_SETS:
         near = get_close_matches(name, DATA_SETS, n=1)
         hint = f"Did you mean {near[0]!r}? " if near else ""
@@ -80,21 +88,31 @@ def facts_of(name: str) -> DataFacts:
     return DATA_SETS[name]
 
 
-def check_data(spec: DataSpec, *, root: Path | None = None) -> DataSpec:
+def check_data(spec: DataSpec, *, root: Path | None = None, reach: Reach = LOCAL) -> DataSpec:
     """Checks that a data set exists and looks usable, without decoding an image.
 
     Args:
         spec: What is asked for.
         root: The folder that relative paths start from and downloaded sets are kept in.
+        reach: What may be read.
 
     Returns:
-        ``spec`` with an absolute ``path`` (None where the set needs none).
+        ``spec`` with an absolute ``path`` (None where the set needs none). Of an address only its form and reach are
+        checked: what is there, the worker finds out.
 
     Raises:
+        OutsideRoots: For a path out of reach, whether there is anything or not.
         DataError: For an unknown name, a path that is missing, superfluous or does not exist, a folder that is not
             laid out as an image folder of two classes or more, or streaming of what is not in files.
     """
     origin = facts_of(spec.name).origin
+    if origin is Origin.OWN:
+        return _check_own(spec, root=root, reach=reach)
+    if spec.options:
+        raise DataError(
+            f"data set {spec.name!r} has no options, but data.options are {', '.join(spec.options)}",
+            "Leave them out; a factory of your own (package.module:factory) may have some",
+        )
     if origin is not Origin.FOLDER and (spec.storage == "stream" or spec.crop == "random_resized"):
         field, value = ("storage", spec.storage) if spec.storage == "stream" else ("crop", spec.crop)
         raise DataError(
@@ -113,12 +131,16 @@ def check_data(spec: DataSpec, *, root: Path | None = None) -> DataSpec:
             f"data set {spec.name!r} needs a path, but none is given",
             "Set data.path to a folder that holds one folder of images per class",
         )
+    if spec.path is not None and is_url(spec.path):
+        return _check_address(spec, origin, reach)
     try:
-        path = _absolute(Path(spec.path or spec.name), root=root)
+        path = _absolute(spec.path or spec.name, root=root, roots=reach.roots)
         if origin is Origin.FOLDER:
-            inspect_folder(path)
+            inspect_folder(path, roots=reach.roots)
         elif path.exists() and not path.is_dir():
             raise DataError(f"{path} is a file, and {spec.name!r} is kept in a folder", "Set data.path to a folder")
+    except OutsideRoots:
+        raise
     except (OSError, ValueError, RuntimeError) as error:  # no permission; a NUL or too many characters; no such user
         raise DataError(
             f"the path {(spec.path or spec.name)[:200]!r} cannot be looked at: {error}",
@@ -127,8 +149,37 @@ def check_data(spec: DataSpec, *, root: Path | None = None) -> DataSpec:
     return spec.model_copy(update={"path": str(path)})
 
 
-def _absolute(path: Path, *, root: Path | None) -> Path:
-    path = path.expanduser()
+def _check_address(spec: DataSpec, origin: Origin, reach: Reach) -> DataSpec:
+    assert spec.path is not None
+    url = reach.roots.confine(spec.path)
+    if origin is Origin.DOWNLOAD:
+        raise DataError(
+            f"data set {spec.name!r} is kept in a folder, but path is {url}",
+            "Give a folder, or unpack the images into one folder per class there and use data set imagefolder",
+        )
+    return spec.model_copy(update={"path": url})
+
+
+def _check_own(spec: DataSpec, *, root: Path | None, reach: Reach) -> DataSpec:
+    check_own(spec.name, reach=reach, refusal=DataError)
+    if "path" in spec.options:
+        raise DataError("data.options has a path", "Write it as data.path, where it is looked up and checked")
+    if spec.path is None:
+        return spec
+    if is_url(spec.path):
+        return _check_address(spec, Origin.OWN, reach)
+    try:
+        path = _absolute(spec.path, root=root, roots=reach.roots)
+    except RuntimeError as error:  # no such user, links in a circle
+        raise DataError(f"the path {spec.path[:200]!r} cannot be looked at: {error}", "Give another path") from error
+    return spec.model_copy(update={"path": str(path)})
+
+
+def _absolute(given: str, *, root: Path | None, roots: Roots) -> Path:
+    if roots.folders is not None:  # and nobody's home is looked up
+        from_root = given if root is None or given.startswith("~") else root / given
+        return Path(roots.confine(from_root, written=given))
+    path = Path(given).expanduser()
     if path.is_absolute():
         return path.resolve()
     if root is None:

@@ -21,6 +21,7 @@ from torch import Tensor
 from fixnorm_core.data.mixing import transforms
 from fixnorm_core.data.seeds import seeded
 from fixnorm_core.errors import DataError
+from fixnorm_core.reach import ANYWHERE, OutsideRoots, Roots
 
 __all__ = [
     "array_images",
@@ -44,26 +45,27 @@ _Item = TypeVar("_Item")
 _Value = TypeVar("_Value")
 
 
-def shared_side(paths: Sequence[Path]) -> int:
+def shared_side(paths: Sequence[Path], *, roots: Roots = ANYWHERE) -> int:
     """The side to use when none is asked for: that of the images if they are square and alike, else 224.
 
     Raises:
         DataError: If a file cannot be read as an image.
     """
-    first = _read(paths[0], lambda image: image.size)
+    first = _read(paths[0], lambda image: image.size, roots)
     if first[0] != first[1] or first[0] > MAX_NATIVE_SIDE:
         return DEFAULT_SIDE
-    sizes = _in_threads(lambda path: _read(path, lambda image: image.size), paths)
+    sizes = _in_threads(lambda path: _read(path, lambda image: image.size, roots), paths)
     return first[0] if all(size == first for size in sizes) else DEFAULT_SIDE
 
 
-def decode_files(paths: Sequence[Path], *, side: int, channels: int = 3) -> Tensor:
+def decode_files(paths: Sequence[Path], *, side: int, channels: int = 3, roots: Roots = ANYWHERE) -> Tensor:
     """Decodes image files to uint8 of shape (n, channels, side, side).
 
     Args:
         paths: The files.
         side: Pixels a side.
         channels: 3 (red, green, blue) or 1 (grey, by ITU-R 601-2 luma; what is grey already keeps its values).
+        roots: Where the files must be.
 
     Raises:
         DataError: If a file cannot be read as an image; the message names it.
@@ -72,25 +74,25 @@ def decode_files(paths: Sequence[Path], *, side: int, channels: int = 3) -> Tens
 
     def decode(index: int) -> None:
         if channels == 1:
-            out[index] = _read(paths[index], lambda image: _fit(_to_rgb(image).convert("L"), side))
+            out[index] = _read(paths[index], lambda image: _fit(_to_rgb(image).convert("L"), side), roots)
         else:
-            out[index] = decode_centre(paths[index], side=side).transpose(2, 0, 1)
+            out[index] = decode_centre(paths[index], side=side, roots=roots).transpose(2, 0, 1)
 
     for _ in _in_threads(decode, range(len(paths))):
         pass
     return torch.from_numpy(out)
 
 
-def decode_centre(path: Path, *, side: int) -> NDArray[np.uint8]:
+def decode_centre(path: Path, *, side: int, roots: Roots = ANYWHERE) -> NDArray[np.uint8]:
     """One image as it is evaluated: the shorter side resized, the centre cropped; uint8 (side, side, 3).
 
     Raises:
         DataError: If the file cannot be read as an image; the message names it.
     """
-    return _read(path, lambda image: _fit(_to_rgb(image), side))
+    return _read(path, lambda image: _fit(_to_rgb(image), side), roots)
 
 
-def decode_crop(path: Path, *, side: int, min_area: float, seed: int) -> NDArray[np.uint8]:
+def decode_crop(path: Path, *, side: int, min_area: float, seed: int, roots: Roots = ANYWHERE) -> NDArray[np.uint8]:
     """One image as it is trained on with random resized crops (arXiv 1409.4842, section 6).
 
     Which rectangle is torchvision's ``RandomResizedCrop``'s choice. A JPEG is decoded at a half, a quarter or an eighth
@@ -101,6 +103,7 @@ def decode_crop(path: Path, *, side: int, min_area: float, seed: int) -> NDArray
         side: Pixels a side.
         min_area: Share of the picture that the rectangle keeps at least.
         seed: Decides which rectangle.
+        roots: Where the file must be.
 
     Returns:
         uint8 (side, side, 3).
@@ -121,20 +124,20 @@ def decode_crop(path: Path, *, side: int, min_area: float, seed: int) -> NDArray
         image = _to_rgb(image).resize((side, side), Image.Resampling.BILINEAR, box=box)
         return np.asarray(image, dtype=np.uint8)
 
-    return _read(path, crop)
+    return _read(path, crop, roots)
 
 
-def check_files(paths: Sequence[Path]) -> None:
+def check_files(paths: Sequence[Path], *, roots: Roots = ANYWHERE) -> None:
     """Decodes image files and keeps nothing of them.
 
     Raises:
         DataError: If a file cannot be read as an image; the message names it.
     """
-    for _ in _in_threads(_check, paths):
+    for _ in _in_threads(lambda path: _check(path, roots), paths):
         pass
 
 
-def corrupt_files(paths: Sequence[Path]) -> list[int]:
+def corrupt_files(paths: Sequence[Path], *, roots: Roots = ANYWHERE) -> list[int]:
     """Decodes image files and tells which of them, by place, hold no image or a damaged one.
 
     Raises:
@@ -144,7 +147,9 @@ def corrupt_files(paths: Sequence[Path]) -> list[int]:
 
     def is_corrupt(path: Path) -> bool:
         try:
-            _check(path)
+            _check(path, roots)
+        except OutsideRoots:
+            raise
         except DataError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno is not None:
                 raise
@@ -163,11 +168,13 @@ def array_images(images: NDArray[np.uint8], *, side: int) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
 
 
-def _read(path: Path, use: Callable[[Image.Image], _Value]) -> _Value:
+def _read(path: Path, use: Callable[[Image.Image], _Value], roots: Roots) -> _Value:
     try:
-        with Image.open(path) as image:
-            return use(image)
-    except MemoryError:
+        with path.open("rb") as file:
+            roots.check_open(file, path)
+            with Image.open(file) as image:
+                return use(image)
+    except (MemoryError, OutsideRoots):
         raise
     except Exception as error:  # Pillow's decoders raise whatever a broken file drives them into
         raise DataError(
@@ -176,8 +183,8 @@ def _read(path: Path, use: Callable[[Image.Image], _Value]) -> _Value:
         ) from error
 
 
-def _check(path: Path) -> None:
-    _read(path, lambda image: image.load() and None)
+def _check(path: Path, roots: Roots) -> None:
+    _read(path, lambda image: image.load() and None, roots)
 
 
 @lru_cache(maxsize=4)

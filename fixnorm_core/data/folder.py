@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fixnorm_core.errors import DataError
+from fixnorm_core.reach import ANYWHERE, Roots
 
 __all__ = ["IMAGE_SUFFIXES", "FolderLayout", "inspect_folder", "list_images"]
 
@@ -40,13 +41,19 @@ class FolderLayout:
     classes: tuple[str, ...]
 
 
-def inspect_folder(root: Path) -> FolderLayout:
+def inspect_folder(root: Path, *, roots: Roots = ANYWHERE) -> FolderLayout:
     """Finds splits and classes; reads names only, and per class no further than its first image.
 
+    Args:
+        root: The image folder.
+        roots: Where it and whatever links in it lead to must be.
+
     Raises:
+        OutsideRoots: If it is elsewhere, or a link in it leads elsewhere.
         DataError: If ``root`` does not exist or is not an image folder of two classes or more, a class holds no image,
             or a split has a class that the training split lacks.
     """
+    root = Path(roots.confine(root))
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
         raise DataError(
@@ -54,25 +61,32 @@ def inspect_folder(root: Path) -> FolderLayout:
             "Give the absolute path of a folder that is there, or a path that starts from FIXNORM_DATA_ROOT; in a job "
             f"file, './{root.name}' means a folder beside the job file",
         )
-    train = root / "train"
-    if not (train.is_dir() and _folders(train)):  # a folder named train that holds images is a class of that name
-        return FolderLayout(root, None, None, _classes(root))
-    layout = FolderLayout(train, _validation(root), _optional(root / "test"), _classes(train))
+    train = Path(roots.confine(root / "train"))
+    if not (
+        train.is_dir() and _folders(train, roots)
+    ):  # a folder named train that holds images is a class of that name
+        return FolderLayout(root, None, None, _classes(root, roots))
+    test = _optional(Path(roots.confine(root / "test")))
+    layout = FolderLayout(train, _validation(root, roots), test, _classes(train, roots))
     for split in filter(None, (layout.validation, layout.test)):
-        _require_known_classes(split, layout)
+        _require_known_classes(split, layout, roots)
     return layout
 
 
-def list_images(split: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
-    """All images of a split with their labels, by class and then by name; a class without a folder here has none."""
-    return [(path, label) for label, name in enumerate(classes) for path in sorted(_images(split / name))]
+def list_images(split: Path, classes: Sequence[str], *, roots: Roots = ANYWHERE) -> list[tuple[Path, int]]:
+    """All images of a split with their labels, by class and then by name; a class without a folder here has none.
+
+    Raises:
+        OutsideRoots: If a link leads out of ``roots``.
+    """
+    return [(path, label) for label, name in enumerate(classes) for _, path in sorted(_images(split / name, roots))]
 
 
-def _classes(train: Path) -> tuple[str, ...]:
-    classes = _folders(train)
+def _classes(train: Path, roots: Roots) -> tuple[str, ...]:
+    classes = _folders(train, roots)
     if not classes:
         raise DataError(f"{train} holds no class folders", f"{_LAYOUT}, one folder per class")
-    if empty := [name for name in classes if next(_images(train / name), None) is None]:
+    if empty := [name for name in classes if next(_images(train / name, roots), None) is None]:
         raise DataError(
             f"{train} holds no images of class {empty[0]!r}" if len(empty) < len(classes) else f"no images in {train}",
             f"{_LAYOUT}, with images in every class folder ({', '.join(sorted(IMAGE_SUFFIXES))})",
@@ -85,8 +99,9 @@ def _classes(train: Path) -> tuple[str, ...]:
     return classes
 
 
-def _validation(root: Path) -> Path | None:
-    found = [path for name in ("val", "valid", "validation") if (path := root / name).is_dir()]
+def _validation(root: Path, roots: Roots) -> Path | None:
+    places = [Path(roots.confine(root / name)) for name in ("val", "valid", "validation")]
+    found = [path for path in places if path.is_dir()]
     if len(found) > 1:
         raise DataError(
             f"{root} has {len(found)} validation folders: {', '.join(path.name for path in found)}", "Keep one of them"
@@ -98,8 +113,8 @@ def _optional(path: Path) -> Path | None:
     return path if path.is_dir() else None
 
 
-def _require_known_classes(split: Path, layout: FolderLayout) -> None:
-    names = _folders(split)
+def _require_known_classes(split: Path, layout: FolderLayout, roots: Roots) -> None:
+    names = _folders(split, roots)
     if not names:
         raise DataError(
             f"{split} holds no class folders, so its images have no labels",
@@ -112,15 +127,52 @@ def _require_known_classes(split: Path, layout: FolderLayout) -> None:
         )
 
 
-def _folders(path: Path) -> tuple[str, ...]:
-    with os.scandir(path) as entries:
-        names = [entry.name for entry in entries if entry.is_dir()]
-    return tuple(sorted(name for name in names if not name.startswith(_NOT_CLASSES)))
+def _folders(path: Path, roots: Roots) -> tuple[str, ...]:
+    entries = _entries(path, roots)
+    return tuple(sorted(entry.name for entry in entries if entry.is_dir and not entry.name.startswith(_NOT_CLASSES)))
 
 
-def _images(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith("."):  # noqa: PTH122
-                yield Path(parent, name)
+def _images(folder: Path, roots: Roots) -> Iterator[tuple[Path, Path]]:
+    """Images by the name that they go by, which decides their order, and by where that leads."""
+    start = roots.confine(folder)
+    pending: list[tuple[Path, str, tuple[str, ...]]] = [(folder, start, (os.path.realpath(start),))]
+    while pending:
+        named, place, above = pending.pop()
+        try:
+            entries = _entries(place, roots)
+        except OSError:  # a class that this split has no folder of, or one that may not be read
+            continue
+        for entry in sorted(entries, key=lambda entry: entry.name, reverse=True):
+            if entry.is_dir:
+                real = os.path.realpath(entry.place) if entry.is_link else f"{above[-1]}/{entry.name}"
+                if entry.is_link and any(f"{passed}/".startswith(f"{real.rstrip('/')}/") for passed in above):
+                    raise DataError(f"{named / entry.name} leads back to a folder that holds it", "Remove that link")
+                pending.append((named / entry.name, entry.place, (*above, real)))
+        for entry in entries:
+            if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and not entry.is_dir:  # noqa: PTH122
+                yield named / entry.name, Path(entry.place)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What is in a folder: its name there, and where it lies, which for a link is where that leads."""
+
+    name: str
+    place: str
+    is_dir: bool
+    is_link: bool
+
+
+def _entries(folder: str | Path, roots: Roots) -> list[_Entry]:
+    """What is in a folder and not hidden. A link must stay in the roots even where nothing would be read by it."""
+    entries = []
+    with os.scandir(folder) as found:
+        for entry in found:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_symlink():
+                place = roots.confine(entry.path)
+                entries.append(_Entry(entry.name, place, Path(place).is_dir(), True))
+            else:
+                entries.append(_Entry(entry.name, entry.path, entry.is_dir(), False))
+    return entries

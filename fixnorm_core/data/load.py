@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from fixnorm_core.data.catalog import facts_of
+from fixnorm_core.data.fetch import fetched, version_of
 from fixnorm_core.data.sources import Source, open_source
 from fixnorm_core.data.splits import Part, Place, choose
 from fixnorm_core.data.streaming import StreamedSplit
 from fixnorm_core.data.types import Images, Split, TrainingData
 from fixnorm_core.errors import DataError
+from fixnorm_core.reach import LOCAL, Reach
 from fixnorm_core.spec import DataSpec
 
 __all__ = [
@@ -43,21 +45,25 @@ _NAMED = 5
 _log = logging.getLogger(__name__)
 
 
-def load_training_data(spec: DataSpec) -> TrainingData:
+def load_training_data(spec: DataSpec, *, reach: Reach = LOCAL) -> TrainingData:
     """Reads or opens the training and the validation images, and nothing of the test images.
 
     Args:
-        spec: With an absolute path, as :func:`fixnorm_core.data.catalog.check_data` returns it.
+        spec: With an absolute path, as :func:`fixnorm_core.data.catalog.check_data` returns it. What is in an object
+            store is fetched first.
+        reach: What may be read.
 
     Raises:
         DataError: If the data set cannot be had, read, split or held in memory, or ``shift`` is not below its side.
     """
-    source = open_source(spec)
+    asked = spec
+    spec, reach = fetched(spec, reach)
+    source = open_source(spec, reach=reach)
     chosen = [_chosen(source, part, spec=spec) for part in (Part.TRAIN, Part.VALIDATION)]
     places = [place for place, _ in chosen]
     side = spec.image_size or source.side(places)
     streamed = _is_streamed(spec, source, places, side=side)
-    train, validation = (_opened(source, place, side=side, streamed=streamed) for place in places)
+    train, validation = (_opened(source, place, side=side, streamed=streamed, reach=reach) for place in places)
     mean, std = _statistics(_sample(source, places[0], side=side) if isinstance(train, StreamedSplit) else train.images)
     facts = facts_of(spec.name)
     shift = facts.shift if spec.shift is None else spec.shift
@@ -77,15 +83,17 @@ def load_training_data(spec: DataSpec) -> TrainingData:
         shift=shift,
         crop_min_area=spec.crop_min_area if spec.crop == "random_resized" else None,
         skipped=tuple(name for _, names in chosen for name in names),
+        version=version_of(spec, asked=asked),
     )
 
 
-def load_validation_split(spec: DataSpec, *, image_size: int) -> tuple[tuple[str, ...], Images]:
+def load_validation_split(spec: DataSpec, *, image_size: int, reach: Reach = LOCAL) -> tuple[tuple[str, ...], Images]:
     """Reads or opens the validation images alone: those of :func:`load_training_data`, bit for bit.
 
     Args:
         spec: As there.
         image_size: Pixels a side, ``TrainingData.image_size`` of the training run.
+        reach: What may be read.
 
     Returns:
         The class names and the images.
@@ -93,15 +101,16 @@ def load_validation_split(spec: DataSpec, *, image_size: int) -> tuple[tuple[str
     Raises:
         DataError: If they cannot be read.
     """
-    return _load(spec, Part.VALIDATION, side=image_size)
+    return _load(spec, Part.VALIDATION, side=image_size, reach=reach)
 
 
-def load_test_split(spec: DataSpec, *, image_size: int) -> tuple[tuple[str, ...], Images]:
+def load_test_split(spec: DataSpec, *, image_size: int, reach: Reach = LOCAL) -> tuple[tuple[str, ...], Images]:
     """Reads or opens the test images alone, which :func:`load_training_data` never touches.
 
     Args:
         spec: As there.
         image_size: Pixels a side, ``TrainingData.image_size`` of the training run.
+        reach: What may be read.
 
     Returns:
         The class names and the images.
@@ -109,21 +118,23 @@ def load_test_split(spec: DataSpec, *, image_size: int) -> tuple[tuple[str, ...]
     Raises:
         DataError: If they cannot be read.
     """
-    return _load(spec, Part.TEST, side=image_size)
+    return _load(spec, Part.TEST, side=image_size, reach=reach)
 
 
-def check_test_split(spec: DataSpec) -> None:
+def check_test_split(spec: DataSpec, *, reach: Reach = LOCAL) -> None:
     """Makes sure that the test images can be read, so that a night's training does not end at a broken one.
 
     Nothing of them is kept, looked at or returned. Damaged ones that are to be skipped are logged.
 
     Args:
         spec: As for :func:`load_training_data`.
+        reach: What may be read.
 
     Raises:
         DataError: If one cannot be read, or they cannot be held in memory.
     """
-    source = open_source(spec)
+    spec, reach = fetched(spec, reach)
+    source = open_source(spec, reach=reach)
     place, skipped = _chosen(source, Part.TEST, spec=spec)
     _is_streamed(spec, source, [place], side=spec.image_size or source.side([place]))
     if spec.skip_corrupt:
@@ -139,11 +150,12 @@ def log_skipped(names: Sequence[str], *, what: str) -> None:
         _log.warning("%d damaged %s are skipped: %s%s", len(names), what, ", ".join(names[:_NAMED]), more)
 
 
-def _load(spec: DataSpec, part: Part, *, side: int) -> tuple[tuple[str, ...], Images]:
-    source = open_source(spec)
+def _load(spec: DataSpec, part: Part, *, side: int, reach: Reach) -> tuple[tuple[str, ...], Images]:
+    spec, reach = fetched(spec, reach)
+    source = open_source(spec, reach=reach)
     place, _ = _chosen(source, part, spec=spec)
     streamed = _is_streamed(spec, source, [place], side=side)
-    return source.classes, _opened(source, place, side=side, streamed=streamed)
+    return source.classes, _opened(source, place, side=side, streamed=streamed, reach=reach)
 
 
 def _chosen(source: Source, part: Part, *, spec: DataSpec) -> tuple[Place, tuple[str, ...]]:
@@ -172,10 +184,10 @@ def _require_classes(source: Source, place: Place, *, before: Place, part: Part)
         )
 
 
-def _opened(source: Source, place: Place, *, side: int, streamed: bool) -> Split | StreamedSplit:
+def _opened(source: Source, place: Place, *, side: int, streamed: bool, reach: Reach) -> Split | StreamedSplit:
     labels = torch.from_numpy(_labels(source, place))
     if streamed:
-        return StreamedSplit(source.files(place), labels, side)
+        return StreamedSplit(source.files(place), labels, side, roots=reach.roots)
     return Split(source.read(place, side=side), labels)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
@@ -33,20 +34,34 @@ class RandAugment:
         """Travels to other processes as its spec: torchvision's object is a hundred times as large."""
         return RandAugment, (self._spec,)
 
-    def __call__(self, images: Tensor, *, seed: int) -> Tensor:
-        """Changes uint8 images (n, channels, side, side), on any device; ``seed`` decides how."""
+    def __call__(self, images: Tensor, *, seed: int, places: Tensor | None = None, size: int = 0) -> Tensor:
+        """Changes images, on any device; ``seed`` decides how.
+
+        Args:
+            images: uint8 (n, channels, side, side).
+            seed: Of the batch.
+            places: Where they are in it if they are a part of it, (n,); they are changed as they would be in it.
+            size: Of the whole batch, where they are a part.
+        """
+        size = len(images) if places is None else size
         with seeded(seed):
             for _ in range(self._operations):
                 changed = torch.empty_like(images)
-                order = torch.randperm(len(images)).to(images.device)
-                for group in order.tensor_split(min(_GROUPS, len(images))):
-                    changed[group] = self._change(images[group])
+                order = torch.randperm(size)
+                for group in _groups(order.to(images.device)) if places is None else _parts(order, places):
+                    if len(group):
+                        changed[group] = self._change(images[group])
+                    else:
+                        self._change(images[:1])  # draws what whoever has the group draws
                 images = changed
         return images
 
 
 class Mixing:
-    """Mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899); with both, every batch draws one of them."""
+    """Mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899); with both, every batch draws one of them.
+
+    Both take each image with the one before it in the batch, the first with the last.
+    """
 
     def __init__(self, training: TrainingSpec, *, classes: int, seed: int) -> None:
         """Takes the alphas of ``training``; ``seed`` is the trial's."""
@@ -56,6 +71,11 @@ class Mixing:
         ]
         self._change: Any = transforms().RandomChoice(chosen) if chosen else None
         self._seed = seed
+
+    @property
+    def mixes(self) -> bool:
+        """Whether it does anything."""
+        return self._change is not None
 
     def __call__(self, images: Tensor, labels: Tensor, *, step: int) -> tuple[Tensor, Tensor]:
         """Mixes normalized images (n, channels, side, side) with each other.
@@ -73,6 +93,18 @@ class Mixing:
         with seeded(derive_seed(self._seed, "mixing", step)):
             mixed, shares = self._change(images, labels)
         return mixed, shares
+
+
+def _groups(order: Tensor) -> tuple[Tensor, ...]:
+    return order.tensor_split(min(_GROUPS, len(order)))
+
+
+def _parts(order: Tensor, places: Tensor) -> Iterator[Tensor]:
+    """What of each group of a batch is among these places of it, as positions in ``places``."""
+    position = torch.full((len(order),), -1)
+    position[places.cpu()] = torch.arange(len(places))
+    for group in _groups(position[order]):
+        yield group[group >= 0].to(places.device)
 
 
 def transforms() -> Any:

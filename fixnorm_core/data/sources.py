@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,10 @@ from torch import Tensor
 from fixnorm_core.data.catalog import Origin, check_data, facts_of
 from fixnorm_core.data.decode import array_images, check_files, corrupt_files, decode_files, shared_side
 from fixnorm_core.data.folder import inspect_folder, list_images
+from fixnorm_core.data.own import OwnArrays, OwnFiles, make_own
 from fixnorm_core.data.splits import Indices, Part, Place, Shipped
 from fixnorm_core.errors import DataError
+from fixnorm_core.reach import Reach, Roots
 from fixnorm_core.spec import DataSpec
 
 __all__ = ["Source", "open_source"]
@@ -57,19 +60,22 @@ class Source(Shipped, Protocol):
         """
 
 
-def open_source(spec: DataSpec) -> Source:
+def open_source(spec: DataSpec, *, reach: Reach) -> Source:
     """Opens the data set of ``spec``; downloads it where that is how it comes and it is not there yet.
 
     Raises:
         DataError: If it cannot be had.
+        OutsideRoots: If it, or something in it, is out of reach.
     """
-    spec = check_data(spec)
+    spec = check_data(spec, reach=reach)
     origin = facts_of(spec.name).origin
+    if origin is Origin.OWN:
+        return _own(spec, reach)
     if origin is Origin.BUNDLED or spec.path is None:
         return _digits()
     if origin is Origin.FOLDER:
-        return _folder(Path(spec.path))
-    return _torchvision(spec.name, Path(spec.path))
+        return _folder(Path(spec.path), reach.roots)
+    return _torchvision(spec.name, Path(spec.path), reach.roots)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +117,7 @@ class _Files:
 
     classes: tuple[str, ...]
     parts: Mapping[Part, tuple[Sequence[Path], Indices]]
+    roots: Roots
 
     @property
     def channels(self) -> int:
@@ -120,10 +127,10 @@ class _Files:
         return self.parts[part][1] if part in self.parts else None
 
     def side(self, places: Sequence[Place]) -> int:
-        return shared_side([path for place in places for path in self.files(place)])
+        return shared_side([path for place in places for path in self.files(place)], roots=self.roots)
 
     def read(self, place: Place, *, side: int) -> Tensor:
-        return decode_files(self.files(place), side=side)
+        return decode_files(self.files(place), side=side, roots=self.roots)
 
     def files(self, place: Place) -> list[Path]:
         part, indices = place
@@ -131,10 +138,10 @@ class _Files:
         return [paths[index] for index in indices]
 
     def check(self, place: Place) -> None:
-        check_files(self.files(place))
+        check_files(self.files(place), roots=self.roots)
 
     def corrupt(self, place: Place) -> list[int]:
-        return corrupt_files(self.files(place))
+        return corrupt_files(self.files(place), roots=self.roots)
 
 
 def _digits() -> _Arrays:
@@ -146,44 +153,45 @@ def _digits() -> _Arrays:
     return _Arrays(tuple(str(digit) for digit in digits.target_names), parts)
 
 
-def _folder(root: Path) -> _Files:
-    layout = inspect_folder(root)
+def _own(spec: DataSpec, reach: Reach) -> Source:
+    classes, parts = make_own(spec, reach=reach)
+    if isinstance(parts[Part.TRAIN][0], list):
+        return _Files(classes, cast("Mapping[Part, OwnFiles]", parts), reach.roots)
+    if spec.storage == "stream" or spec.crop == "random_resized":
+        raise DataError(
+            f"data set {spec.name!r} is in memory, and storage: stream and crop: random_resized read image files",
+            "Leave them out (data.shift moves such images at random), or have the factory return files",
+        )
+    arrays = cast("Mapping[Part, OwnArrays]", parts)
+    if len({images.shape[1:] for images, _ in arrays.values()}) > 1:
+        raise DataError(f"data set {spec.name!r} has parts of different shapes", "Bring them all to one")
+    return _Arrays(classes, arrays)
+
+
+def _folder(root: Path, roots: Roots) -> _Files:
+    layout = inspect_folder(root, roots=roots)
     splits = {Part.TRAIN: layout.train, Part.VALIDATION: layout.validation, Part.TEST: layout.test}
     parts = {}
     for part, split in splits.items():
         if split is not None:
-            images = list_images(split, layout.classes)
+            images = list_images(split, layout.classes, roots=roots)
             labels = np.array([label for _, label in images], dtype=np.int64)
             parts[part] = ([path for path, _ in images], labels)
-    return _Files(layout.classes, parts)
+    return _Files(layout.classes, parts, roots)
 
 
-def _torchvision(name: str, path: Path) -> _Arrays:
+def _torchvision(name: str, path: Path, roots: Roots) -> _Arrays:
     from fixnorm_core.vision import torchvision
 
     sets = torchvision.datasets
     kind = {"cifar10": sets.CIFAR10, "cifar100": sets.CIFAR100, "fashion_mnist": sets.FashionMNIST}[name]
     try:
-        train = kind(root=path, train=True)
+        return _loaded(kind, path, roots)
     except RuntimeError:  # torchvision's way to say that files are missing or damaged
-        train = _downloaded(kind, path)
-    parts = {
-        part: (np.asarray(images.data), np.asarray(images.targets, dtype=np.int64))
-        for part, images in ((Part.TRAIN, train), (Part.TEST, kind(root=path, train=False)))
-    }
-    return _Arrays(tuple(train.classes), parts)
-
-
-def _downloaded(kind: Callable[..., Any], path: Path) -> Any:
-    """Downloads beside the final place and moves whole folders, so that two workers cannot mix their files."""
+        pass
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path, prefix=".download-") as scratch:
-            kind(root=scratch, download=True)
-            for folder in Path(scratch).iterdir():
-                if folder.is_dir() and not (path / folder.name).exists():
-                    folder.rename(path / folder.name)
-        return kind(root=path, train=True)
+        _download(kind, path)
+        return _loaded(kind, path, roots)
     except (OSError, RuntimeError) as error:  # URLError is an OSError; a bad checksum is a RuntimeError
         reason = " ".join(str(error).split())
         raise DataError(
@@ -191,3 +199,47 @@ def _downloaded(kind: Callable[..., Any], path: Path) -> Any:
             "Put torchvision's files for this set there (and remove damaged ones), or unpack the images into one "
             "folder per class and use data set imagefolder",
         ) from error
+
+
+def _loaded(kind: Any, path: Path, roots: Roots) -> _Arrays:
+    """Loads copies that nobody else may write to: torchvision opens a file again to unpickle it after its check."""
+    with tempfile.TemporaryDirectory(prefix="fixnorm-data-") as private:
+        for name in _shipped_files(kind):
+            _copy(path / name, Path(private, name), roots)
+        train, test = kind(root=private, train=True), kind(root=private, train=False)
+    parts = {
+        part: (np.asarray(images.data), np.asarray(images.targets, dtype=np.int64))
+        for part, images in ((Part.TRAIN, train), (Part.TEST, test))
+    }
+    return _Arrays(tuple(train.classes), parts)
+
+
+def _shipped_files(kind: Any) -> list[str]:
+    """What torchvision reads of a set that is there, below the set's folder."""
+    if hasattr(kind, "base_folder"):  # CIFAR
+        names = [name for name, _ in (*kind.train_list, *kind.test_list)]
+        return [f"{kind.base_folder}/{name}" for name in (*names, kind.meta["filename"])]
+    return [f"{kind.__name__}/raw/{Path(archive).stem}" for archive, _ in kind.resources]
+
+
+def _copy(path: Path, target: Path, roots: Roots) -> None:
+    """Copies a file if it is there."""
+    place = Path(roots.confine(path))
+    if place.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with place.open("rb") as source, target.open("xb") as copy:
+            roots.check_open(source, place)
+            shutil.copyfileobj(source, copy)
+
+
+def _download(kind: Any, path: Path) -> None:
+    """Downloads where nobody else may write, and moves whole folders in, so that two workers cannot mix their files."""
+    path.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="fixnorm-data-") as private,
+        tempfile.TemporaryDirectory(dir=path, prefix=".download-") as scratch,
+    ):
+        kind(root=private, download=True)
+        for folder in Path(private).iterdir():
+            if folder.is_dir() and not (path / folder.name).exists():
+                shutil.copytree(folder, Path(scratch, folder.name)).rename(path / folder.name)

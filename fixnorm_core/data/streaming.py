@@ -23,7 +23,9 @@ from fixnorm_core.data.augment import Augmentation, BatchDraws, EpochDraws, augm
 from fixnorm_core.data.decode import decode_centre, decode_crop, decode_files
 from fixnorm_core.data.pool import WorkerPool
 from fixnorm_core.data.seeds import derive_seed
+from fixnorm_core.data.shares import WHOLE, Share
 from fixnorm_core.data.types import Batches
+from fixnorm_core.reach import ANYWHERE, Roots
 
 __all__ = ["StreamedSplit"]
 
@@ -37,12 +39,14 @@ class StreamedSplit:
         labels: int64, shape (n,).
         side: Pixels a side.
         pool: Reads them.
+        roots: Where they must be.
     """
 
     paths: Sequence[Path]
     labels: Tensor
     side: int
     pool: WorkerPool = field(default_factory=lambda: WorkerPool(0))
+    roots: Roots = ANYWHERE
 
     @property
     def dtype(self) -> torch.dtype:
@@ -67,18 +71,20 @@ class StreamedSplit:
         Raises:
             DataError: If one cannot be read.
         """
-        pixels = decode_files([self.paths[index] for index in indices.tolist()], side=self.side)
+        pixels = decode_files([self.paths[index] for index in indices.tolist()], side=self.side, roots=self.roots)
         return pixels.to(self.labels.device)
 
-    def in_order(self, *, batch_size: int) -> Batches:
-        """All of them.
+    def in_order(self, *, batch_size: int, share: Share = WHOLE) -> Batches:
+        """All of them, or every so many a batch.
 
         Raises:
             DataError: If one cannot be read.
         """
-        starts = range(0, len(self), batch_size)
-        requests = (_Centres(self._names(range(at, min(at + batch_size, len(self)))), self.side) for at in starts)
-        return self._delivered(requests, torch.split(self.labels, batch_size))
+        starts = range(0, len(self), batch_size)[share.rank :: share.count]
+        requests = (
+            _Centres(self._names(range(at, min(at + batch_size, len(self)))), self.side, self.roots) for at in starts
+        )
+        return self._delivered(requests, torch.split(self.labels, batch_size)[share.rank :: share.count])
 
     def augmented(self, draws: EpochDraws, augmentation: Augmentation) -> Batches:
         """All of them, changed where they are read.
@@ -87,11 +93,12 @@ class StreamedSplit:
             DataError: If one cannot be read.
         """
         requests = (
-            _Changed(self._names(draw.index.tolist()), self.side, _PackedDraws.of(draw), augmentation)
+            _Changed(self._names(draw.index.tolist()), self.side, self.roots, _PackedDraws.of(draw), augmentation)
             for draw in draws.batches()
         )
-        labels = self.labels[draws.order.to(self.labels.device)]
-        return self._delivered(requests, labels.tensor_split(draws.steps))
+        indices = [draw.index for draw in draws.batches()]
+        labels = self.labels[torch.cat(indices).to(self.labels.device)]
+        return self._delivered(requests, torch.split(labels, [len(index) for index in indices]))
 
     def _names(self, indices: Sequence[int]) -> tuple[str, ...]:
         return tuple(str(self.paths[index]) for index in indices)
@@ -108,11 +115,12 @@ class _Centres:
 
     paths: tuple[str, ...]
     side: int
+    roots: Roots
 
     def read(self) -> Tensor:
         out = _empty(len(self.paths), self.side)
         for place, path in enumerate(self.paths):
-            out[place] = decode_centre(Path(path), side=self.side).transpose(2, 0, 1)
+            out[place] = decode_centre(Path(path), side=self.side, roots=self.roots).transpose(2, 0, 1)
         return torch.from_numpy(out)
 
 
@@ -126,15 +134,21 @@ class _PackedDraws:
     seed: int
     epoch: int
     step: int
+    places: NDArray[np.int64] | None
+    size: int
 
     @classmethod
     def of(cls, draws: BatchDraws) -> _PackedDraws:
         arrays = (draws.index.numpy(), draws.flip.numpy(), draws.shift.numpy())
-        return cls(*arrays, seed=draws.seed, epoch=draws.epoch, step=draws.step)
+        places = None if draws.places is None else draws.places.numpy()
+        return cls(*arrays, seed=draws.seed, epoch=draws.epoch, step=draws.step, places=places, size=draws.size)
 
     def unpacked(self) -> BatchDraws:
         index, flip, shift = (torch.from_numpy(array.copy()) for array in (self.index, self.flip, self.shift))
-        return BatchDraws(index, flip, shift, seed=self.seed, epoch=self.epoch, step=self.step)
+        places = None if self.places is None else torch.from_numpy(self.places.copy())
+        return BatchDraws(
+            index, flip, shift, seed=self.seed, epoch=self.epoch, step=self.step, places=places, size=self.size
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,17 +157,19 @@ class _Changed:
 
     paths: tuple[str, ...]
     side: int
+    roots: Roots
     draws: _PackedDraws
     augmentation: Augmentation
 
     def read(self) -> Tensor:
         if (least := self.augmentation.crop_min_area) is None:
-            images = _Centres(self.paths, self.side).read()
+            images = _Centres(self.paths, self.side, self.roots).read()
         else:
             out = _empty(len(self.paths), self.side)
             for place, (path, index) in enumerate(zip(self.paths, self.draws.index.tolist(), strict=True)):
                 seed = derive_seed(self.draws.seed, f"crop of image {index}", self.draws.epoch)
-                out[place] = decode_crop(Path(path), side=self.side, min_area=least, seed=seed).transpose(2, 0, 1)
+                crop = decode_crop(Path(path), side=self.side, min_area=least, seed=seed, roots=self.roots)
+                out[place] = crop.transpose(2, 0, 1)
             images = torch.from_numpy(out)
         return augment(images, self.draws.unpacked(), self.augmentation)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fixnorm_core.data.augment import Augmentation, EpochDraws, augment
+from fixnorm_core.data.shares import WHOLE, Share
 from fixnorm_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -51,8 +52,11 @@ class Images(Protocol):
     def take(self, indices: Tensor) -> Tensor:
         """Some images as they are evaluated, in the order of ``indices`` (m,)."""
 
-    def in_order(self, *, batch_size: int) -> Batches:
-        """All images once as they are evaluated, in order; only the last batch may be smaller."""
+    def in_order(self, *, batch_size: int, share: Share = WHOLE) -> Batches:
+        """All images once as they are evaluated, in order; only the last batch may be smaller.
+
+        A share is every ``share.count``-th of these batches, from the ``share.rank``-th on.
+        """
 
     def augmented(self, draws: EpochDraws, augmentation: Augmentation) -> Batches:
         """All images once as they are trained on."""
@@ -95,9 +99,10 @@ class Split:
         """Some of them, copied."""
         return self.images[indices]
 
-    def in_order(self, *, batch_size: int) -> Batches:
-        """All of them, not copied."""
-        yield from zip(torch.split(self.images, batch_size), torch.split(self.labels, batch_size), strict=True)
+    def in_order(self, *, batch_size: int, share: Share = WHOLE) -> Batches:
+        """All of them, or every so many a batch, not copied."""
+        parts = (torch.split(each, batch_size)[share.rank :: share.count] for each in (self.images, self.labels))
+        yield from zip(*parts, strict=True)
 
     def augmented(self, draws: EpochDraws, augmentation: Augmentation) -> Batches:
         """All of them, changed on their device.
@@ -131,6 +136,7 @@ class TrainingData:
         shift: At most this many pixels of random shift.
         crop_min_area: Least share of a picture that a random crop keeps; None for no random crops.
         skipped: Files that were chosen for either split, cannot be read, and are left out because that was asked for.
+        version: What was fetched from an object store, of which another version may come; empty for a folder.
     """
 
     classes: tuple[str, ...]
@@ -144,6 +150,7 @@ class TrainingData:
     shift: int
     crop_min_area: float | None = None
     skipped: tuple[str, ...] = ()
+    version: str = ""
 
     def __post_init__(self) -> None:
         """Refuses what would be trained on in silence.

@@ -13,6 +13,8 @@ from fixnorm_core.errors import ModelError
 from fixnorm_core.models.catalog import MODELS, check_model
 from fixnorm_core.models.mobilenet_v2_scaled import mobilenet_v2_scaled
 from fixnorm_core.models.small_resnet import SmallResNet
+from fixnorm_core.own import call_factory, is_own
+from fixnorm_core.reach import LOCAL, Reach
 from fixnorm_core.spec import ModelSpec
 from fixnorm_core.vision import torchvision
 
@@ -25,7 +27,7 @@ SMALL_IMAGE = 96
 _LARGEST_EPS = 1e-5
 
 
-def build_model(spec: ModelSpec, *, classes: int, channels: int, image_size: int) -> nn.Module:
+def build_model(spec: ModelSpec, *, classes: int, channels: int, image_size: int, reach: Reach = LOCAL) -> nn.Module:
     """A freshly initialised network; its weights depend on torch's global random state alone.
 
     A torchvision model keeps its architecture but for three things: the head has ``classes`` outputs; the first
@@ -35,11 +37,16 @@ def build_model(spec: ModelSpec, *, classes: int, channels: int, image_size: int
     (EfficientNetV2 and MobileNetV3 come with 1e-3): behind weights of norm 1 the variance is itself around 1e-3, so
     that a larger eps would be most of what is divided by, and the function would not be kept.
 
+    A model of one's own is what its factory returns: ``factory(num_classes, **spec.options) -> nn.Module``, which takes
+    images (n, channels, image_size, image_size) and answers logits (n, num_classes). It draws from torch's generator,
+    which is seeded; it has to answer on the meta device too, where it is tried out; its BatchNorms' eps are bounded.
+
     Args:
         spec: Name, options and stem.
         classes: Number of logits.
         channels: Colour channels of an image.
         image_size: Pixels a side.
+        reach: Which modules may be imported.
 
     Returns:
         A module from images (N, channels, image_size, image_size) to logits (N, classes), in training mode.
@@ -48,9 +55,12 @@ def build_model(spec: ModelSpec, *, classes: int, channels: int, image_size: int
         ModelError: for what :func:`fixnorm_core.models.catalog.check_model` refuses, and for images that the network
             cannot take.
     """
-    check_model(spec)
+    check_model(spec, reach=reach)
+    own = _own(spec, classes, reach) if is_own(spec.name) else None  # outside: its errors have words of their own
     try:
-        model = _construct(spec, classes=classes, channels=channels, image_size=image_size)
+        model = own
+        if model is None:
+            model = _construct(spec, classes=classes, channels=channels, image_size=image_size)
         _cap_eps(model)
         logits = _rehearse(model, torch.empty(2, channels, image_size, image_size, device="meta"))
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
@@ -62,6 +72,16 @@ def build_model(spec: ModelSpec, *, classes: int, channels: int, image_size: int
     if logits.shape != (2, classes):
         raise ModelError(f"model {spec.name} answers {tuple(logits.shape)} where (2, {classes}) is needed")
     return model
+
+
+def _own(spec: ModelSpec, classes: int, reach: Reach) -> nn.Module:
+    model = call_factory(spec.name, classes, reach=reach, refusal=ModelError, options=dict(spec.options))
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"factory {spec.name!r} returned {type(model).__name__}",
+            "Return a torch.nn.Module: factory(num_classes, ...)",
+        )
+    return model.train()
 
 
 def _cap_eps(model: nn.Module) -> None:

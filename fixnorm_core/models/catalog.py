@@ -12,6 +12,8 @@ from difflib import get_close_matches
 from types import MappingProxyType
 
 from fixnorm_core.errors import ModelError
+from fixnorm_core.own import check_own, is_own
+from fixnorm_core.reach import LOCAL, Reach
 from fixnorm_core.spec import Method, ModelSpec
 
 __all__ = ["MODELS", "ModelEntry", "check_method", "check_model"]
@@ -59,13 +61,22 @@ def check_method(spec: ModelSpec, method: Method) -> None:
         )
 
 
-def check_model(spec: ModelSpec) -> None:
+def check_model(spec: ModelSpec, *, reach: Reach = LOCAL) -> None:
     """Refuses a model that cannot exist, whatever the data.
 
+    Args:
+        spec: The model.
+        reach: Which modules may be imported.
+
     Raises:
-        ModelError: for an unknown name, an option that the model does not have, an option of one of our own models with
-            a value out of range, or ``stem: small`` where the family has none.
+        ModelError: for an unknown name, a factory that may not be imported, an option that the model does not have, an
+            option of one of our own models with a value out of range, or ``stem: small`` where the family has none.
     """
+    if is_own(spec.name):
+        check_own(spec.name, reach=reach, refusal=ModelError)
+        if spec.stem == "small":
+            raise ModelError(f"model {spec.name} is your own and has no stem to exchange", "Leave stem out")
+        return
     entry = MODELS.get(spec.name)
     if entry is None:
         raise ModelError(f"there is no model {spec.name!r}", _nearest(spec.name, MODELS, "model"))

@@ -17,7 +17,8 @@ class ModelSpec(Spec):
     """Which network, by name (``fixnorm-tune models`` lists them).
 
     Attributes:
-        name: A name of ``fixnorm_core.models.catalog``.
+        name: A name of ``fixnorm_core.models.catalog``, or ``package.module:factory``
+            (:func:`fixnorm_core.models.build.build_model`).
         options: Passed on to the model's factory, for example ``{width: 16}``.
         stem: ``"imagenet"`` leaves a torchvision model as it is; ``"small"`` takes its early down-sampling out, for
             small images; ``"auto"`` picks ``"small"`` when images have fewer than 96 pixels a side.
@@ -36,8 +37,11 @@ class DataSpec(Spec):
     left. Splits are stratified by class and depend on ``split_seed`` alone.
 
     Attributes:
-        name: A name of ``fixnorm_core.data.catalog``.
-        path: The image folder (required for ``imagefolder``), or where a downloaded set is kept.
+        name: A name of ``fixnorm_core.data.catalog``, or ``package.module:factory``
+            (:class:`fixnorm_core.data.own.OwnData`).
+        path: The image folder (required for ``imagefolder``), or where a downloaded set is kept. A folder may be in an
+            object store (``s3://bucket/prefix``).
+        options: Passed on to a factory of one's own; the catalog's data sets have none.
         image_size: Pixels a side; images of another size are resized (shorter side) and cropped at the centre. None
             keeps the size that all images share.
         flip: Random horizontal flips in training; None takes the data set's default.
@@ -62,6 +66,7 @@ class DataSpec(Spec):
 
     name: str = "digits"
     path: str | None = None
+    options: dict[str, OptionValue] = Field(default_factory=dict)
     image_size: int | None = Field(default=None, ge=4, le=1024)
     flip: bool | None = None
     shift: int | None = Field(default=None, ge=0, le=64)

@@ -15,19 +15,30 @@ from fixnorm_core.spec.start import equivalent_start_of
 from fixnorm_core.spec.training import TrainingSpec
 from fixnorm_core.spec.warm_start import warm_starts_of
 
-__all__ = ["JobSpec", "ResourceSpec", "ShareSpec", "TrialSpec"]
+__all__ = ["CODE_BYTES", "JobSpec", "ResourceSpec", "ShareSpec", "TrialSpec"]
+
+
+CODE_BYTES = 256 * 2**10
+"""A Python file that comes with a job has at most this."""
 
 
 class ResourceSpec(Spec):
     """What each trial holds while it runs.
 
     Attributes:
-        cpus_per_trial: CPU cores; also the number of torch threads (at least one).
-        gpus_per_trial: GPUs; whole numbers, or a fraction below one to share a GPU.
+        cpus_per_trial: CPU cores; also the number of torch threads (at least one), of all ranks together.
+        gpus_per_trial: GPUs; whole numbers, or a fraction below one to share a GPU. With several, as many ranks train
+            the trial.
+        ranks_per_trial: Processes that train a trial together, each on its part of every batch. None takes one for each
+            GPU, and one without any. Several on CPUs alone are for trying it out.
+        nodes_per_trial: Machines that the ranks of a trial are on, as many on each; all that it holds is divided over
+            them likewise.
     """
 
     cpus_per_trial: float = Field(default=1.0, gt=0)
     gpus_per_trial: float = Field(default=0.0, ge=0)
+    ranks_per_trial: int | None = Field(default=None, ge=1)
+    nodes_per_trial: int = Field(default=1, ge=1)
 
     @field_validator("gpus_per_trial")
     @classmethod
@@ -35,6 +46,34 @@ class ResourceSpec(Spec):
         if value > 1 and value != int(value):
             raise ValueError(f"{value:g} GPUs cannot be held; above one, ask for a whole number")
         return value
+
+    @model_validator(mode="after")
+    def _has_a_gpu_for_each_rank(self) -> Self:
+        if self.ranks_per_trial is not None and self.gpus_per_trial > 0 and self.ranks_per_trial != self._by_gpus:
+            raise ValueError(
+                f"ranks_per_trial is {self.ranks_per_trial} and gpus_per_trial {self.gpus_per_trial:g}, and each rank "
+                "has one GPU: leave ranks_per_trial out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_as_many_ranks_on_each_node(self) -> Self:
+        if self.ranks % self.nodes_per_trial:
+            raise ValueError(
+                f"nodes_per_trial is {self.nodes_per_trial} and a trial has {self.ranks} rank{'s'[: self.ranks != 1]}, "
+                "which cannot be divided over them evenly: ask for as many GPUs on each (gpus_per_trial counts all), "
+                "or for fewer nodes"
+            )
+        return self
+
+    @property
+    def ranks(self) -> int:
+        """Processes that train a trial together."""
+        return self._by_gpus if self.ranks_per_trial is None else self.ranks_per_trial
+
+    @property
+    def _by_gpus(self) -> int:
+        return max(1, int(self.gpus_per_trial))
 
 
 class ShareSpec(Spec):
@@ -64,7 +103,8 @@ class TrialSpec(Spec):
         params: The tuned knobs: ``lr`` and ``fc_norm`` (a multiple of the head's norm at initialisation), or ``lr``
             and ``weight_decay``.
         seed: Seeds initialisation, the order of images and augmentation.
-        cpu_threads: Torch's threads.
+        cpu_threads: Torch's threads, of each rank.
+        ranks: Processes that train it together, each on its part of every batch.
     """
 
     model: ModelSpec
@@ -74,10 +114,11 @@ class TrialSpec(Spec):
     params: dict[str, float]
     seed: int
     cpu_threads: int = Field(default=1, ge=1)
+    ranks: int = Field(default=1, ge=1)
 
     @property
     def reading_processes(self) -> int:
-        """How many processes read streamed images."""
+        """How many processes of each rank read streamed images."""
         return self.cpu_threads if self.data.loader_workers is None else self.data.loader_workers
 
     @model_validator(mode="after")
@@ -92,6 +133,8 @@ class JobSpec(Spec):
     """A whole tuning job.
 
     Attributes:
+        code: The text of a Python file, 256 KiB at most, for models and data sets that are named ``code:factory``. A
+            server that allows it keeps the file, and the job then names it by its SHA-256.
         webhook: An http or https address that is told when the job has ended; None tells nobody.
     """
 
@@ -104,7 +147,17 @@ class JobSpec(Spec):
     resources: ResourceSpec = ResourceSpec()
     share: ShareSpec = ShareSpec()
     seed: int = Field(default=0, ge=0, lt=2**31)
+    code: str | None = None
     webhook: str | None = Field(default=None, max_length=2000)
+
+    @field_validator("code")
+    @classmethod
+    def _is_small(cls, value: str | None) -> str | None:
+        if value is not None and (size := len(value.encode())) > CODE_BYTES:
+            raise ValueError(
+                f"it has {size:,} bytes, and a file has at most {CODE_BYTES:,}: have a module allowed instead"
+            )
+        return value
 
     @field_validator("webhook")
     @classmethod
@@ -120,6 +173,25 @@ class JobSpec(Spec):
             raise ValueError(
                 "training.device is cuda, but resources.gpus_per_trial is 0, which hides every GPU from the trial: "
                 "set gpus_per_trial to 1, or device to auto"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_images_for_each_rank(self) -> Self:
+        ranks, images = self.resources.ranks, self.training.batch_size
+        if ranks > images:
+            raise ValueError(
+                f"training.batch_size is {images}, and a trial has {ranks} ranks, so one of them would have no image: "
+                "raise batch_size, or lower resources.gpus_per_trial or ranks_per_trial"
+            )
+        if (
+            self.training.sync_batchnorm
+            and ranks > 1
+            and (self.resources.gpus_per_trial == 0 or self.training.device == "cpu")
+        ):
+            raise ValueError(
+                "training.sync_batchnorm is true for ranks on CPUs, and torch's SyncBatchNorm computes on GPUs alone: "
+                "leave it out, take a model with group normalization, or give the trial GPUs"
             )
         return self
 
@@ -166,5 +238,6 @@ class JobSpec(Spec):
             method=self.search.method,
             params=params,
             seed=seed,
-            cpu_threads=max(1, int(self.resources.cpus_per_trial)),
+            cpu_threads=max(1, int(self.resources.cpus_per_trial / self.resources.ranks)),
+            ranks=self.resources.ranks,
         )

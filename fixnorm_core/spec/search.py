@@ -260,12 +260,12 @@ class BudgetSpec(Spec):
         stop_early: Let the sampler end the search when it expects no more gain (FixNormSampler only).
         tolerance: A gain in accuracy that is not worth a trial: for ``stop_early``, and for what counts as progress.
         target_accuracy: The search ends as soon as a trial's final validation accuracy reaches it.
-        max_time: Of the whole job, from the start of its first trial, a stopped server's time included.
+        max_time: Of the whole job, from the start of its first trial; a stopped server's time counts, a pause does not.
         deadline: When the job is to be over, by the clock; its time in the queue counts as well.
         max_trial_time: Of one try at a trial, or at measuring the test accuracy: one that takes longer (it may hang) is
             ended as failed, and counts for ``max_failures``.
         max_time_without_progress: The search ends so long after the trial that last raised the best accuracy by more
-            than ``tolerance``.
+            than ``tolerance``, less what the job was paused.
         max_trials_without_progress: Likewise, after so many further search trials.
         max_failures: The job fails after this many trials in a row have failed.
         max_failed: Likewise, after this many in all.

@@ -105,6 +105,8 @@ class TrainingSpec(Spec):
         compile: Compile the model for training (``torch.compile``).
         accumulate: Parts in which a batch is computed, one after another, to need less memory. A batch's gradient
             stays its mean over ``batch_size`` images; batch statistics are those of a part.
+        sync_batchnorm: Where several ranks train a trial, on GPUs: BatchNorm takes its statistics over the whole batch,
+            as one rank would, and not over each rank's part. Costs an exchange per layer.
         ema_decay: Evaluate and save a moving average of the weights, with this decay a step; None takes the weights.
         clip_grad_norm: Scale the gradient down to this norm where it is larger; None never does.
         mixup_alpha: Mix pairs of training images, with a share drawn from Beta(alpha, alpha) (arXiv 1710.09412); 0 does
@@ -128,6 +130,7 @@ class TrainingSpec(Spec):
     compile: bool = False
     accumulate: int = Field(default=1, ge=1)
     schedule: ScheduleSpec = ScheduleSpec()
+    sync_batchnorm: bool = False
     ema_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     clip_grad_norm: Annotated[float, Field(gt=0.0)] | None = None
     mixup_alpha: float = Field(default=0.0, ge=0.0)

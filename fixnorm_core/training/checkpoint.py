@@ -7,20 +7,28 @@ run. It is renamed when it would be in the way and never removed: it may be some
 from __future__ import annotations
 
 import logging
-import pickle
+import pickle  # for the name of its error; torch's safe unpickler reads  # nosec B403
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
 from fixnorm_core.errors import WeightsError
+from fixnorm_core.files import discard_partial, replacing
 from fixnorm_core.reports import EpochReport
-from fixnorm_core.training.files import discard_partial, replacing
 
-__all__ = ["Checkpoint", "clear_checkpoints", "latest_checkpoint", "load_checkpoint", "save_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "clear_checkpoints",
+    "latest_checkpoint",
+    "load_checkpoint",
+    "read_checkpoint",
+    "save_checkpoint",
+    "write_checkpoint",
+]
 
 _FORMAT = "fixnorm-tune.checkpoint.2"
 _PATTERN = "checkpoint-*.pt"
@@ -52,6 +60,16 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     """Writes a checkpoint and removes all but the newest ``keep``; sets aside what the folder has of later epochs."""
     epoch = len(checkpoint.reports)
     path = folder / _name(epoch)
+    _set_aside(folder, since=epoch)
+    with replacing(path) as file:
+        write_checkpoint(file, checkpoint)
+    for old in _newest_first(folder)[keep:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def write_checkpoint(file: IO[bytes], checkpoint: Checkpoint) -> None:
+    """Writes one to an open file."""
     content = {
         "format": _FORMAT,
         "fingerprint": checkpoint.fingerprint,
@@ -60,12 +78,16 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         "stepper": checkpoint.stepper,
         "reports": [report.model_dump_json() for report in checkpoint.reports],
     }
-    _set_aside(folder, since=epoch)
-    with replacing(path) as file:
-        torch.save(content, file)
-    for old in _newest_first(folder)[keep:]:
-        old.unlink(missing_ok=True)
-    return path
+    torch.save(content, file)
+
+
+def read_checkpoint(file: IO[bytes]) -> Checkpoint:
+    """Reads what :func:`write_checkpoint` wrote onto the CPU; what a damaged file makes torch raise is not caught."""
+    content = torch.load(file, map_location="cpu", weights_only=True)
+    if content["format"] != _FORMAT:
+        raise KeyError("format")
+    reports = tuple(EpochReport.model_validate_json(report) for report in content["reports"])
+    return Checkpoint(content["fingerprint"], content["model"], content["optimizer"], content["stepper"], reports)
 
 
 def load_checkpoint(path: Path, *, fingerprint: str) -> Checkpoint:
@@ -75,13 +97,8 @@ def load_checkpoint(path: Path, *, fingerprint: str) -> Checkpoint:
         WeightsError: If the file is truncated, foreign, or of another run.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        if content["format"] != _FORMAT:
-            raise KeyError("format")
-        reports = tuple(EpochReport.model_validate_json(report) for report in content["reports"])
-        checkpoint = Checkpoint(
-            content["fingerprint"], content["model"], content["optimizer"], content["stepper"], reports
-        )
+        with path.open("rb") as file:
+            checkpoint = read_checkpoint(file)
     # A damaged file drives the unpickler into any of these
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
         raise WeightsError(f"{path} is not a whole checkpoint of this software ({error})", "Remove it") from error

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fixnorm_core.method.roles import Roles
 from fixnorm_core.reports import EpochDiagnostics, RoleDiagnostics
 from fixnorm_core.training.features import linear_head, watched_inputs
+from fixnorm_core.training.ranks import ALONE, Ranks
 
 __all__ = ["Diagnostics", "angles_between"]
 
@@ -50,9 +51,16 @@ class Diagnostics:
     """Watches one run. Changes nothing of it, draws no random numbers, and forgets an epoch when the next begins."""
 
     def __init__(
-        self, model: nn.Module, roles: Roles, *, optimizer: torch.optim.Optimizer, evaluated: nn.Module
+        self,
+        model: nn.Module,
+        roles: Roles,
+        *,
+        optimizer: torch.optim.Optimizer,
+        evaluated: nn.Module,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Takes the model that is trained, with its optimizer, and the one that is validated, maybe its average."""
+        self._ranks = ranks
         trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self._weights = {
             role: [trained[name] for name in getattr(roles, role) if name in trained and trained[name].numel() > 1]
@@ -95,7 +103,7 @@ class Diagnostics:
             yield
 
     def summary(self) -> EpochDiagnostics:
-        """What was seen since the epoch began."""
+        """What was seen since the epoch began; a collective."""
         counts = [len(self._weights[role]) for role in _ROLES]
         angles, effective, gradients = (torch.split(table, counts, dim=1) for table in self._tables(sum(counts)))
         scale_invariant, head, free = (
@@ -110,9 +118,20 @@ class Diagnostics:
             scale_invariant=scale_invariant,
             head=head,
             free=free,
-            feature_norm=_number(torch.cat(self._feature_norms).mean()) if self._feature_norms else None,
+            feature_norm=self._feature_norm(),
             last_gain=_number(_flat(self._gains).square().mean().sqrt()) if self._gains else None,
         )
+
+    def _feature_norm(self) -> float | None:
+        if self._head is None:
+            return None
+        if self._ranks.count == 1:
+            return _number(torch.cat(self._feature_norms).mean()) if self._feature_norms else None
+        total = torch.zeros(2, dtype=torch.float64, device=self._ranks.device)  # of the norms, and how many there are
+        for norms in self._feature_norms:
+            total += torch.stack([norms.double().sum(), torch.full_like(total[0], len(norms))])
+        self._ranks.add(total)
+        return _number(total[0] / total[1])
 
     def _settings(self) -> tuple[tuple[float, ...], tuple[int, ...], tuple[float, ...]]:
         """Of every weight as its group has them now; what the optimizer does not train has the rate 0."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import closing
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Literal
 
@@ -15,53 +17,68 @@ from fixnorm_core.data.load import load_test_split, load_validation_split
 from fixnorm_core.data.pool import WorkerPool
 from fixnorm_core.data.types import Images
 from fixnorm_core.errors import WeightsError
+from fixnorm_core.reach import LOCAL, Reach
 from fixnorm_core.reports import Evaluation
 from fixnorm_core.training.device import pick_device, reproducible
+from fixnorm_core.training.ranks import ALONE, Ranks
 from fixnorm_core.training.weights import inference_batch_size, load_classifier
 
 __all__ = ["evaluate", "evaluate_weights"]
 
 
-def evaluate(model: nn.Module, split: Images, *, name: str, normalization: Normalization) -> Evaluation:
+def evaluate(
+    model: nn.Module, split: Images, *, name: str, normalization: Normalization, ranks: Ranks = ALONE
+) -> Evaluation:
     """Evaluates in evaluation mode, with batches whose size depends on nothing but the images' own.
+
+    Several ranks share the batches out, and their losses are added up in the order of the batches, so that the result
+    is that of one rank, bit for bit.
 
     Args:
         model: On the device of ``split``; left in evaluation mode.
         split: What to evaluate on.
         name: What to call the split.
         normalization: From pixels to what the network was trained on.
+        ranks: Who evaluates, each with the same model.
 
     Returns:
         Accuracy, and mean cross-entropy without label smoothing (not finite if a logit is not).
     """
     device = split.labels.device
-    loss = torch.zeros((), dtype=torch.float64, device=device)
+    size, count = inference_batch_size(split.side), len(split)
+    losses = torch.zeros(-(-count // size), dtype=torch.float64, device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
     model.eval()
-    size = inference_batch_size(split.side)
-    with torch.inference_mode(), closing(split.in_order(batch_size=size)) as batches:
-        for images, labels in batches:
+    own = losses[ranks.rank :: ranks.count]
+    with torch.inference_mode(), closing(split.in_order(batch_size=size, share=ranks.share())) as batches:
+        for place, (images, labels) in enumerate(batches):
             logits = model(normalization(images))
-            loss += functional.cross_entropy(logits, labels, reduction="sum")
+            own[place] = functional.cross_entropy(logits, labels, reduction="sum")
             correct += (logits.argmax(dim=1) == labels).sum()
-    count = len(split)
-    return Evaluation(split=name, accuracy=correct.item() / count, loss=loss.item() / count, examples=count)
+    ranks.add(losses, correct)  # the other ranks' batches are zeros here, so nothing is rounded
+    loss = reduce(add, losses.tolist())  # one after another, whoever has computed them
+    return Evaluation(split=name, accuracy=correct.item() / count, loss=loss / count, examples=count)
 
 
-def evaluate_weights(path: Path, *, split: Literal["validation", "test"]) -> Evaluation:
+def evaluate_weights(path: Path, *, split: Literal["validation", "test"], reach: Reach = LOCAL) -> Evaluation:
     """Evaluates a weights file on the split that its own training run was given, read afresh.
 
     On the device kind and thread count of the training run, the validation accuracy is bit for bit the recorded one.
+
+    Args:
+        path: The weights file.
+        split: Which images.
+        reach: What may be read and imported.
 
     Raises:
         WeightsError: If the file is truncated or foreign, or the data set has other classes now.
         DataError: If the images cannot be read.
         SpecError: If the run asked for CUDA and there is no GPU.
     """
-    classifier = load_classifier(path)
+    classifier = load_classifier(path, reach=reach)
     trial = classifier.trial
     load = load_test_split if split == "test" else load_validation_split
-    classes, images = load(trial.data, image_size=classifier.image_size)
+    classes, images = load(trial.data, image_size=classifier.image_size, reach=reach)
     if classes != classifier.classes:
         raise WeightsError(
             f"{path} was trained on classes {_listed(classifier.classes)}, and the data set now has {_listed(classes)}",

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
+from fixnorm_core.files import replacing
 from fixnorm_core.reports import RECORD_NAME, FinishedRun
 from fixnorm_core.spec import TrialSpec
-from fixnorm_core.training.files import replacing
 
 __all__ = ["fingerprint", "package_versions", "read_finished", "write_finished"]
 

@@ -6,19 +6,31 @@ versions. So it needs no random state in its checkpoints, and a run that was int
 
 from __future__ import annotations
 
+import io
 import logging
 import math
+import platform
 import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from fixnorm_core.data.load import load_training_data, log_skipped
 from fixnorm_core.data.types import TrainingData
+from fixnorm_core.errors import SpecError
+from fixnorm_core.reach import LOCAL, Reach
 from fixnorm_core.reports import EpochReport, FinishedRun, TrialOutcome, TrialResult
 from fixnorm_core.spec import TrialSpec
-from fixnorm_core.training.checkpoint import Checkpoint, clear_checkpoints, latest_checkpoint, save_checkpoint
+from fixnorm_core.training.checkpoint import (
+    Checkpoint,
+    clear_checkpoints,
+    latest_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+    write_checkpoint,
+)
 from fixnorm_core.training.device import pick_device
 from fixnorm_core.training.fit import EpochTotals, Fit
+from fixnorm_core.training.ranks import ALONE, Ranks
 from fixnorm_core.training.record import fingerprint, package_versions, read_finished, write_finished
 from fixnorm_core.training.weights import save_weights
 
@@ -42,37 +54,55 @@ class Trainer:
     iterator is asked for its next report; dropping it stops the run, to be taken up by another trainer.
 
     One trainer at a time may work in a folder. Torch's global random state and settings are left as they were.
+
+    Several ranks that train one run together make one each and iterate alike. Rank 0's alone reads and writes files;
+    it tells the others where the run stands, and in the end its result.
     """
 
-    def __init__(self, trial: TrialSpec, *, folder: Path, data: TrainingData | None = None) -> None:
+    def __init__(
+        self,
+        trial: TrialSpec,
+        *,
+        folder: Path,
+        data: TrainingData | None = None,
+        reach: Reach = LOCAL,
+        ranks: Ranks = ALONE,
+    ) -> None:
         """Builds the run, at its last checkpoint if there is one.
 
         Args:
             trial: What to train.
             folder: For checkpoints, weights and the record of the result; made if it is missing.
             data: The images of ``trial.data``, if they are in memory already.
+            reach: What may be read and imported.
+            ranks: Who trains it.
 
         Raises:
             DataError: If the images cannot be read.
             ModelError: If the model cannot be built for them.
             RolesError: If the model's parameters cannot be given roles.
-            SpecError: If CUDA is asked for and there is no GPU.
+            SpecError: If CUDA is asked for and there is no GPU, or the ranks cannot train it.
         """
-        self._trial, self._folder = trial, folder
+        if ranks.count != trial.ranks:
+            raise SpecError(
+                f"the trial is of {trial.ranks} ranks, and {ranks.count} train it, which makes another run",
+                "Start as many processes, or change the trial's ranks",
+            )
+        self._trial, self._folder, self._ranks = trial, folder, ranks
         self._device = pick_device(trial.training.device)
         self._fingerprint = fingerprint(trial, device=self._device)
         self._reports: list[EpochReport] = []
         self._result: TrialResult | None = None
         self._fit: Fit | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        if finished := read_finished(folder, fingerprint=self._fingerprint):
+        if finished := self._of_first(read_finished(folder, fingerprint=self._fingerprint) if ranks.is_first else None):
             self._reports, self._result = list(finished.reports), finished.result
             return
-        self._data = load_training_data(trial.data) if data is None else data
+        self._data = load_training_data(trial.data, reach=reach) if data is None else data
         log_skipped(self._data.skipped, what="training and validation images")
-        self._fit = Fit(trial, self._data, device=self._device)
+        self._fit = Fit(trial, self._data, device=self._device, reach=reach, ranks=ranks)
         self._head_norm = self._fit.head_norm()
-        if checkpoint := latest_checkpoint(folder, fingerprint=self._fingerprint):
+        if checkpoint := self._latest_checkpoint():
             self._fit.restore(checkpoint.model, checkpoint.optimizer, checkpoint.stepper)
             self._reports = list(checkpoint.reports)
             self._head_norm = self._reports[-1].head_norm
@@ -107,17 +137,20 @@ class Trainer:
         self._reports.append(report)
         self._head_norm = report.head_norm
         _log.info("epoch %d of %d: %s", report.epoch, report.epochs, _summary(report))
-        if self._trial.training.checkpoints.best and _best(self._reports) is report:
+        if self._ranks.is_first and self._trial.training.checkpoints.best and _best(self._reports) is report:
             save_weights(self._folder / BEST_NAME, fit.evaluated, trial=self._trial, data=self._data)
         if report.diverged or report.epoch == report.epochs:
-            self._finish(fit, report)
-        else:
+            finished = self._of_first(self._finished(fit, report) if self._ranks.is_first else None)
+            assert finished is not None
+            fit.close()
+            self._result, self._fit = finished.result, None  # lets go of the model's memory
+        elif self._ranks.is_first:
             checkpoint = Checkpoint(self._fingerprint, *fit.state(), tuple(self._reports))
             save_checkpoint(self._folder, checkpoint, keep=self._trial.training.checkpoints.keep)
         return report
 
     def _report(self, fit: Fit, totals: EpochTotals, *, training_seconds: float, started: float) -> EpochReport:
-        alive = math.isfinite(totals.loss) and fit.is_finite()
+        alive = fit.is_finite() and math.isfinite(totals.loss)
         validation = fit.validate() if alive else None
         # Statistics of a dying network can be finite and still give logits that are not
         alive = validation is not None and math.isfinite(validation.loss)
@@ -139,7 +172,7 @@ class Trainer:
             classes=len(self._data.classes),
         )
 
-    def _finish(self, fit: Fit, last: EpochReport) -> None:
+    def _finished(self, fit: Fit, last: EpochReport) -> FinishedRun:
         """Writes weights, then the record, and only then removes what a resume would need."""
         weights = None
         if not last.diverged:
@@ -150,6 +183,7 @@ class Trainer:
             outcome=TrialOutcome.DIVERGED if last.diverged else TrialOutcome.COMPLETE,
             validation_accuracy=last.validation_accuracy,
             validation_loss=last.validation_loss,
+            train_examples=len(self._data.train),
             validation_examples=len(self._data.validation),
             classes=len(self._data.classes),
             epochs=last.epoch,
@@ -157,19 +191,35 @@ class Trainer:
             weights=str(weights) if weights else None,
             roles=fit.roles.names(),
             device=str(self._device),
-            versions=package_versions(),
+            versions={**package_versions(), "python": platform.python_version()},
             cross_boundary_risk=None if last.diverged else _risk(fit),
             skipped_images=len(self._data.skipped),
             skipped_examples=self._data.skipped[:_SKIPPED_EXAMPLES],
             best_epoch=best.epoch if best else None,
             best_weights=str(self._folder / BEST_NAME) if best else None,
         )
-        write_finished(
-            self._folder, FinishedRun(fingerprint=self._fingerprint, reports=tuple(self._reports), result=result)
-        )
+        finished = FinishedRun(fingerprint=self._fingerprint, reports=tuple(self._reports), result=result)
+        write_finished(self._folder, finished)
         clear_checkpoints(self._folder, epoch=last.epoch)
-        fit.close()
-        self._result, self._fit = result, None  # lets go of the model's memory
+        return finished
+
+    def _latest_checkpoint(self) -> Checkpoint | None:
+        """Rank 0's, on every rank: another may not see the same files yet."""
+        found = latest_checkpoint(self._folder, fingerprint=self._fingerprint) if self._ranks.is_first else None
+        if self._ranks.count == 1:
+            return found
+        packed = io.BytesIO()
+        if found is not None:
+            write_checkpoint(packed, found)
+        content = self._ranks.of_first(packed.getvalue())
+        return read_checkpoint(io.BytesIO(content)) if content else None
+
+    def _of_first(self, finished: FinishedRun | None) -> FinishedRun | None:
+        """Rank 0's, on every rank."""
+        if self._ranks.count == 1:
+            return finished
+        content = self._ranks.of_first(b"" if finished is None else finished.model_dump_json().encode())
+        return FinishedRun.model_validate_json(content) if content else None
 
 
 def _risk(fit: Fit) -> float | None:

@@ -16,10 +16,11 @@ from fixnorm_core.data.batches import Normalization
 from fixnorm_core.data.decode import decode_files
 from fixnorm_core.data.types import TrainingData
 from fixnorm_core.errors import WeightsError
+from fixnorm_core.files import replacing
 from fixnorm_core.models.build import build_model
+from fixnorm_core.reach import LOCAL, Reach
 from fixnorm_core.spec import TrialSpec
 from fixnorm_core.training.device import place
-from fixnorm_core.training.files import replacing
 
 __all__ = ["Classifier", "inference_batch_size", "load_classifier", "save_weights"]
 
@@ -130,8 +131,12 @@ def save_weights(path: Path, model: nn.Module, *, trial: TrialSpec, data: Traini
         file.write(save(tensors, metadata=metadata))
 
 
-def load_classifier(path: Path) -> Classifier:
+def load_classifier(path: Path, *, reach: Reach = LOCAL) -> Classifier:
     """Reads a weights file onto the CPU.
+
+    Args:
+        path: The file.
+        reach: Which modules may be imported, where the model is one of one's own: a file alone cannot have any.
 
     Raises:
         WeightsError: If it is missing, truncated, foreign, or does not fit the model that it names.
@@ -149,7 +154,7 @@ def load_classifier(path: Path) -> Classifier:
         raise WeightsError(f"{path} has metadata that cannot be read ({error})", _WAY_OUT) from error
     with torch.random.fork_rng(devices=[]):
         model = build_model(
-            trial.model, classes=len(facts.classes), channels=facts.channels, image_size=facts.image_size
+            trial.model, classes=len(facts.classes), channels=facts.channels, image_size=facts.image_size, reach=reach
         )
     try:
         model.load_state_dict(tensors)

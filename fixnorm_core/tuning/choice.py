@@ -11,6 +11,7 @@ from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 
 from fixnorm_core.errors import SpecError
+from fixnorm_core.extras import install_command
 from fixnorm_core.spec import (
     Method,
     PrunerName,
@@ -141,5 +142,5 @@ def _require(package: str, *, sampler: SamplerName, extra: str) -> None:
     if find_spec(package) is None:
         raise SpecError(
             f"search.sampler is {sampler!s}, which needs the package {package}, and it is not installed",
-            f"Install fixnorm-tune[{extra}], or choose another sampler.",
+            f"Choose another sampler, or install its package: {install_command(extra)}",
         )

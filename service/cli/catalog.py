@@ -20,12 +20,12 @@ def register(app: typer.Typer) -> None:
 
 def models(output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_SERVER) -> None:
     """List the models that a job can name."""
+    from service.cli.connection import connect
     from service.cli.screen import make_console, write_json
     from service.cli.tables import models_table
-    from service.client import Client
     from service.schemas import ModelView
 
-    with Client(server) as client:
+    with connect(server) as client:
         found = client.models()
     if output is Output.JSON:
         write_json(found, list[ModelView])
@@ -35,12 +35,12 @@ def models(output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_S
 
 def datasets(output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_SERVER) -> None:
     """List the data sets that a job can name."""
+    from service.cli.connection import connect
     from service.cli.screen import make_console, write_json
     from service.cli.tables import datasets_table
-    from service.client import Client
     from service.schemas import DatasetView
 
-    with Client(server) as client:
+    with connect(server) as client:
         found = client.datasets()
     if output is Output.JSON:
         write_json(found, list[DatasetView])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import typer
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from service.doctor import Finding
+    from service.nodes.schemas import NodeView
 
 __all__ = ["register"]
 
@@ -31,7 +34,7 @@ def doctor(output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_S
     from service.cli.screen import make_console, write_json
     from service.doctor import Condition, Finding, examine
 
-    found = [*examine(), _answer(server)]
+    found = [*examine(), *_answer(server)]
     if output is Output.JSON:
         write_json(found, list[Finding])
     else:
@@ -49,18 +52,30 @@ def _line(finding: Finding) -> Text:
     return line.append(f"\n{'':20}{finding.way_out}", style="bold") if finding.way_out else line
 
 
-def _answer(server: str) -> Finding:
+def _answer(server: str) -> list[Finding]:
     """Whether a server answers is no problem either way: it may not have been started yet."""
-    from service.client import Client, ServerUnreachableError, UnexpectedAnswerError
+    from service.cli.connection import connect
+    from service.client import ProblemError, ServerUnreachableError, UnexpectedAnswerError
     from service.doctor import Condition, Finding
 
     try:
-        with Client(server) as client:
+        with connect(server) as client:
             health = client.health()
+            nodes: Sequence[NodeView] = ()
+            with suppress(ProblemError):  # its database may be away
+                nodes = client.queue().nodes
     except ServerUnreachableError:
-        return Finding("server", Condition.OK, f"none answers at {server}", "'fixnorm-tune serve' starts one")
+        return [Finding("server", Condition.OK, f"none answers at {server}", "'fixnorm-tune serve' starts one")]
     except UnexpectedAnswerError as error:
         way_out = "Something else listens there: give --server, or 'serve' another --port"
-        return Finding("server", Condition.WARNING, error.rule, way_out)
+        return [Finding("server", Condition.WARNING, error.rule, way_out)]
     duty = "runs jobs" if health.dispatching else "stands by for another that runs jobs"
-    return Finding("server", Condition.OK, f"fixnorm-tune {health.version} answers at {server} and {duty}")
+    says = f"fixnorm-tune {health.version} answers at {server} and {duty}"
+    unwell = [each for each in nodes if each.reason]
+    return [
+        Finding("server", Condition.OK, says),
+        *(Finding("node", Condition.WARNING, each.reason, _RELEASE.format(each.name)) for each in unwell),
+    ]
+
+
+_RELEASE = "Look at that machine; 'fixnorm-tune release {}' takes it into use again"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
 from fixnorm_core.errors import FixNormError
+from service.cli.groups import QuickGroup
 from service.cli.options import ExitCode
 
 __all__ = ["FailureReportingGroup", "JobFailedError", "exit_code", "report"]
@@ -19,7 +19,7 @@ class JobFailedError(FixNormError):
     code = "job_failed"
 
 
-class FailureReportingGroup(TyperGroup):
+class FailureReportingGroup(QuickGroup):
     """Ends a command that raised one of our errors with a message and a documented status, never a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -59,6 +59,8 @@ def exit_code(error: FixNormError) -> ExitCode:
     if isinstance(error, UnexpectedAnswerError):
         return ExitCode.SERVER_ERROR
     if isinstance(error, ProblemError):
+        if error.problem.status in (401, 403, 429):
+            return ExitCode.NOT_ALLOWED
         if error.problem.status >= 500:
             return ExitCode.SERVER_ERROR
         # A best point that does not exist yet is as absent as a job that does not exist.

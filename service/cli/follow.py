@@ -18,15 +18,14 @@ from service.cli.options import ExitCode, Output, command_for
 from service.cli.screen import is_live, make_console
 from service.cli.snapshot import Snapshot, changes, look
 from service.cli.tables import best_block, failure_lines, trials_table
-from service.cli.words import knobs, percent
-from service.client import Client, ProblemError, ServerUnreachableError
+from service.cli.words import ending, knobs, percent, time_left
+from service.client import Client, ProblemError, ServerUnreachableError, UnexpectedAnswerError
+from service.client.steps import patiently
 from service.schemas import TERMINAL_STATES, JobState
 
 __all__ = ["follow", "live_view", "watch"]
 
 POLL_SECONDS = 0.5
-LONGEST_PAUSE_SECONDS = 5.0
-PATIENCE_SECONDS = 120.0
 
 
 def follow(client: Client, job_id: str, *, output: Output) -> None:
@@ -70,25 +69,27 @@ def watch(
     *,
     console: Console,
     sleep: Callable[[float], None] = time.sleep,
-    clock: Callable[[], float] = time.monotonic,
 ) -> Snapshot:
     """Shows a job's progress until it ends.
 
-    A server that stops answering is tried again, at growing distances, for two minutes.
+    The first end that is seen is the one: a job that somebody extends after that is watched by another call. One that
+    has ended and was extended or retried between two looks is followed on, to its next end.
+
+    A server that stops answering, or a proxy that answers in its place, is tried again for two minutes.
 
     Args:
         client: The connection.
         job_id: The job.
         console: Where to draw.
         sleep: Waits for so many seconds.
-        clock: Seconds on a clock that never goes back.
 
     Returns:
         The ended job with all its trials.
 
     Raises:
         ServerUnreachableError: The server does not answer at first, or does not come back.
-        ProblemError: There is no such job.
+        ProblemError: There is no such job, or the server does not come to itself.
+        UnexpectedAnswerError: What answers is not this server, or it does not come back behind its proxy.
     """
     live = Live(console=console, auto_refresh=False, transient=True) if is_live(console) else None
     display: AbstractContextManager[Any] = live or nullcontext()
@@ -104,7 +105,7 @@ def watch(
                 return now
             before = now
             sleep(POLL_SECONDS)
-            now = _look_patiently(client, job_id, console=console, sleep=sleep, clock=clock)
+            now = _look_patiently(client, job_id, console=console, sleep=sleep)
 
 
 def live_view(now: Snapshot, *, height: int) -> RenderableType:
@@ -115,7 +116,7 @@ def live_view(now: Snapshot, *, height: int) -> RenderableType:
         height: Lines of the screen; the oldest trials that do not fit are left out.
     """
     job, progress = now.job, now.job.progress
-    room = max(3, height - 7)
+    room = max(3, height - 9)
     left_out = len(now.trials) - room
     best = "no finished trial yet"
     if job.best:
@@ -125,31 +126,26 @@ def live_view(now: Snapshot, *, height: int) -> RenderableType:
         trials_table(now.trials[-room:]),
         *([Text(f"({left_out} earlier trials are not shown)")] if left_out > 0 else []),
         Text(f"{progress.finished} of {progress.max_trials} trials; {best}", style="bold"),
+        Text(time_left(job, now.trials)),
+        Text(f"ends after {ending(job.spec)}", no_wrap=True, overflow="ellipsis"),
     )
 
 
-def _look_patiently(
-    client: Client, job_id: str, *, console: Console, sleep: Callable[[float], None], clock: Callable[[], float]
-) -> Snapshot:
-    gone_since: float | None = None
-    pause = POLL_SECONDS
+def _look_patiently(client: Client, job_id: str, *, console: Console, sleep: Callable[[float], None]) -> Snapshot:
+    patience, is_gone = patiently(reached=True), False
     while True:
         try:
             now = look(client, job_id)
-        except (ServerUnreachableError, ProblemError) as error:
-            if isinstance(error, ProblemError) and error.problem.status != 503:
-                raise
-            if gone_since is None:
-                gone_since = clock()
-                _write(console, [f"{error.rule}; the job is safe, trying again for {PATIENCE_SECONDS:.0f} s"])
-            elif clock() - gone_since >= PATIENCE_SECONDS:
-                raise
+        except (ServerUnreachableError, ProblemError, UnexpectedAnswerError) as error:
+            pause = patience.again(error)
+            if not is_gone:
+                _write(console, [f"{error.rule}; the job is safe, trying again for two minutes"])
+            is_gone = True
+            sleep(pause.seconds)
         else:
-            if gone_since is not None:
+            if is_gone:
                 _write(console, ["the server answers again"])
             return now
-        sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
 def _write(console: Console, lines: list[str]) -> None:

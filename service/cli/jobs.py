@@ -17,16 +17,16 @@ __all__ = ["register"]
 def register(app: typer.Typer) -> None:
     """Adds the commands to ``app``."""
     app.command("list", epilog="Example: fixnorm-tune list --state running")(list_jobs)
-    app.command(epilog="Example: fixnorm-tune show 3f2a --watch")(show)
-    app.command(epilog="Example: fixnorm-tune trials 3f2a -o json")(trials)
-    app.command(epilog="Example: fixnorm-tune best 3f2a")(best)
-    app.command(epilog="Example: fixnorm-tune summary 3f2a 77c1 > learned.json")(summary)
-    app.command(epilog="Example: fixnorm-tune pause 3f2a")(pause)
-    app.command(epilog="Example: fixnorm-tune resume 3f2a")(resume)
-    app.command(epilog="Example: fixnorm-tune stop 3f2a && fixnorm-tune show 3f2a --watch")(stop)
-    app.command(epilog="Example: fixnorm-tune cancel 3f2a")(cancel)
-    app.command(epilog="Example: fixnorm-tune extend 3f2a --trials 5")(extend)
-    app.command(epilog="Example: fixnorm-tune retry 3f2a --failed")(retry)
+    app.command(epilog="Example: fixnorm-tune show job-25e1df92fd --watch")(show)
+    app.command(epilog="Example: fixnorm-tune trials job-25e1df92fd -o json")(trials)
+    app.command(epilog="Example: fixnorm-tune best job-25e1df92fd")(best)
+    app.command(epilog="Example: fixnorm-tune summary job-25e1df92fd job-73a88dfd2a > learned.json")(summary)
+    app.command(epilog="Example: fixnorm-tune pause job-25e1df92fd")(pause)
+    app.command(epilog="Example: fixnorm-tune resume job-25e1df92fd")(resume)
+    app.command(epilog="Example: fixnorm-tune stop job-25e1df92fd && fixnorm-tune show job-25e1df92fd --watch")(stop)
+    app.command(epilog="Example: fixnorm-tune cancel job-25e1df92fd")(cancel)
+    app.command(epilog="Example: fixnorm-tune extend job-25e1df92fd --trials 5")(extend)
+    app.command(epilog="Example: fixnorm-tune retry job-25e1df92fd --failed")(retry)
 
 
 def list_jobs(
@@ -36,18 +36,19 @@ def list_jobs(
     server: ServerOption = DEFAULT_SERVER,
 ) -> None:
     """List jobs, newest first."""
+    from service.cli.connection import connect
     from service.cli.screen import make_console, write_json
     from service.cli.tables import jobs_table
-    from service.client import Client
     from service.schemas import JobView
 
     wanted = None if state is None else _state(state)
-    with Client(server) as client:
+    with connect(server) as client:
         found = client.jobs(state=wanted, limit=limit)
     if output is Output.JSON:
         write_json(found, list[JobView])
     else:
-        make_console().print(jobs_table(found))
+        console = make_console()
+        console.print(jobs_table(found, width=console.width))
 
 
 def show(
@@ -57,12 +58,12 @@ def show(
     server: ServerOption = DEFAULT_SERVER,
 ) -> None:
     """Show a job: its state and why, its progress, its best point."""
+    from service.cli.connection import connect
     from service.cli.follow import follow
     from service.cli.screen import make_console
     from service.cli.tables import job_block
-    from service.client import Client
 
-    with Client(server) as client:
+    with connect(server) as client:
         if watch:
             follow(client, job_id, output=output)
             return
@@ -75,12 +76,12 @@ def show(
 
 def trials(job_id: JobIdArgument, output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_SERVER) -> None:
     """List a job's trials with their curves, and why any failed."""
+    from service.cli.connection import connect
     from service.cli.screen import make_console, write_json
     from service.cli.tables import failure_lines, trials_table
-    from service.client import Client
     from service.schemas import TrialView
 
-    with Client(server) as client:
+    with connect(server) as client:
         found = client.trials(job_id)
     if output is Output.JSON:
         write_json(found, list[TrialView])
@@ -92,11 +93,11 @@ def trials(job_id: JobIdArgument, output: OutputOption = Output.TABLE, server: S
 
 def best(job_id: JobIdArgument, output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_SERVER) -> None:
     """Show a job's best point, its accuracy and its weights."""
+    from service.cli.connection import connect
     from service.cli.screen import make_console
     from service.cli.tables import best_block
-    from service.client import Client
 
-    with Client(server) as client:
+    with connect(server) as client:
         point = client.best(job_id)
         if output is Output.JSON:
             typer.echo(point.model_dump_json(indent=2))
@@ -110,10 +111,10 @@ def summary(
 ) -> None:
     """Print what finished jobs have learned, as a file that search.warm_start of a later job takes (JSON)."""
     from fixnorm_core.spec import Summary
+    from service.cli.connection import connect
     from service.cli.screen import write_json
-    from service.client import Client
 
-    with Client(server) as client:
+    with connect(server) as client:
         write_json([client.summary(job_id) for job_id in job_ids], list[Summary])
 
 
@@ -144,9 +145,9 @@ def extend(
     server: ServerOption = DEFAULT_SERVER,
 ) -> None:
     """Give a job more trials; one that has ended goes on from those that it has."""
-    from service.client import Client
+    from service.cli.connection import connect
 
-    with Client(server) as client:
+    with connect(server) as client:
         _tell(client.extend(job_id, trials), output=output)
 
 
@@ -161,9 +162,9 @@ def retry(
 
 
 def _ask(verb: str, job_id: str, *, output: Output, server: str) -> None:
-    from service.client import Client
+    from service.cli.connection import connect
 
-    with Client(server) as client:
+    with connect(server) as client:
         asks = {
             "pause": client.pause,
             "resume": client.resume,

@@ -16,7 +16,7 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Adds the command to ``app``."""
-    app.command(epilog="Example: fixnorm-tune logs 3f2a 4 --follow")(logs)
+    app.command(epilog="Example: fixnorm-tune logs job-25e1df92fd 4 --follow")(logs)
 
 
 def logs(
@@ -33,9 +33,9 @@ def logs(
     server: ServerOption = DEFAULT_SERVER,
 ) -> None:
     """Print what a trial has logged, and why it failed."""
-    from service.client import Client
+    from service.cli.connection import connect
 
-    with Client(server) as client:
+    with connect(server) as client:
         number = _newest(client, job_id) if trial is None else trial
         try:
             for piece in client.logs(job_id, number, attempt=attempt, follow=follow):

@@ -8,7 +8,22 @@ from typing import Annotated
 
 import typer
 
-from service.cli import catalog, doctor, jobs, logs, queue, results, serve, submit, update
+from service.cli import (
+    catalog,
+    database,
+    doctor,
+    jobs,
+    login,
+    logs,
+    prune,
+    queue,
+    results,
+    serve,
+    submit,
+    token,
+    update,
+)
+from service.cli.connection import given_token
 from service.cli.failures import FailureReportingGroup
 from service.cli.options import EXIT_CODES
 
@@ -30,7 +45,6 @@ app = typer.Typer(
     epilog=EXIT_CODES,
     cls=FailureReportingGroup,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -49,8 +63,16 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="FIXNORM_TOKEN",
+            help="The token to send to the server; others on this machine can see it here, and not in FIXNORM_TOKEN.",
+        ),
+    ] = None,
 ) -> None:
     del version  # its callback has dealt with it
+    given_token.set(token)
 
 
 serve.register(app)
@@ -62,6 +84,10 @@ queue.register(app)
 update.register(app)
 catalog.register(app)
 doctor.register(app)
+token.register(app)
+database.register(app)
+prune.register(app)
+login.register(app)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,9 @@ from typing import Annotated
 
 import typer
 
+from service.cli.completion import complete_jobs
+from service.default_address import DEFAULT_SERVER
+
 __all__ = [
     "DEFAULT_SERVER",
     "EXIT_CODES",
@@ -19,8 +22,6 @@ __all__ = [
     "WatchOption",
     "command_for",
 ]
-
-DEFAULT_SERVER = "http://127.0.0.1:8780"
 
 
 class Output(StrEnum):
@@ -40,15 +41,19 @@ class ExitCode(IntEnum):
     UNREACHABLE = 3
     NOT_FOUND = 4
     SERVER_ERROR = 5
+    NOT_ALLOWED = 6
     INTERRUPTED = 130
 
 
 EXIT_CODES = (
     "Exit status: 0 done, 1 the job failed or was cancelled, 2 bad input, 3 no server answers, 4 not found, "
-    "5 the server failed, 130 interrupted."
+    "5 the server failed, 6 not allowed (no token, or not the right one), 130 interrupted."
 )
 
-JobIdArgument = Annotated[str, typer.Argument(metavar="ID", help="A job's id, as 'submit' and 'list' print it.")]
+JobIdArgument = Annotated[
+    str,
+    typer.Argument(metavar="ID", help="A job's id, as 'submit' and 'list' print it.", autocompletion=complete_jobs),
+]
 ServerOption = Annotated[str, typer.Option("--server", envvar="FIXNORM_SERVER", help="The server's address.")]
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="For people, or for programs.")]
 WatchOption = Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fixnorm_core.errors import SpecError
 from service.cli.options import DEFAULT_SERVER, JobIdArgument, Output, OutputOption, ServerOption
 
 if TYPE_CHECKING:
@@ -15,33 +16,61 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
+_MARKDOWN = (".md", ".markdown")
+
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to ``app``."""
-    app.command(epilog="Example: fixnorm-tune watch 3f2a")(watch)
-    app.command(epilog="Example: fixnorm-tune report 3f2a --html > report.html")(report)
-    app.command(epilog="Example: fixnorm-tune export 3f2a ./tuned")(export)
+    app.command(epilog="Example: fixnorm-tune watch job-25e1df92fd")(watch)
+    app.command(epilog="Example: fixnorm-tune report job-25e1df92fd -o report.html")(report)
+    app.command(epilog="Example: fixnorm-tune export job-25e1df92fd ./tuned")(export)
 
 
 def watch(job_id: JobIdArgument, output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_SERVER) -> None:
-    """Follow a job until it ends; Ctrl-C leaves it running."""
-    from service.cli.follow import follow
-    from service.client import Client
+    """Follow a job until it ends; Ctrl-C leaves it running.
 
-    with Client(server) as client:
+    One that is extended after its end was shown is watched again; one that was extended before is followed on.
+    """
+    from service.cli.connection import connect
+    from service.cli.follow import follow
+
+    with connect(server) as client:
         follow(client, job_id, output=output)
 
 
 def report(
     job_id: JobIdArgument,
-    html: Annotated[bool, typer.Option("--html", help="The charts, as one HTML file that needs no network.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Write HTML into this file; Markdown where it ends in .md."
+        ),
+    ] = None,
+    html: Annotated[bool, typer.Option("--html", help="Print HTML: one file with all charts, no network.")] = False,
     server: ServerOption = DEFAULT_SERVER,
 ) -> None:
-    """Print a finished job's report: Markdown, or its charts."""
-    from service.client import Client
+    """Tell what a job tried, found and why it stopped: a finished one in Markdown, any one in HTML with charts."""
+    from service.cli.connection import connect
 
-    with Client(server) as client:
-        typer.echo(client.report(job_id, html=html), nl=False)
+    if output is not None and str(output) in list(Output):
+        raise SpecError(
+            f"a report has no form {output}, and -o names the file that it is written to",
+            "Name a file, such as report.html or report.md",
+        )
+    with connect(server) as client:
+        is_html = html or (output is not None and output.suffix.lower() not in _MARKDOWN)
+        text = client.report(job_id, html=is_html)
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f"{output.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
+    typer.echo(output)
 
 
 def export(
@@ -53,10 +82,11 @@ def export(
 
     Files of an earlier export are replaced.
     """
-    from service.client import Client
+    from service.cli.connection import connect
 
-    with Client(server) as client:
-        best, job = client.best(job_id), client.job(job_id)
+    with connect(server) as client:
+        job = client.job(job_id)
+        best = job.former or client.best(job_id)  # of the round that has ended, while another runs
         texts = _texts(client, job, best)  # all is fetched before anything is written
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
@@ -69,17 +99,15 @@ def export(
 
 
 def _texts(client: Client, job: JobView, best: BestView) -> dict[str, str]:
-    import yaml
+    from service.reporting.recipe import job_file, submitted_file, training_code
 
-    from service.reporting.recipe import job_file, training_code
-
-    written = job.spec.model_dump(mode="json", exclude_defaults=True)
     texts = {
-        "job.yaml": str(yaml.safe_dump(written, sort_keys=False, default_flow_style=None, width=100)),
+        "job.yaml": submitted_file(job.spec),
         "recipe.yaml": job_file(job.spec, best),
         "training.py": training_code(job.spec, best),
         "best.json": best.model_dump_json(indent=2) + "\n",
     }
     if best.report is not None:
-        texts |= {"report.md": client.report(job.id), "report.html": client.report(job.id, html=True)}
+        texts["report.md"] = client.report(job.id)
+    texts["report.html"] = client.report(job.id, html=True)
     return texts

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import typer
 from pydantic import TypeAdapter
@@ -15,10 +16,14 @@ _WIDE_ENOUGH = 10_000
 
 
 def make_console(file: TextIO | None = None) -> Console:
-    """A console on stdout, or on ``file``: plain and never cut off when that is no terminal."""
+    """A console on stdout, or on ``file``: plain and never cut off when that is no terminal.
+
+    With ``NO_COLOR`` a terminal's is plain too, bold included.
+    """
     file = file or sys.stdout
     if file.isatty():
-        return Console(file=file, highlight=False, markup=False)
+        colors: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
+        return Console(file=file, color_system=colors, highlight=False, markup=False)
     # FORCE_COLOR would make rich write control sequences into a pipe, and 80 columns would cut tables.
     return Console(file=file, force_terminal=False, no_color=True, width=_WIDE_ENOUGH, highlight=False, markup=False)
 

@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from fixnorm_core.errors import FixNormError
+from fixnorm_core.extras import install_command
+from service.default_address import DEFAULT_PORT
 
 if TYPE_CHECKING:
     from service.settings import Settings
 
-__all__ = ["ServerPackagesError", "SettingsError", "register"]
+__all__ = ["ServerPackagesError", "SettingsError", "StateDirOption", "register", "server_settings"]
+
+StateDirOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the database, checkpoints, weights and reports [default: fixnorm-state]"),
+]
 
 
 class ServerPackagesError(FixNormError):
@@ -34,11 +41,10 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 takes a free one.")] = 8780,
-    state_dir: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the database, checkpoints, weights and reports [default: fixnorm-state]"),
-    ] = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port to listen on; 0 takes a free one.")
+    ] = DEFAULT_PORT,
+    state_dir: StateDirOption = None,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder where a job's relative data.path starts [default: STATE_DIR/data]")
     ] = None,
@@ -56,17 +62,28 @@ def serve(
 
     Every setting can also be given as FIXNORM_<OPTION>, for example FIXNORM_DATA_ROOT; an option wins.
     """
-    given = {"state_dir": state_dir, "data_root": data_root, "backend": backend, "cpus": cpus, "gpus": gpus}
+    settings = server_settings(state_dir=state_dir, data_root=data_root, backend=backend, cpus=cpus, gpus=gpus)
+    from service.server import run_server
+
+    run_server(settings, host=host, port=port, url_file=url_file)
+
+
+def server_settings(**given: Any) -> Settings:
+    """A server's settings, from options and the environment; what is None was not given.
+
+    Raises:
+        ServerPackagesError: If only what a laptop needs is installed.
+        SettingsError: If a setting breaks a rule.
+    """
     try:
-        from service.server import run_server
+        import service.server  # noqa: F401 - whatever a server needs
         from service.settings import Settings
     except ModuleNotFoundError as error:
         raise ServerPackagesError(
-            f"'serve' needs the package {error.name!r}, which is not installed",
-            "Install the server too: pip install 'fixnorm-tune[server]'",
+            f"this needs the package {error.name!r}, which is not installed",
+            f"Install the server too: {install_command('server')}",
         ) from error
-    settings = _settings(Settings, {name: value for name, value in given.items() if value is not None})
-    run_server(settings, host=host, port=port, url_file=url_file)
+    return _settings(Settings, {name: value for name, value in given.items() if value is not None})
 
 
 def _settings(kind: type[Settings], given: dict[str, Any]) -> Settings:

@@ -42,6 +42,9 @@ def changes(before: Snapshot | None, after: Snapshot) -> list[str]:
         if _has_ended(trial) and not (earlier and _has_ended(earlier)):
             lines.append(f"trial {trial.number} {_ending(trial)}")
     job = after.job
+    if before and job.former and job.former != before.job.former and not before.job.ended_at:
+        found = f"{percent(job.former.validation_accuracy)} at {knobs(job.former.params)}"
+        lines.append(f"job {job.id} had ended meanwhile, with {found}, and goes on in another round")
     if job.stop_reason and not job.ended_at and not (before and before.job.stop_reason):
         confirming = (place for place, line in enumerate(lines) if "started (confirm)" in line)
         lines.insert(next(confirming, len(lines)), f"the search is over: {job.stop_reason}")

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from service.cli.described import (
+    BatchSizeOption,
+    CodeOption,
+    DataOption,
+    DatasetOption,
+    EpochsOption,
+    FileArgument,
+    GpusOption,
+    ModelOption,
+    NameOption,
+    ParallelOption,
+    RecipeOption,
+    SeedOption,
+    SetOption,
+    TrialsOption,
+    describe,
+)
 from service.cli.options import DEFAULT_SERVER, Output, OutputOption, ServerOption, WatchOption, command_for
-
-if TYPE_CHECKING:
-    from fixnorm_core.spec import JobSpec
 
 __all__ = ["register"]
 
@@ -22,20 +34,24 @@ def register(app: typer.Typer) -> None:
 
 
 def submit(
-    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="A job file (YAML).")] = None,
-    recipe: Annotated[
-        str | None, typer.Option("--recipe", help="A recipe in place of FILE; 'fixnorm-tune recipes' lists them.")
-    ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="A field to change, as in data.path=/data/imagenet; the value is YAML. Can be repeated.",
-        ),
-    ] = None,
+    file: FileArgument = None,
+    recipe: RecipeOption = None,
+    model: ModelOption = None,
+    dataset: DatasetOption = None,
+    data: DataOption = None,
+    epochs: EpochsOption = None,
+    batch_size: BatchSizeOption = None,
+    trials: TrialsOption = None,
+    parallel: ParallelOption = None,
+    gpus: GpusOption = None,
+    seed: SeedOption = None,
+    name: NameOption = None,
+    code: CodeOption = None,
+    changes: SetOption = None,
     watch: WatchOption = False,
-    name: Annotated[str | None, typer.Option(help="The job's name, in place of the file's.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the whole job, and what would become of it; start nothing.")
+    ] = False,
     idempotency_key: Annotated[
         str | None,
         typer.Option(help="Names this submission: sending it again with the same key starts no second job."),
@@ -43,15 +59,29 @@ def submit(
     output: OutputOption = Output.TABLE,
     server: ServerOption = DEFAULT_SERVER,
 ) -> None:
-    """Submit a job, and follow it if asked to."""
+    """Submit a job: a file, a recipe, or options alone; with a file or a recipe they change it."""
+    from service.cli.connection import connect
     from service.cli.follow import follow
-    from service.client import Client
+    from service.cli.plan import show_plan
 
-    spec = _spec(file, recipe=recipe, written=changes or ())
-    if name is not None:
-        spec = _renamed(spec, name)
-    with Client(server) as client:
-        job = client.submit(spec, idempotency_key=idempotency_key)
+    options = {
+        "name": name,
+        "model": model,
+        "dataset": dataset,
+        "data": data,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "trials": trials,
+        "parallel": parallel,
+        "gpus": gpus,
+        "seed": seed,
+    }
+    spec = describe(file, recipe=recipe, options=options, written=changes or (), code=code)
+    with connect(server) as client:
+        if dry_run:
+            show_plan(client.plan(spec), output=output)
+            return
+        job = client.submit(spec, idempotency_key=idempotency_key).view
         if output is Output.TABLE:
             typer.echo("\n".join([f"job {job.id} ({job.name}) is submitted", *job.notes]))
         if watch:
@@ -59,31 +89,4 @@ def submit(
         elif output is Output.JSON:
             typer.echo(job.model_dump_json(indent=2))
         else:
-            typer.echo(f"watch it: {command_for(f'show {job.id} --watch', server=server)}")
-
-
-def _spec(file: Path | None, *, recipe: str | None, written: Sequence[str]) -> JobSpec:
-    from fixnorm_core.changes import Change
-    from fixnorm_core.errors import SpecError
-    from fixnorm_core.jobfile import load_job_file
-    from fixnorm_core.recipes import find_recipe
-
-    changes = [Change.parse(text) for text in written]
-    if file is not None and recipe is None:
-        return load_job_file(file, changes=changes)
-    if recipe is not None and file is None:
-        return find_recipe(recipe).job(changes=changes)
-    given = "neither a job file nor a recipe is" if file is None else f"both {file} and recipe {recipe} are"
-    raise SpecError(f"{given} given, and one of them is submitted", "Give a FILE, or --recipe NAME")
-
-
-def _renamed(spec: JobSpec, name: str) -> JobSpec:
-    from pydantic import ValidationError
-
-    from fixnorm_core.errors import SpecError
-    from fixnorm_core.explain import explain
-
-    try:
-        return type(spec).model_validate({**spec.model_dump(), "name": name})
-    except ValidationError as error:
-        raise SpecError(f"--name: {explain(error)[0].rule}", "Choose another name") from error
+            typer.echo(f"watch it: {command_for(f'watch {job.id}', server=server)}")

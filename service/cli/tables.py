@@ -9,8 +9,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from service.access.schemas import TokenView
 from service.cli.words import knobs, limits, local_time, number, percent, sparkline
+from service.nodes.schemas import NodeView
 from service.queue.schemas import Amount, QueueView
+from service.retention.policy import Pruned
 from service.schemas import BestView, DatasetView, JobState, JobView, ModelView, RecipeView, TrialState, TrialView
 
 __all__ = [
@@ -20,11 +23,17 @@ __all__ = [
     "job_block",
     "jobs_table",
     "models_table",
+    "node_lines",
+    "pruned_table",
     "queue_table",
     "queue_title",
     "recipes_table",
+    "tokens_table",
     "trials_table",
 ]
+
+_ROOM_FOR_REASONS = 100
+"""Columns of a terminal."""
 
 _STYLES = {
     TrialState.COMPLETE: "green",
@@ -68,9 +77,10 @@ def failure_lines(trials: Sequence[TrialView]) -> list[str]:
     return [f"trial {trial.number} {trial.state.lower()}: {trial.reason}" for trial in trials if trial.reason]
 
 
-def jobs_table(jobs: Sequence[JobView]) -> Table:
-    """One row for each job."""
-    table = _table("id", "name", "state", "trials", "best accuracy", "submitted", "reason")
+def jobs_table(jobs: Sequence[JobView], *, width: int) -> Table:
+    """One row for each job; in few columns without the reasons, which `show` tells."""
+    reason = ["reason"] if width >= _ROOM_FOR_REASONS else []
+    table = _table("id", "name", "state", "trials", "best", "submitted", *reason)
     for job in jobs:
         table.add_row(
             job.id,
@@ -79,7 +89,7 @@ def jobs_table(jobs: Sequence[JobView]) -> Table:
             f"{job.progress.finished}/{job.progress.max_trials}",
             percent(job.best.validation_accuracy) if job.best else "-",
             local_time(job.created_at),
-            job.reason,
+            *([job.reason] if reason else []),
         )
     return table
 
@@ -117,6 +127,15 @@ def queue_table(queue: QueueView) -> Table:
             local_time(entry.waiting_since),
             entry.reason,
         )
+    return table
+
+
+def tokens_table(tokens: Sequence[TokenView]) -> Table:
+    """One row for each token, oldest first."""
+    table = _table("id", "name", "scope", "created", "expires", "last used", "revoked")
+    for token in tokens:
+        times = (token.created_at, token.expires_at, token.last_used_at, token.revoked_at)
+        table.add_row(token.id, token.name, token.scope, *map(local_time, times))
     return table
 
 
@@ -166,6 +185,12 @@ def job_block(job: JobView, *, server: str) -> Text:
         rows["best so far" if job.ended_at is None else "best"] = (
             f"{percent(job.best.validation_accuracy)} at {knobs(job.best.params)}"
         )
+    if job.former:
+        before = f"{percent(job.former.validation_accuracy)} at {knobs(job.former.params)}"
+        rows["result before"] = f"{before}; its weights and report stay until the job ends again"
+    if job.webhook:
+        at = job.webhook.delivered_at or job.webhook.next_try_at
+        rows["webhook"] = f"{job.webhook.outcome}{f' ({local_time(at)})' if at else ''}"
     if job.dashboard:
         rows["dashboard"] = server + job.dashboard
     return _block(f"Job {job.id} ({job.name})", rows)
@@ -194,10 +219,27 @@ def best_block(job: JobView, best: BestView, *, server: str) -> Text:
     return _block(f"{when} of job {job.id} ({job.name})", rows)
 
 
+def pruned_table(found: Sequence[Pruned]) -> Table:
+    """What was removed of ended jobs, or would be, and how much that is together."""
+    table = _table("job", "what", "files", "MiB")
+    for each in found:
+        table.add_row(each.job, each.what, str(each.files), f"{each.bytes / 2**20:.1f}")
+    table.add_section()
+    total = sum(each.bytes for each in found) / 2**20
+    table.add_row("together", "", str(sum(each.files for each in found)), f"{total:.1f}")
+    return table
+
+
+def node_lines(nodes: Sequence[NodeView]) -> list[Text]:
+    """A line for each node that is not simply in use."""
+    return [Text(f"node {each.reason}", style="yellow") for each in nodes if each.reason]
+
+
 def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    """With two blanks between columns; where it is too wide, text is folded before anything is cut off."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for column in columns:
-        table.add_column(column, no_wrap=column not in {"reason", "options", "about", "hardware"})
+        table.add_column(column, no_wrap=column not in {"name", "reason", "options", "about", "hardware"})
     return table
 
 

@@ -13,7 +13,7 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Adds the command to ``app``."""
-    app.command(epilog="Example: fixnorm-tune update 3f2a --weight 2 --max-gpus none")(update)
+    app.command(epilog="Example: fixnorm-tune update job-25e1df92fd --weight 2 --max-gpus none")(update)
 
 
 def update(
@@ -29,7 +29,7 @@ def update(
     """Change what a job that waits or runs gets, from its next trial on; nothing that runs is ended."""
     from pydantic import ValidationError
 
-    from service.client import Client
+    from service.cli.connection import connect
     from service.schemas import JobChange
 
     numbers = {"weight": weight, "priority": priority}
@@ -45,7 +45,7 @@ def update(
         broken = error.errors()[0]
         field = ".".join(str(step) for step in broken["loc"])
         raise typer.BadParameter(f"{field} is {broken['input']!r}: {broken['msg'].lower()}") from None
-    with Client(server) as client:
+    with connect(server) as client:
         job = client.update(job_id, wanted)
     if output is Output.JSON:
         typer.echo(job.model_dump_json(indent=2))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import timedelta
 
-from fixnorm_core.spec import BudgetSpec, duration_text, moment_text
+from fixnorm_core.spec import BudgetSpec, JobSpec, SamplerName, duration_text, moment_text
+from service.reporting.rows import local_time, percent
+from service.schemas import JobView, TrialState, TrialView
 
-__all__ = ["knobs", "limits", "local_time", "number", "percent", "sparkline"]
+__all__ = ["ending", "knobs", "limits", "local_time", "number", "percent", "sparkline", "time_left"]
 
 _BARS = "▁▂▃▄▅▆▇█"
-
-
-def percent(fraction: float | None) -> str:
-    """A fraction as a percentage with two decimals; a dash when there is none."""
-    return "-" if fraction is None else f"{100 * fraction:.2f} %"
 
 
 def number(value: float) -> str:
@@ -49,9 +48,26 @@ def limits(budget: BudgetSpec) -> str:
     return ", ".join(words)
 
 
-def local_time(moment: datetime | None) -> str:
-    """A time on this machine's clock, to the second; a dash when there is none."""
-    return "-" if moment is None else f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
+def ending(spec: JobSpec) -> str:
+    """What ends a job, its search's own doing too, in one line."""
+    stops = spec.budget.stop_early and spec.search.sampler is SamplerName.FIXNORM
+    return limits(spec.budget) + (", or once no gain is expected" if stops else "")
+
+
+def time_left(job: JobView, trials: Sequence[TrialView]) -> str:
+    """How long a job goes on at most, if its trials to come take as long as those that have ended: their median."""
+    ended = [each.seconds for each in trials if each.state in _CHARGED and each.seconds is not None]
+    if not ended:
+        return "time left: told after the first trial"
+    rounds = math.ceil((job.progress.max_trials - job.progress.finished) / job.spec.trials_at_once)
+    seconds = rounds * statistics.median(ended)
+    step = next(step for most, step in _STEPS if seconds < most)
+    return f"at most about {duration_text(timedelta(seconds=math.ceil(seconds / step) * step))} to go"
+
+
+_CHARGED = (TrialState.COMPLETE, TrialState.DIVERGED, TrialState.PRUNED)
+_STEPS = ((60.0, 5), (3600.0, 60), (math.inf, 600))
+"""Below so many seconds a time is told in steps of so many."""
 
 
 def sparkline(curve: Sequence[float], *, low: float, high: float, width: int = 16) -> str:

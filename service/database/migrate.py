@@ -8,8 +8,11 @@ from importlib.resources import as_file, files
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, pool
 
-__all__ = ["VERSION_TABLE", "check", "upgrade"]
+__all__ = ["VERSION_TABLE", "check", "is_current", "upgrade"]
 
 VERSION_TABLE = "fixnorm_alembic_version"
 """Not alembic's default name: Optuna's tables in the same database use that one."""
@@ -19,6 +22,14 @@ def upgrade(url: str, *, revision: str = "head") -> None:
     """Runs every migration up to a revision that the database has not seen yet; safe to run again."""
     with _config(url) as config:
         command.upgrade(config, revision)
+
+
+def is_current(url: str) -> bool:
+    """Whether there is nothing to upgrade. Changes nothing."""
+    engine = create_engine(url, poolclass=pool.NullPool)
+    with _config(url) as config, engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        return set(context.get_current_heads()) == set(ScriptDirectory.from_config(config).get_heads())
 
 
 def check(url: str) -> None:

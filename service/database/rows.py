@@ -23,6 +23,10 @@ __all__ = [
     "EventRow",
     "JobRow",
     "LeaseRow",
+    "QuarantineRow",
+    "SessionRow",
+    "TokenRow",
+    "TrackedRow",
 ]
 
 
@@ -70,13 +74,15 @@ class JobRow(Base):
         served_at: When an attempt of it was started last; None when that was lost with its server.
         waiting_since: Since when a trial of it has wanted to start and could not, for the sake of others; None when
             none does.
-        result: The final :class:`~service.schemas.BestView`, once the job has succeeded.
+        result: The final :class:`~service.schemas.BestView`, once the job has succeeded; of an earlier round while it
+            goes on in another.
         amendments: How often somebody had it go on under other terms. A write of the dispatcher names the number that
             it was decided under, so that no decision on older terms has an effect.
         round: How often it was reopened; see :mod:`service.jobs.reopening`.
         search_round: The round in which its search was last reopened.
         retry_round: The failed trials that were begun in a round before this one are to be trained again.
         reopened_at: When the last round began; None in the first.
+        pauses: When it was paused, and until when; see :mod:`service.jobs.pauses`. None when it never was.
     """
 
     __tablename__ = "jobs"
@@ -97,6 +103,7 @@ class JobRow(Base):
     search_round: Mapped[int] = mapped_column(default=0, server_default="0")
     retry_round: Mapped[int] = mapped_column(default=0, server_default="0")
     reopened_at: Mapped[datetime | None]
+    pauses: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     served_at: Mapped[datetime | None]
@@ -172,8 +179,21 @@ class LeaseRow(Base):
     deployment: Mapped[str | None] = mapped_column(Words(40))
 
 
+class QuarantineRow(Base):
+    """What a node was last condemned to: a :class:`~service.nodes.quarantine.Sentence`."""
+
+    __tablename__ = "quarantines"
+
+    node: Mapped[str] = mapped_column(Words(200), primary_key=True)
+    reason: Mapped[str] = mapped_column(LongWords)
+    since: Mapped[datetime]
+    until: Mapped[datetime]
+    times: Mapped[int]
+    lifted_at: Mapped[datetime | None]
+
+
 class EventRow(Base):
-    """Something that happened to a job, in the order in which it was stored; never changed and never removed.
+    """Something that happened to a job, in the order in which it was stored; never changed, removed with its job.
 
     Attributes:
         number: Counts a job's events from 1 without gaps, in the order in which they became visible to readers.
@@ -217,3 +237,64 @@ class DeliveryRow(Base):
     error: Mapped[str | None] = mapped_column(LongWords)
 
     __table_args__ = (Index("ix_deliveries_due_at", "due_at"),)
+
+
+class TrackedRow(Base):
+    """How far a tracker of experiments has been told of a job; see :mod:`service.trackers`.
+
+    Attributes:
+        number: Of the last event that it is known to have been told.
+        complete: The job has ended, and it has been told all.
+    """
+
+    __tablename__ = "tracked"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    tracker: Mapped[str] = mapped_column(Words(20), primary_key=True)
+    number: Mapped[int] = mapped_column(default=0)
+    complete: Mapped[bool] = mapped_column(default=False)
+
+    __table_args__ = (Index("ix_tracked_tracker_complete", "tracker", "complete"),)
+
+
+class TokenRow(Base):
+    """A token that somebody was given; see :mod:`service.access.tokens`. Revoked ones stay.
+
+    Attributes:
+        id: Its public part.
+        name: Whose it is.
+        scope: A :class:`~service.access.scopes.Scope`.
+        digest: SHA-256 of the whole token, in hex.
+        last_used_at: To the minute.
+    """
+
+    __tablename__ = "tokens"
+
+    id: Mapped[str] = mapped_column(Words(12), primary_key=True)
+    name: Mapped[str] = mapped_column(Words(100))
+    scope: Mapped[str] = mapped_column(Words(10))
+    digest: Mapped[str] = mapped_column(Words(64))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+
+
+class SessionRow(Base):
+    """A browser that is logged in.
+
+    Attributes:
+        digest: SHA-256 of its cookie, in hex.
+        token_id: The token that it logged in with; the session is worth what the token is.
+        admin_digest: SHA-256 of the administrator's token of the settings, if it was that one.
+    """
+
+    __tablename__ = "sessions"
+
+    digest: Mapped[str] = mapped_column(Words(64), primary_key=True)
+    token_id: Mapped[str | None] = mapped_column(ForeignKey("tokens.id", ondelete="CASCADE"))
+    admin_digest: Mapped[str | None] = mapped_column(Words(64))
+    created_at: Mapped[datetime]
+    ends_at: Mapped[datetime]
+
+    __table_args__ = (Index("ix_sessions_ends_at", "ends_at"),)

@@ -16,9 +16,11 @@ from types import MappingProxyType
 from typing import assert_never
 
 import structlog
+from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
-from fixnorm_core.reports import Evaluation, TrialResult
+from fixnorm_core.reach import Reach
+from fixnorm_core.reports import EpochReport, Evaluation, TrialResult
 from fixnorm_core.spec import JobSpec, TrialSpec
 from service.database.engine import Database
 from service.database.rows import LIVE_ATTEMPT_STATES, AttemptKind, AttemptRow, AttemptState, JobRow
@@ -26,7 +28,8 @@ from service.dispatch.disk import waits_for_disk
 from service.dispatch.last_words import add_last_words
 from service.dispatch.lease import Lease
 from service.dispatch.ledger import Ledger
-from service.dispatch.live import LiveAttempt
+from service.dispatch.live import Live, LiveAttempt
+from service.dispatch.nodes import Nodes
 from service.events.records import record, record_ends, record_epochs
 from service.jobs import repository
 from service.jobs.folders import trial_folder
@@ -76,7 +79,9 @@ class Attempts:
     now: Callable[[], datetime]
     meters: Meters
     open_study: Callable[[str], StudyHandle]
-    live: dict[str, LiveAttempt] = field(default_factory=dict, init=False)
+    nodes: Nodes
+    reach: Reach
+    live: Live = field(default_factory=Live, init=False)
     stored: Ledger = field(init=False)
     _inbox: list[Update] = field(default_factory=list, init=False)
     _announced: set[str] = field(default_factory=set, init=False)
@@ -86,38 +91,23 @@ class Attempts:
     def __post_init__(self) -> None:
         self.stored = Ledger(self.database, self.lease)
 
-    def free(self) -> Resources:
-        """What no live attempt holds."""
-        return self.backend.capacity() - self._held()
-
-    def held_by_job(self) -> Mapping[str, Resources]:
-        """What the live attempts of each job hold together; jobs without any are left out."""
-        held: dict[str, Resources] = {}
-        for attempt in self.live.values():
-            held[attempt.job_id] = held.get(attempt.job_id, NOTHING) + attempt.resources
-        return held
-
-    def of(self, job_id: str) -> list[LiveAttempt]:
-        """A job's live attempts."""
-        return [attempt for attempt in self.live.values() if attempt.job_id == job_id]
-
-    def train(self, job: JobRow, spec: JobSpec, asked: AskedTrial) -> None:
-        """Starts an attempt at a trial of a job.
+    def train(self, job: JobRow, spec: JobSpec, asked: AskedTrial, *, nodes: Sequence[str]) -> None:
+        """Starts an attempt at a trial of a job, on one of ``nodes``, the best first.
 
         Raises:
             JobMoved: If it is in another state by now, or under other terms: it was paused, say, or extended.
         """
         attempt = self._open(job, AttemptKind.TRAIN, asked.number, Resources.of(spec.resources), params=asked.params)
-        self._start(TrainTask(attempt.id, *self._what(job.id, spec, asked)), attempt)
+        self._start(TrainTask(attempt.id, *self._what(job.id, spec, asked)), attempt, nodes)
 
-    def evaluate(self, job: JobRow, spec: JobSpec, asked: AskedTrial) -> None:
+    def evaluate(self, job: JobRow, spec: JobSpec, asked: AskedTrial, *, nodes: Sequence[str]) -> None:
         """Starts the evaluation of a trial's weights on the test split, as :meth:`train` starts a trial.
 
         Raises:
             JobMoved: As there.
         """
         attempt = self._open(job, AttemptKind.EVALUATE, asked.number, Resources.of(spec.resources), params=asked.params)
-        self._start(EvaluateTask(attempt.id, *self._what(job.id, spec, asked)), attempt)
+        self._start(EvaluateTask(attempt.id, *self._what(job.id, spec, asked)), attempt, nodes)
 
     def prune(self, job: JobRow, number: int, *, reason: str) -> None:
         """Ends a trial that no attempt is training, because its pruner had stopped it, or would now.
@@ -128,31 +118,35 @@ class Attempts:
         attempt = self._open(job, AttemptKind.TRAIN, number, NOTHING, params=None)
         self._end(attempt, AttemptState.PRUNED, reason=reason)
 
-    def take_in(self) -> bool:
-        """Applies all news from the backend; returns whether there was any.
+    def take_in(self) -> Collection[str] | None:
+        """Applies all news from the backend; returns the jobs that it is of, and None if there was none.
 
-        News is forgotten only when it has been applied: after an error (a lost database, say) the next call goes on
-        where this one stopped.
+        There may be news that is of none: that an attempt that was cancelled is gone. News is forgotten only when it
+        has been applied: after an error (a lost database, say) the next call goes on where this one stopped.
         """
+        touched = set(self._unanswered)
         for job_id in tuple(self._unanswered):  # its turn may be far away, and it may end before
             rows = self.stored.of(job_id)
             with self.stored.writing(job_id) as session:
                 self._end_unstarted(session, rows)
             self._unanswered.discard(job_id)
         self._inbox.extend(self.backend.poll())
-        applied = False
+        any_news = bool(touched or self._inbox)
         while self._inbox:
             update = self._inbox[0]
+            attempt = self.live.get(update.attempt_id)
             self._apply(update)
             del self._inbox[0]
             self.backend.acknowledge(update)
-            applied = True
-        return applied
+            if attempt is not None:
+                touched.add(attempt.job_id)
+                self.nodes.note(attempt, update)
+        return touched if any_news else None
 
     def cancel(self, job_id: str, *, reason: str, trials: Collection[int] | None = None) -> None:
         """Ends live attempts of a job now: all, or those that train one of ``trials``."""
         self.lease.check()  # what runs may be another server's by now
-        for attempt in self.of(job_id):
+        for attempt in self.live.of(job_id):
             if trials is None or (attempt.kind is AttemptKind.TRAIN and attempt.trial_number in trials):
                 self.backend.cancel(attempt.id)
                 self._end(attempt, AttemptState.CANCELLED, reason=reason)
@@ -169,7 +163,7 @@ class Attempts:
         self.backend.release()
         self.live.clear()
         self.stored.forget_all()
-        self.meters.hold(self._held())
+        self.meters.hold(self.live.held())
         self._inbox.clear()
         self._announced.clear()
         self._stopping.clear()
@@ -198,7 +192,7 @@ class Attempts:
             attempt = LiveAttempt(row.id, token, job_id, AttemptKind(row.kind), row.trial_number, found[row.id])
             self.live[row.id] = attempt
             attempt.log.info("attempt.adopted")
-        self.meters.hold(self._held())
+        self.meters.hold(self.live.held())
         for row in lost:
             self.meters.ended(row.kind, AttemptState.LOST)
             self._add_last_words(job_id, row.trial_number, row.id, AttemptState.LOST, reason)
@@ -215,26 +209,28 @@ class Attempts:
                 self.backend.cancel(attempt_id)
 
     def tell_events(self, job_id: str, number: int | None = None, *, epochs: bool = False) -> None:
-        """Records the events of what Optuna has been told of a trial, or of all: ends, and ``epochs`` after a crash."""
+        """Records the events of what Optuna has been told of a trial, or of all: ends, and ``epochs`` after a crash.
+
+        Epochs of a trial that goes on are left to whoever trains it: they are reported again, with all their measures.
+        """
         study = self.open_study(job_id)
         trials = study.trials() if number is None else [study.trials()[number]]
         views = trial_views(study.spec, trials, attempts=self.stored.of(job_id), now=self.now())
         with self.lease.writing() as session:
-            for trial in trials if epochs else ():
-                record_epochs(session, job_id, trial.number, trial.intermediate_values)
+            for trial in trials:
+                if trial.state is TrialState.FAIL or (epochs and trial.state.is_finished()):
+                    record_epochs(session, job_id, trial.number, trial.intermediate_values)
             record_ends(session, job_id, views)
 
-    def _held(self) -> Resources:
-        return Resources.together(attempt.resources for attempt in self.live.values())
+    def _what(self, job_id: str, spec: JobSpec, asked: AskedTrial) -> tuple[TrialSpec, str, Reach]:
+        folder = trial_folder(self.state_dir, job_id, asked.number)
+        return spec.trial(asked.params, seed=asked.seed), str(folder), self.reach
 
-    def _what(self, job_id: str, spec: JobSpec, asked: AskedTrial) -> tuple[TrialSpec, str]:
-        return spec.trial(asked.params, seed=asked.seed), str(trial_folder(self.state_dir, job_id, asked.number))
-
-    def _start(self, task: Task, attempt: LiveAttempt) -> None:
+    def _start(self, task: Task, attempt: LiveAttempt, nodes: Sequence[str]) -> None:
         attempt.log.info("attempt.started", params=task.trial.params, seed=task.trial.seed)
         self.meters.started()
         try:
-            self.backend.start(task, attempt.resources)
+            self.backend.start(task, attempt.resources, nodes)
         except Exception as error:  # the boundary: a backend whose cluster is gone may raise anything
             failure = Failed(FailureKind.OUTAGE, f"it could not be started: {error}", traceback.format_exc())
             self._inbox.append(Update(attempt.id, outcome=failure))
@@ -261,7 +257,7 @@ class Attempts:
             self.stored.note(session, attempt.id)
         self._unanswered.discard(job_id)
         self.live[attempt.id] = attempt
-        self.meters.hold(self._held())
+        self.meters.hold(self.live.held())
         return attempt
 
     def _end_unstarted(self, session: Session, rows: Sequence[AttemptRow]) -> None:
@@ -278,7 +274,7 @@ class Attempts:
             if not isinstance(update.outcome, Cancelled):  # whoever cancelled it knows
                 self._refuse(update.attempt_id)
             return
-        epochs = {report.epoch: report.validation_accuracy for report in update.reports}
+        epochs = {report.epoch: report for report in update.reports}
         if epochs:
             self.open_study(attempt.job_id).report(attempt.trial_number, update.reports)
         match update.outcome:
@@ -310,7 +306,7 @@ class Attempts:
             self._stopping.add(attempt.id)
             self.backend.stop(attempt.id)
 
-    def _tell_epochs(self, attempt: LiveAttempt, epochs: Mapping[int, float]) -> None:
+    def _tell_epochs(self, attempt: LiveAttempt, epochs: Mapping[int, EpochReport]) -> None:
         """Records what an attempt has told of its training, with the first epoch that it runs."""
         if not epochs:
             return
@@ -326,7 +322,7 @@ class Attempts:
         attempt: LiveAttempt,
         state: AttemptState,
         *,
-        epochs: Mapping[int, float] = MappingProxyType({}),
+        epochs: Mapping[int, EpochReport] = MappingProxyType({}),
         reason: str = "",
         failure: FailureKind | None = None,
         result: TrialResult | Evaluation | None = None,
@@ -345,7 +341,8 @@ class Attempts:
                 result=stored,
             )
             if is_mine and failure is FailureKind.DISK_FULL:
-                repository.pause_job(session, attempt.job_id, reason=waits_for_disk(attempt.job_id, reason))
+                why = waits_for_disk(attempt.job_id, reason)
+                repository.pause_job(session, attempt.job_id, reason=why, now=self.now())
             row = self.stored.note(session, attempt.id)
         # Stored before, by this server: the commit's answer was lost, or something failed between it and Optuna
         was_mine = row.lease == attempt.lease and row.state == state
@@ -360,7 +357,7 @@ class Attempts:
             failures = self.stored.charged_failures(attempt.job_id, attempt.kind, attempt.trial_number)
             if final or failures >= MAX_RETRYABLE_FAILURES:
                 self.open_study(attempt.job_id).tell_failed(attempt.trial_number)
-            self.tell_events(attempt.job_id, attempt.trial_number)
+            self.tell_events(attempt.job_id, attempt.trial_number, epochs=state is not AttemptState.COMPLETE)
         self._forget(attempt.id)
         self.meters.ended(attempt.kind, state)
         attempt.log.info("attempt.ended", state=state, reason=reason)
@@ -385,7 +382,7 @@ class Attempts:
 
     def _forget(self, attempt_id: str) -> None:
         self.live.pop(attempt_id, None)
-        self.meters.hold(self._held())
+        self.meters.hold(self.live.held())
         self._announced.discard(attempt_id)
         self._stopping.discard(attempt_id)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import structlog
 
+from fixnorm_core.reach import Reach
 from fixnorm_core.tuning.recommend import Point
 from service.database.engine import Database
 from service.database.rows import JobRow
@@ -23,14 +24,16 @@ from service.database.troubles import DATABASE_ERRORS, describe, trouble_of
 from service.dispatch.attempts import Attempts, JobMoved
 from service.dispatch.job_runner import JobRunner
 from service.dispatch.lease import Lease, LeaseLost
+from service.dispatch.nodes import Nodes
 from service.jobs import repository
 from service.jobs.amended import spec_of
 from service.metrics.meters import Meters
-from service.queue.share import Claim, Rules, Turns
+from service.queue.share import Claim, Obstacle, Rules, Turn, Turns
 from service.queue.standing import MEMORY, Standing, last_served, load_standings
 from service.studies.leftovers import end_leftovers, studies_left_open
 from service.studies.studies import Studies, StudyHandle
 from worker.contracts import NOTHING, Backend
+from worker.room import Room
 
 __all__ = ["Dispatcher"]
 
@@ -58,6 +61,9 @@ class Dispatcher:
         retry_wait: How long a task rests after a first failure that is not its own.
         meters: What is counted and timed.
         rules: Of fair share.
+        quarantine: How long a node on which trials are lost again and again is out of use at first; zero for never.
+        reach: What jobs may read.
+        nodes: Where trials run.
     """
 
     database: Database
@@ -70,6 +76,9 @@ class Dispatcher:
     retry_wait: timedelta
     meters: Meters
     rules: Rules
+    quarantine: timedelta
+    reach: Reach
+    nodes: Nodes = field(init=False)
     _attempts: Attempts = field(init=False)
     _runner: JobRunner = field(init=False)
     _wake: threading.Event = field(default_factory=threading.Event, init=False)
@@ -84,8 +93,17 @@ class Dispatcher:
     _outage: str | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
+        self.nodes = Nodes(self.backend, self.database, self.lease, self.now, self.quarantine)
         self._attempts = Attempts(
-            self.database, self.lease, self.backend, self.state_dir, self.now, self.meters, self._open_study
+            self.database,
+            self.lease,
+            self.backend,
+            self.state_dir,
+            self.now,
+            self.meters,
+            self._open_study,
+            self.nodes,
+            self.reach,
         )
         self._runner = JobRunner(
             self.database, self.lease, self.studies, self._attempts, self.state_dir, self.now, self.retry_wait
@@ -141,6 +159,7 @@ class Dispatcher:
         if not self.lease.held and not self.lease.take():
             raise LeaseLost
         found = self.backend.adopt(self.lease.term)
+        self.nodes.load()
         with self.database.read() as session:
             jobs = repository.active_jobs(session)
         for job in jobs:
@@ -164,11 +183,15 @@ class Dispatcher:
         self._ticked_at = now
         set_back = before is not None and now < before  # limits that were hours away by the old clock are looked at now
         outage, self._outage = self._outage, self.backend.trouble()
-        woken = self._wake.is_set() or self._outage != outage or set_back or (limit is not None and now >= limit)
-        self._wake.clear()
+        is_due = self.nodes.have_changed() or self.nodes.is_due or set_back or (limit is not None and now >= limit)
+        woken = self._wake.is_set() or self._outage != outage or is_due
         try:
-            if self._attempts.take_in() or woken:
-                self._dispatch()
+            if self._wake.is_set():
+                self.nodes.load()  # somebody may have released one
+            self._wake.clear()
+            touched = self._attempts.take_in()
+            if woken or touched is not None:
+                self._dispatch(None if woken else touched)
         except LeaseLost:
             self._stand_down()
         except Exception:
@@ -201,7 +224,7 @@ class Dispatcher:
         self._look_at = time.monotonic() + _LOOK_SECONDS
         with self.database.read() as session:
             requests = repository.requests(session)
-        if requests != self._requests:
+        if requests != self._requests or self.nodes.load():
             self._requests = requests
             self._wake.set()
         if time.monotonic() >= self._sweep_at:
@@ -228,6 +251,7 @@ class Dispatcher:
                     log.info("dispatch.goes_on")
                 self._trouble = None
                 if not self.leads:
+                    self.nodes.have_changed()
                     self._stop.wait(max(pause, self.lease.retry_seconds))
                 elif not self._wake.is_set():
                     self.backend.wait(pause)
@@ -245,32 +269,44 @@ class Dispatcher:
             log.warning("dispatch.held_up", reason=said)
         self._trouble = said
 
-    def _dispatch(self) -> None:
-        """Starts what it can, one trial at a time, each for the job whose turn it is."""
-        self._runner.next_limit, now = None, self.now()
+    def _dispatch(self, touched: Collection[str] | None) -> None:
+        """Starts what it can, one trial at a time, each for the job whose turn it is.
+
+        Args:
+            touched: The jobs that there is news of; the others need a look only if they wait for room. None when there
+                may be more to do for any.
+        """
+        now = self.now()
+        if touched is None:
+            self._runner.next_limit = None
         with self.database.read() as session:
             standings = {standing.job_id: standing for standing in load_standings(session)}
-            at_work = repository.jobs_of(session, (each.job_id for each in standings.values() if not _rests(each)))
+            new = [job_id for job_id, each in standings.items() if _is_new(each, touched)]
+            jobs = {job.id: job for job in repository.jobs_of(session, new)}
             served = last_served(session, after=now - MEMORY)
-        jobs = {job.id: job for job in at_work}
-        held = self._attempts.held_by_job()
+        held = self._attempts.live.held_by_job()
         claims = [standing.claim(held.get(job_id, NOTHING)) for job_id, standing in standings.items()]
-        turns = Turns(claims, self.backend.capacity(), self.rules, now, served)
-        free = self._attempts.free()
+        turns = Turns(claims, self.nodes.present, self.rules, now, served)
+        free = self._room()
         while (claim := turns.pop()) is not None:
-            if claim.job_id not in jobs and turns.obstacle(claim, free=free) is not None:
-                continue
+            if claim.job_id not in jobs:
+                standing = standings[claim.job_id]
+                if not standing.wants_room or _stays(standing, turns.obstacle(claim, free=free)):
+                    continue
             if self._carry_on(claim, turns, jobs):
                 turns.start(claim)
-            free = self._attempts.free()
+            free = self._room()
         self.meters.nothing_waits()
+
+    def _room(self) -> Room:
+        return self.nodes.room(self._attempts.live)
 
     def _carry_on(self, claim: Claim, turns: Turns, jobs: dict[str, JobRow]) -> bool:
         if claim.job_id not in jobs:
             with self.database.read() as session:
                 jobs.update((job.id, job) for job in repository.jobs_of(session, [claim.job_id]))
         try:
-            return self._runner.carry_on(jobs[claim.job_id], lambda: turns.obstacle(claim, free=self._attempts.free()))
+            return self._runner.carry_on(jobs[claim.job_id], Turn(turns, claim, self._room))
         except JobMoved:
             self._wake.set()
             return False
@@ -286,6 +322,13 @@ class Dispatcher:
         return self.studies.open(job_id, spec_of(job))
 
 
-def _rests(standing: Standing) -> bool:
-    """Whether there is nothing to do for a job but to start it: its row says already what it waits for."""
-    return standing.has_not_begun and standing.waiting_since is not None and not standing.cancel_requested
+def _is_new(standing: Standing, touched: Collection[str] | None) -> bool:
+    """Whether there may be more to do for a job than to start a trial of it."""
+    if touched is not None:
+        return standing.job_id in touched
+    return not (standing.has_not_begun and standing.waiting_since is not None) or standing.cancel_requested
+
+
+def _stays(standing: Standing, obstacle: Obstacle | None) -> bool:
+    """Whether a job that waits for room goes on waiting, and its row says already for what."""
+    return obstacle is not None and (standing.has_not_begun or obstacle.reason == standing.reason)

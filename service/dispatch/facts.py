@@ -19,6 +19,7 @@ from service.dispatch.limits import Finished, Times, is_overdue
 from service.dispatch.live import LiveAttempt
 from service.dispatch.policy import JobFacts
 from service.dispatch.rests import find_rests
+from service.jobs.pauses import time_paused
 from service.jobs.reopening import begun_before, failed_before
 from service.jobs.views import validation_examples
 from service.schemas import JobState
@@ -45,8 +46,8 @@ def gather(
     retry_wait: timedelta,
 ) -> JobFacts:
     """What is known of a job, from its row, Optuna's trials, our attempts and those that run."""
-    examples = validation_examples(rows)
-    top_k = spec.budget.confirm_top_k
+    examples, top_k = validation_examples(rows), spec.budget.confirm_top_k
+    is_over = job.stop_reason is not None  # before, nobody asks for the best, and comparing all points takes its time
     failed = [row for row in rows if row.state == AttemptState.FAILED]
     evaluations = [row for row in rows if row.kind == AttemptKind.EVALUATE]
     failed_evaluations = [
@@ -82,8 +83,10 @@ def gather(
         earlier=begun_before(job.round, rows),
         settled=settled,
         to_retry=failed_before(job.retry_round, trials, rows),
-        best=recommend(trials, validation_examples=examples, expected=expected),
-        to_confirm=to_confirm(trials, validation_examples=examples, top_k=top_k, expected=expected, earlier=settled),
+        best=recommend(trials, validation_examples=examples, expected=expected) if is_over else None,
+        to_confirm=to_confirm(trials, validation_examples=examples, top_k=top_k, expected=expected, earlier=settled)
+        if is_over
+        else (),
         evaluating=any(attempt.kind is AttemptKind.EVALUATE for attempt in live),
         evaluated=frozenset(row.trial_number for row in evaluations if row.state == AttemptState.COMPLETE),
         evaluation_hopeless=len(failed_evaluations) >= MAX_RETRYABLE_FAILURES,
@@ -147,6 +150,8 @@ def _measure(
     return Times.measure(
         started_at=job.reopened_at or job.started_at,
         now=now,
+        paused=lambda since: time_paused(job.pauses, since=since, now=now),
+        is_paused=job.state == JobState.PAUSED,
         searched=searched,
         lengths=lengths,
         tolerance=spec.budget.tolerance,

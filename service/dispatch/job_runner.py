@@ -5,7 +5,7 @@ The same decisions follow from the same stored facts, so whatever is interrupted
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from fixnorm_core.disk import full_disk, no_space_at
 from fixnorm_core.errors import FixNormError
 from fixnorm_core.spec import BudgetSpec, JobSpec
-from fixnorm_core.tuning.recommend import Point
+from fixnorm_core.tuning.recommend import Point, recommend
 from service.database.engine import Database
 from service.database.rows import JobRow
 from service.dispatch.actions import (
@@ -46,8 +46,8 @@ from service.events.records import last_of
 from service.jobs import repository
 from service.jobs.amended import spec_of
 from service.jobs.folders import best_folder
-from service.jobs.views import trial_views
-from service.queue.share import Obstacle
+from service.jobs.views import trial_views, validation_examples
+from service.queue.share import Obstacle, Turn
 from service.reporting.figures import surface_chart
 from service.reporting.result import write_result
 from service.schemas import EventKind, JobState
@@ -108,12 +108,12 @@ class JobRunner:
         """Forgets what the samplers think: another server goes on with the jobs."""
         self._opinions.clear()
 
-    def carry_on(self, job: JobRow, obstacle: Callable[[], Obstacle | None]) -> bool:
+    def carry_on(self, job: JobRow, turn: Turn) -> bool:
         """Carries a job on until an attempt has started (True) or nothing more can be done now (False).
 
         Args:
             job: The job.
-            obstacle: Tells what keeps a trial of it from starting now; None when nothing does.
+            turn: Tells what keeps a trial of it from starting now, and where one may be started.
 
         Raises:
             JobMoved: If somebody else changed its state meanwhile.
@@ -126,7 +126,7 @@ class JobRunner:
                 return False
             spec = spec_of(job)
             is_new = job.state == JobState.QUEUED and job.started_at is None
-            if is_new and not self._is_late(spec.budget) and self._must_wait(job, obstacle):
+            if is_new and not self._is_late(spec.budget) and self._must_wait(job, turn):
                 return False  # nothing of it can have ended, so there is nothing to decide: its study stays unopened
             study = self.attempts.open_study(job.id)
             study.spec = spec  # it may have been changed since the study was opened
@@ -153,18 +153,18 @@ class JobRunner:
                         self._update(job, reason=outage or reason, waiting_since=None)
                         return False
                     case Succeed(reason):
-                        self._finish(job, spec, study, facts, state=JobState.SUCCEEDED, reason=reason)
+                        self._finish(job, spec, study, state=JobState.SUCCEEDED, reason=reason)
                         return False
                     case Fail(reason):
-                        self._finish(job, spec, study, facts, state=JobState.FAILED, reason=reason)
+                        self._finish(job, spec, study, state=JobState.FAILED, reason=reason)
                         return False
                     case Cancel(reason):
-                        self._finish(job, spec, study, facts, state=JobState.CANCELLED, reason=reason)
+                        self._finish(job, spec, study, state=JobState.CANCELLED, reason=reason)
                         return False
                     case _:
-                        if self._must_wait(job, obstacle):
+                        if self._must_wait(job, turn):
                             return False
-                        self._start(job, spec, study, action)
+                        self._start(job, spec, study, action, turn.nodes())
                         return True
         except FixNormError as error:
             self._end_job(job, JobState.FAILED, str(error))
@@ -179,7 +179,7 @@ class JobRunner:
             self._end_job(job, JobState.FAILED, f"internal error, see the server's log: {error!r}")
             return False
 
-    def _start(self, job: JobRow, spec: JobSpec, study: StudyHandle, action: Action) -> None:
+    def _start(self, job: JobRow, spec: JobSpec, study: StudyHandle, action: Action, nodes: Sequence[str]) -> None:
         if job.state == JobState.QUEUED:
             self._update(job, state=JobState.RUNNING, reason="", started_at=self.now())
         self.lease.check()  # deciding may have taken long
@@ -187,23 +187,23 @@ class JobRunner:
             case Ask():
                 with self.attempts.meters.suggesting():
                     asked = study.ask()
-                self.attempts.train(job, spec, asked)
+                self.attempts.train(job, spec, asked, nodes=nodes)
             case Retry(number):
-                self.attempts.train(job, spec, study.ask_again(number))
+                self.attempts.train(job, spec, study.ask_again(number), nodes=nodes)
             case Confirm(params):
-                self.attempts.train(job, spec, study.ask_confirming(params))
+                self.attempts.train(job, spec, study.ask_confirming(params), nodes=nodes)
             case Resume(number):
-                self.attempts.train(job, spec, study.resume(number))
+                self.attempts.train(job, spec, study.resume(number), nodes=nodes)
             case Evaluate(number):
-                self.attempts.evaluate(job, spec, study.resume(number))
+                self.attempts.evaluate(job, spec, study.resume(number), nodes=nodes)
             case _:
                 raise AssertionError(f"{action} starts nothing")
         job.waiting_since = None  # as is stored with the attempt
 
-    def _must_wait(self, job: JobRow, obstacle: Callable[[], Obstacle | None]) -> bool:
+    def _must_wait(self, job: JobRow, turn: Turn) -> bool:
         """Whether no trial of the job may start now; if so, the job says why."""
         trouble = self.attempts.backend.trouble()
-        found = obstacle() if trouble is None else Obstacle(f"waiting: {trouble}", "")
+        found = turn.obstacle() if trouble is None else Obstacle(f"waiting: {trouble}", "")
         if found is None:
             return False
         since = job.created_at if job.started_at is None else self.now()
@@ -217,7 +217,7 @@ class JobRunner:
             spec,
             trials=study.trials(),
             rows=self.attempts.stored.of(job.id),
-            live=self.attempts.of(job.id),
+            live=self.attempts.live.of(job.id),
             sampler_stop=opinion.stop,
             expected=opinion.expected,
             now=self.now(),
@@ -252,18 +252,16 @@ class JobRunner:
     def _look_again_at(self, moment: datetime) -> None:
         self.next_limit = min(moment, self.next_limit or moment)
 
-    def _finish(
-        self, job: JobRow, spec: JobSpec, study: StudyHandle, facts: JobFacts, *, state: JobState, reason: str
-    ) -> None:
+    def _finish(self, job: JobRow, spec: JobSpec, study: StudyHandle, *, state: JobState, reason: str) -> None:
         """Ends a job and keeps what it has found: the trials of a night are worth something even if its end failed."""
-        if facts.best is None:
+        trials, rows = study.trials(), self.attempts.stored.of(job.id)
+        expected = self._opinion(job, spec, study).expected
+        found = recommend(trials, validation_examples=validation_examples(rows), expected=expected)
+        if found is None:
             self._end_job(job, state, reason)
             return
-        rows = self.attempts.stored.of(job.id)
-        best = write_result(
-            self.state_dir, job, spec, trials=study.trials(), rows=rows, best=facts.best, stop_reason=reason
-        )
-        views = trial_views(spec, study.trials(), attempts=rows, now=self.now())
+        best = write_result(self.state_dir, job, spec, trials=trials, rows=rows, best=found, stop_reason=reason)
+        views = trial_views(spec, trials, attempts=rows, now=self.now())
         study.show(surface_chart(spec, views, best=best, study=study.study))
         self._end_job(job, state, reason, result=best.model_dump(mode="json"))
 
@@ -287,7 +285,7 @@ class JobRunner:
         if job.study_id is not None:
             self.attempts.open_study(job.id).end_open_trials()
             self.attempts.tell_events(job.id)
-        if job.round:
+        if job.round and job.result is None:  # reopened by an older version, which kept it in the event alone
             values.setdefault("result", self._earlier_result(job))
         self._update(job, state=state, reason=reason, waiting_since=None, ended_at=self.now(), **values)
         self.studies.forget(job.id)
@@ -315,7 +313,9 @@ class JobRunner:
             if to is origin:
                 is_there = repository.update_job(session, job.id, origin, under=job.amendments, **changed)
             else:
-                is_there = repository.move_job(session, job.id, origin, to, under=job.amendments, **changed)
+                is_there = repository.move_job(
+                    session, job.id, origin, to, now=self.now(), under=job.amendments, **changed
+                )
         if not is_there:
             raise JobMoved
         for name, value in (changed | {"state": to}).items():

@@ -32,6 +32,10 @@ DISPATCHER = "dispatcher"
 _PLAUSIBLE = timedelta(minutes=5)
 """How far off an end may lie, whatever another server's setting is."""
 
+_HELD = (
+    select(LeaseRow.__table__.c.token).where(LeaseRow.__table__.c.name == DISPATCHER).with_for_update(read=True)
+)  # read first in each of the dispatcher's transactions
+
 log = structlog.get_logger(__name__)
 
 
@@ -157,8 +161,7 @@ class Lease:
         """
         token = self.token
         with self.database.write.begin() as session:
-            row = select(LeaseRow.token).where(LeaseRow.name == DISPATCHER).with_for_update(read=True)
-            if session.scalar(row) != token:
+            if session.connection().scalar(_HELD) != token:
                 self._lose(token)
                 raise LeaseLost
             yield session

@@ -5,7 +5,7 @@ because the clock was set back while no server ran, counts as now. What strikes 
 
 - ``max_time`` and ``deadline`` are for the whole job: they end everything that runs, whatever it is, and the best so
   far is the result. Before that, no run is started that would not end in time at the length of those before, and the
-  search leaves time for the confirming runs.
+  search leaves time for the confirming runs. What the job was paused counts for ``deadline`` alone.
 - ``max_trial_time`` ends one attempt, as failed.
 - ``target_accuracy`` ends the other search trials, which can no longer matter, and the point is confirmed.
 - All other limits let the running trials finish, since they may be better, and confirm.
@@ -14,7 +14,7 @@ because the clock was set back while no server ran, counts as now. What strikes 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -44,13 +44,14 @@ class Times:
     """How long things have taken by now.
 
     Attributes:
-        job: Since the job's first trial was started; zero before.
+        job: Since the job's first trial was started, less what it was paused; zero before.
         trial: What a whole training run takes: the longest of the last few; None before one has ended.
-        without_progress: Since the trial that last raised the best accuracy ended, or the first trial at all; None
-            before one has ended.
+        without_progress: Since the trial that last raised the best accuracy ended, or the first trial at all, less what
+            the job was paused; None before one has ended.
         trials_without_progress: Search trials that ended after it.
         before_deadline: Until the deadline; None without one.
         attempt: Since the longest running attempt was started; None while none runs.
+        is_paused: Whether the job is, so that the two that leave that out stand still.
     """
 
     job: timedelta = timedelta(0)
@@ -59,6 +60,7 @@ class Times:
     trials_without_progress: int = 0
     before_deadline: timedelta | None = None
     attempt: timedelta | None = None
+    is_paused: bool = False
 
     @classmethod
     def measure(
@@ -72,6 +74,8 @@ class Times:
         best: float = -math.inf,
         deadline: datetime | None = None,
         attempts: Iterable[datetime] = (),
+        paused: Callable[[datetime], timedelta] = lambda _: timedelta(0),
+        is_paused: bool = False,
     ) -> Times:
         """From what is stored.
 
@@ -84,7 +88,13 @@ class Times:
             best: The best accuracy before.
             deadline: When the job is to be over.
             attempts: When those that run were started.
+            paused: How long the job was paused since a time.
+            is_paused: Whether it is.
         """
+
+        def passed(begun: datetime) -> timedelta:
+            return max(now - begun - paused(begun), timedelta(0))
+
         last, since = None, 0
         for trial in sorted(searched, key=lambda trial: trial.ended_at):
             if trial.accuracy is not None and trial.accuracy > best + tolerance:
@@ -92,12 +102,13 @@ class Times:
             else:
                 last, since = last or trial.ended_at, since + 1
         return cls(
-            job=max(now - started_at, timedelta(0)) if started_at is not None else timedelta(0),
+            job=passed(started_at) if started_at is not None else timedelta(0),
             trial=max(lengths[-_RECENT:], default=None),
-            without_progress=max(now - last, timedelta(0)) if last is not None else None,
+            without_progress=passed(last) if last is not None else None,
             trials_without_progress=since,
             before_deadline=deadline - now if deadline is not None else None,
             attempt=max((now - begun for begun in attempts), default=None),
+            is_paused=is_paused,
         )
 
 
@@ -145,9 +156,9 @@ def no_progress(budget: BudgetSpec, times: Times) -> str | None:
 def until_next_limit(budget: BudgetSpec, times: Times) -> timedelta | None:
     """How long until a limit of time strikes if nothing else happens; None if none is to come."""
     left = []
-    if budget.max_time is not None:
+    if budget.max_time is not None and not times.is_paused:
         left.append(budget.max_time - times.job)
-    if budget.max_time_without_progress is not None and times.without_progress is not None:
+    if budget.max_time_without_progress is not None and times.without_progress is not None and not times.is_paused:
         left.append(budget.max_time_without_progress - times.without_progress)
     if times.before_deadline is not None:
         left.append(times.before_deadline)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import structlog
 
 from service.database.rows import AttemptKind
-from worker.contracts import Resources
+from worker.contracts import NOTHING, Resources
 
-__all__ = ["LiveAttempt"]
+__all__ = ["Live", "LiveAttempt"]
 
 log = structlog.get_logger(__name__)
 
@@ -30,3 +31,22 @@ class LiveAttempt:
         """Says of every line which attempt it is about."""
         bound: structlog.stdlib.BoundLogger = log.bind(job=self.job_id, trial=self.trial_number, attempt=self.id)
         return bound
+
+
+class Live(dict[str, LiveAttempt]):
+    """The live attempts of all jobs by their ids."""
+
+    def held(self) -> Resources:
+        """What they hold together."""
+        return Resources.together(attempt.resources for attempt in self.values())
+
+    def held_by_job(self) -> Mapping[str, Resources]:
+        """What those of each job hold together; jobs without any are left out."""
+        held: dict[str, Resources] = {}
+        for attempt in self.values():
+            held[attempt.job_id] = held.get(attempt.job_id, NOTHING) + attempt.resources
+        return held
+
+    def of(self, job_id: str) -> list[LiveAttempt]:
+        """A job's."""
+        return [attempt for attempt in self.values() if attempt.job_id == job_id]

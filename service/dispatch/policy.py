@@ -62,8 +62,8 @@ class JobFacts:
             is looked for in the others.
         settled: Numbers of the trials that were begun before its search was.
         to_retry: Numbers of the failed trials whose points somebody wants tried again.
-        best: What is recommended so far; None before a complete trial.
-        to_confirm: The points whose accuracies are to be confirmed, the best first; none before a complete trial.
+        best: What is recommended; None before a complete trial, and while the search goes on.
+        to_confirm: The points whose accuracies are to be confirmed, the best first; none as long as there is no best.
         evaluating: Whether an attempt is evaluating now.
         evaluation_rests: What the evaluation waits for before it is tried again; None when it does not.
         evaluated: The trials whose weights have been evaluated: one, and another when the job was extended since.

@@ -11,9 +11,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, insert, select
 from sqlalchemy.orm import Session
 
+from fixnorm_core.reports import EpochReport, measures_of
 from service.database.rows import EventRow, JobRow
 from service.schemas import EventKind, EventView, TrialState, TrialView
 
@@ -30,15 +31,18 @@ def has_recorded(session: Session, job_id: str, key: str) -> bool:
     return bool(_keys(session, job_id, [key]))
 
 
-def record_epochs(session: Session, job_id: str, number: int, accuracies: Mapping[int, float]) -> None:
-    """Appends the epochs of a trial that the events do not tell of yet: validation accuracy by epoch, from 1."""
+def record_epochs(session: Session, job_id: str, number: int, epochs: Mapping[int, EpochReport | float]) -> None:
+    """Appends the epochs of a trial that the events do not tell of yet, by epoch, from 1.
+
+    Args:
+        session: The caller's transaction.
+        job_id: The job.
+        number: The trial's.
+        epochs: What was reported of each, or its validation accuracy where no more is known.
+    """
     told = {
-        f"trial.{number}.epoch.{epoch}": {
-            "trial": number,
-            "epoch": epoch,
-            "validation_accuracy": _finite(accuracies[epoch]),
-        }
-        for epoch in sorted(accuracies)
+        f"trial.{number}.epoch.{epoch}": {"trial": number, "epoch": epoch, **_told_of(epochs[epoch])}
+        for epoch in sorted(epochs)
     }
     _append(session, job_id, EventKind.TRIAL_EPOCH, told)
 
@@ -97,11 +101,12 @@ def _append(
     last = _lock(session, job_id)
     known = _keys(session, job_id, [key for key in told if key is not None])
     new = [(key, data) for key, data in told.items() if key not in known]
-    session.add_all(
-        EventRow(job_id=job_id, number=number, kind=kind, key=key, data=data)
-        for number, (key, data) in enumerate(new, start=last + 1)
-    )
-    session.flush()
+    if new:
+        rows = [
+            {"job_id": job_id, "number": number, "kind": kind, "key": key, "data": data}
+            for number, (key, data) in enumerate(new, start=last + 1)
+        ]
+        session.connection().execute(_STORE, rows)  # as plain rows: several for each trial, and nobody changes them
     session.info[_LAST] = session.get_transaction(), job_id, last + len(new)
 
 
@@ -110,11 +115,23 @@ def _lock(session: Session, job_id: str) -> int:
     match session.info.get(_LAST):
         case transaction, locked, last if transaction is session.get_transaction() and locked == job_id:
             return int(last)
-    session.execute(select(JobRow.id).where(JobRow.id == job_id).with_for_update())
-    return last_number(session, job_id)
+    session.flush()  # a job that is stored in this transaction
+    connection = session.connection()
+    if connection.dialect.name == "postgresql":  # SQLite's writer has the whole database to itself
+        connection.execute(_LOCK, {"job": job_id})
+    return connection.scalar(_COUNT, {"job": job_id}) or 0
 
 
 _LAST = "fixnorm_tune.last_event"
+_STORE = insert(EventRow)
+_LOCK = select(JobRow.__table__.c.id).where(JobRow.__table__.c.id == bindparam("job")).with_for_update()
+_COUNT = select(func.max(EventRow.__table__.c.number)).where(EventRow.__table__.c.job_id == bindparam("job"))
+
+
+def _told_of(epoch: EpochReport | float) -> dict[str, Any]:
+    if isinstance(epoch, EpochReport):
+        return {"validation_accuracy": _finite(epoch.validation_accuracy), "measures": dict(measures_of(epoch))}
+    return {"validation_accuracy": _finite(epoch)}
 
 
 def _finite(value: float | None) -> float | None:

@@ -9,21 +9,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Response
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, HTMLResponse
 
 from fixnorm_core.spec import JobSpec, Summary
-from service.database.rows import AttemptRow, JobRow
+from service.access.callers import Calling
+from service.access.headers import REPORT_POLICY
+from service.database.rows import AttemptRow, DeliveryRow, JobRow
 from service.jobs import repository
 from service.jobs.amended import spec_of
 from service.jobs.changes import change
 from service.jobs.reopening import extend, retry
-from service.jobs.submit import submit
+from service.jobs.submit import check_reach, submit
 from service.jobs.verbs import PAUSE, RESUME, STOP, Verb, ask
 from service.jobs.views import best_so_far, job_view, trial_views
 from service.jobs.warm_start import summary_of
-from service.problems import NoResultYet, NotFound
+from service.problems import BadCursor, NoResultYet, NotFound
 from service.queue.places import find_places
-from service.reporting.result import CHARTS_NAME
+from service.reporting.live import report_page
 from service.runtime import Running
 from service.schemas import (
     TERMINAL_STATES,
@@ -36,12 +38,14 @@ from service.schemas import (
     Problem,
     TrialView,
 )
+from service.webhooks import deliveries
 from service.webhooks.targets import check_address
 
 __all__ = [
     "cancel_job",
     "change_job",
     "extend_job",
+    "fetch_report",
     "final_file",
     "list_jobs",
     "list_trials",
@@ -63,10 +67,16 @@ _NOT_FOUND: dict[int | str, dict[str, Any]] = {404: _PROBLEM}
 def submit_job(
     spec: JobSpec,
     running: Running,
+    calling: Calling,
     response: Response,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> JobView:
-    """Stores a job and answers at once; with a key that was used before, answers that job and 200."""
+    """Stores a job and answers at once; with a key that was used before, answers that job and 200.
+
+    Where the server has tokens, the job's `share.user` becomes the name of the caller's; an administrator may name
+    somebody else.
+    """
+    spec = calling.owning(spec)
     if spec.webhook is not None and not running.settings.webhook_private:
         check_address(spec.webhook)
     job, is_new = submit(
@@ -74,8 +84,10 @@ def submit_job(
         database=running.database,
         trials=running.trials,
         images=running.settings.images,
+        reach=running.reach,
         nodes=running.nodes(),
         user_max=running.rules.user_max,
+        trackers=running.settings.trackers,
         key=idempotency_key,
         now=running.now(),
     )
@@ -98,12 +110,13 @@ def list_jobs(
     with running.database.read() as session:
         rows = repository.page_of_jobs(session, state=state, limit=limit + 1, before=_position(cursor))
         attempts = repository.attempts_of(session, [row.id for row in rows])
+        told = deliveries.last_of(session, rows)
     shown = rows[:limit]
     places = _places(running, shown)
     of_job: dict[str, list[AttemptRow]] = {row.id: [] for row in rows}
     for attempt in attempts:
         of_job[attempt.job_id].append(attempt)
-    views = tuple(_view_of(running, row, of_job[row.id], places) for row in shown)
+    views = tuple(_view_of(running, row, of_job[row.id], places, told) for row in shown)
     more = len(rows) > limit
     return JobPage(jobs=views, next_cursor=f"{shown[-1].created_at.isoformat()}~{shown[-1].id}" if more else None)
 
@@ -162,12 +175,12 @@ def fetch_report(
     job_id: str,
     running: Running,
     wanted: Annotated[Literal["markdown", "html"], Query(alias="format")] = "markdown",
-) -> FileResponse:
-    """The report, as Markdown, or its charts as one HTML document that needs no network."""
-    path = final_file(running, job_id, "report")
+) -> Response:
+    """The report: of a job in any state as one HTML document that needs no network, of an ended one as Markdown."""
     if wanted == "html":
-        return FileResponse(path.with_name(CHARTS_NAME), media_type="text/html; charset=utf-8")
-    return FileResponse(path, media_type="text/markdown; charset=utf-8")
+        page = report_page(running, show_job(job_id, running), list_trials(job_id, running))
+        return HTMLResponse(page, headers={"Content-Security-Policy": REPORT_POLICY})
+    return FileResponse(final_file(running, job_id, "report"), media_type="text/markdown; charset=utf-8")
 
 
 @router.post("/{job_id}/pause", responses=_NOT_FOUND | {409: _PROBLEM})
@@ -211,21 +224,23 @@ def extend_job(
 
     A key that was used for this before changes nothing.
     """
+    _check_reach(running, job_id)
     extend(job_id, extension.trials, database=running.database, key=idempotency_key, now=running.now())
     running.wake()
     return _view(running, _find(running, job_id))
 
 
-@router.post("/{job_id}/retry", responses=_NOT_FOUND | {409: _PROBLEM})
+@router.post("/{job_id}/retry", responses=_NOT_FOUND | {409: _PROBLEM, 422: _PROBLEM})
 def retry_job(job_id: str, running: Running) -> JobView:
     """Has what failed of a job done again: failed trials as new ones at the same points, or the evaluation."""
+    _check_reach(running, job_id)
     retry(job_id, database=running.database, trials=running.trials, now=running.now())
     running.wake()
     return _view(running, _find(running, job_id))
 
 
 def _ask(verb: Verb, running: Running, job_id: str) -> JobView:
-    ask(verb, job_id, database=running.database)
+    ask(verb, job_id, database=running.database, now=running.now())
     running.wake()
     return _view(running, _find(running, job_id))
 
@@ -238,14 +253,20 @@ def _find(running: Running, job_id: str) -> JobRow:
     return job
 
 
+def _check_reach(running: Running, job_id: str) -> None:
+    """A job goes on only with what it may still reach: the operator may have changed what that is."""
+    check_reach(JobSpec.from_stored(_find(running, job_id).spec), running.reach)
+
+
 def final_file(running: Running, job_id: str, what: str) -> Path:
-    """A file that an ended job has kept: its ``weights`` or its ``report``."""
+    """A file that a job has kept since it last ended: its ``weights`` or its ``report``."""
     job = _find(running, job_id)
     path = (job.result or {}).get(what)
     if path is None:
         raise NoResultYet(
             f"{job_id} is {job.state} and has no {what}",
-            "A job keeps them once it has succeeded; jobs of the simulator train nothing and keep no weights",
+            "A job keeps them once it has succeeded; jobs of the simulator train nothing and keep no weights. "
+            f"`fixnorm-tune report {job_id} -o report.html` shows a job in any state",
         )
     return Path(path)
 
@@ -253,17 +274,22 @@ def final_file(running: Running, job_id: str, what: str) -> Path:
 def _view(running: Running, job: JobRow) -> JobView:
     with running.database.read() as session:
         attempts = repository.attempts_of(session, [job.id])
-    return _view_of(running, job, attempts, _places(running, [job]))
+        told = deliveries.last_of(session, [job])
+    return _view_of(running, job, attempts, _places(running, [job]), told)
 
 
 def _view_of(
-    running: Running, job: JobRow, attempts: Sequence[AttemptRow], places: Mapping[str, int | None]
+    running: Running,
+    job: JobRow,
+    attempts: Sequence[AttemptRow],
+    places: Mapping[str, int | None],
+    told: Mapping[str, DeliveryRow],
 ) -> JobView:
     best = None
-    if job.result is None:
+    if job.result is None or job.state not in TERMINAL_STATES:
         spec, expected = spec_of(job), running.expected(job.id)
         best = best_so_far(spec, running.trials(job), attempts=attempts, expected=expected)
-    return job_view(job, attempts=attempts, best=best, place=places.get(job.id))
+    return job_view(job, attempts=attempts, best=best, place=places.get(job.id), delivery=told.get(job.id))
 
 
 def _places(running: Running, jobs: Sequence[JobRow]) -> Mapping[str, int | None]:
@@ -271,7 +297,7 @@ def _places(running: Running, jobs: Sequence[JobRow]) -> Mapping[str, int | None
     if not any(job.waiting_since is not None and job.state not in TERMINAL_STATES for job in jobs):
         return {}
     with running.database.read() as session:
-        found = find_places(session, capacity=running.capacity, rules=running.rules, now=running.now())
+        found = find_places(session, layout=running.layout(), rules=running.rules, now=running.now())
     return {place.standing.job_id: place.number for place in found}
 
 
@@ -282,4 +308,4 @@ def _position(cursor: str | None) -> tuple[datetime, str] | None:
     try:
         return datetime.fromisoformat(time), job_id
     except ValueError:
-        raise NotFound(f"cursor {cursor!r} is not one of ours", "Take next_cursor of the page before") from None
+        raise BadCursor(f"cursor {cursor!r} is not one of ours", "Take next_cursor of the page before") from None

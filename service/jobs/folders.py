@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["best_folder", "job_folder", "trial_folder"]
+__all__ = ["best_folder", "job_folder", "tensorboard_folder", "trial_folder"]
 
 
 def job_folder(state_dir: Path, job_id: str) -> Path:
@@ -15,6 +15,11 @@ def job_folder(state_dir: Path, job_id: str) -> Path:
 def trial_folder(state_dir: Path, job_id: str, number: int) -> Path:
     """Checkpoint, weights and log of one trial."""
     return job_folder(state_dir, job_id) / "trials" / f"{number:04d}"
+
+
+def tensorboard_folder(state_dir: Path, job_id: str) -> Path:
+    """TensorBoard's event files, in one folder for each trial."""
+    return job_folder(state_dir, job_id) / "tensorboard"
 
 
 def best_folder(state_dir: Path, job_id: str) -> Path:

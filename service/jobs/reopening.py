@@ -27,6 +27,7 @@ from service.jobs.verbs import check_goes_on
 from service.jobs.warm_start import Trials
 from service.problems import NotFound, VerbImpossible
 from service.schemas import TERMINAL_STATES, JobState
+from service.trackers import positions
 
 __all__ = ["begun_before", "extend", "failed_before", "retry"]
 
@@ -71,7 +72,7 @@ def extend(job_id: str, trials: int, *, database: Database, key: str | None, now
             values |= _reopened(job, now=now)
         if was_over:
             values |= {"stop_reason": None, "search_round": job.round + 1}
-        _go_on(session, job, values, key=told)
+        _go_on(session, job, values, now=now, key=told)
 
 
 def retry(job_id: str, *, database: Database, trials: Trials, now: datetime) -> None:
@@ -130,7 +131,7 @@ def retry(job_id: str, *, database: Database, trials: Trials, now: datetime) -> 
             values |= _reopened(job, now=now)
         if to_search:
             values |= {"stop_reason": None, "search_round": job.round + 1}
-        _go_on(session, job, values)
+        _go_on(session, job, values, now=now)
 
 
 def begun_before(round_: int, rows: Sequence[AttemptRow]) -> frozenset[int]:
@@ -167,16 +168,17 @@ def _without_past_deadline(budget: BudgetSpec, *, now: datetime) -> BudgetSpec:
 
 
 def _reopened(job: JobRow, *, now: datetime) -> dict[str, Any]:
-    """What a new round begins with."""
+    """What a new round begins with. The result stays until the next end puts another in its place."""
     began = now if job.started_at is not None else None
-    return {"round": job.round + 1, "reopened_at": began, "ended_at": None, "result": None, "cancel_requested": False}
+    return {"round": job.round + 1, "reopened_at": began, "ended_at": None, "cancel_requested": False}
 
 
-def _go_on(session: Session, job: JobRow, values: dict[str, Any], *, key: str | None = None) -> None:
+def _go_on(session: Session, job: JobRow, values: dict[str, Any], *, now: datetime, key: str | None = None) -> None:
     origin = JobState(job.state)
     if origin in TERMINAL_STATES:
+        positions.reopen(session, job.id)
         to = JobState.QUEUED if job.started_at is None else JobState.RUNNING
-        moved = repository.move_job(session, job.id, origin, to, key=key, **values)
+        moved = repository.move_job(session, job.id, origin, to, now=now, key=key, **values)
     else:
         moved = repository.update_job(session, job.id, origin, key=key, **values)
     assert moved  # it was taken

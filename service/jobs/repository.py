@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from service.database.rows import LIVE_ATTEMPT_STATES, AttemptRow, AttemptState, JobRow
 from service.events.records import record
+from service.jobs.pauses import begin_pause, end_pause
 from service.jobs.states import ACTIVE_JOB_STATES, ATTEMPT_MOVES, JOB_MOVES, check_move, origins
 from service.schemas import TERMINAL_STATES, EventKind, JobState
 from service.webhooks.deliveries import promise
@@ -114,6 +115,7 @@ def move_job(
     origin: JobState,
     to: JobState,
     *,
+    now: datetime,
     under: int | None = None,
     key: str | None = None,
     **values: Any,
@@ -124,14 +126,17 @@ def move_job(
         IllegalMove: If the one never follows the other.
     """
     check_move(JOB_MOVES, origin, to)
+    if JobState.PAUSED in (origin, to):
+        before = session.scalar(select(JobRow.pauses).where(JobRow.id == job_id).with_for_update())
+        values["pauses"] = begin_pause(before, now) if to is JobState.PAUSED else end_pause(before, now)
     return _change(session, job_id, (origin,), under=under, key=key, state=to, **values)
 
 
-def pause_job(session: Session, job_id: str, *, reason: str) -> bool:
+def pause_job(session: Session, job_id: str, *, reason: str, now: datetime) -> bool:
     """Pauses a job that waits or runs, or tells the reason of one that is paused; returns False for all others."""
     return (
-        move_job(session, job_id, JobState.RUNNING, JobState.PAUSED, reason=reason)
-        or move_job(session, job_id, JobState.QUEUED, JobState.PAUSED, reason=reason)
+        move_job(session, job_id, JobState.RUNNING, JobState.PAUSED, now=now, reason=reason)
+        or move_job(session, job_id, JobState.QUEUED, JobState.PAUSED, now=now, reason=reason)
         or update_job(session, job_id, JobState.PAUSED, reason=reason)
     )
 
@@ -217,7 +222,7 @@ def find_attempt(session: Session, attempt_id: str) -> AttemptRow | None:
 
 def start_attempt(session: Session, attempt_id: str, *, lease: str | None) -> bool:
     """Marks an attempt as running when its first report arrives."""
-    return _move(session, attempt_id, AttemptState.RUNNING, lease=lease)
+    return _move(session, attempt_id, AttemptState.RUNNING, lease=lease) is not None
 
 
 def adopt_attempt(session: Session, attempt_id: str, *, lease: str | None, to: str) -> None:
@@ -243,18 +248,22 @@ def end_attempt(
 ) -> bool:
     """Ends a live attempt; returns False, and changes nothing, when it had ended or belongs to another lease."""
     values = {"reason": reason, "failure": failure, "result": result, "ended_at": now}
-    if not _move(session, attempt_id, state, lease=lease, **values):
+    row = _move(session, attempt_id, state, lease=lease, **values)
+    if row is None:
         return False
-    row = session.get_one(AttemptRow, attempt_id)
     told = {"trial": row.trial_number, "attempt": row.id, "task": row.kind, "state": state, "reason": reason}
     record(session, row.job_id, EventKind.ATTEMPT_ENDED, told)
     return True
 
 
-def _move(session: Session, attempt_id: str, to: AttemptState, *, lease: str | None, **values: Any) -> bool:
+def _move(
+    session: Session, attempt_id: str, to: AttemptState, *, lease: str | None, **values: Any
+) -> AttemptRow | None:
+    """The attempt as it is stored now; None if it was not one that may be moved, or not that lease's."""
     guard = (
         AttemptRow.id == attempt_id,
         AttemptRow.state.in_(origins(ATTEMPT_MOVES, to)),
         AttemptRow.lease.is_not_distinct_from(lease),
     )
-    return bool(session.execute(update(AttemptRow).where(*guard).values(state=to, **values)).rowcount)  # type: ignore[attr-defined]
+    moved = update(AttemptRow).where(*guard).values(state=to, **values).returning(AttemptRow)
+    return session.scalar(moved, execution_options={"populate_existing": True, "synchronize_session": False})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 from service.database.engine import Database
 from service.database.rows import JobRow
@@ -56,14 +57,16 @@ STOP = Verb(
 )
 
 
-def ask(verb: Verb, job_id: str, *, database: Database) -> None:
+def ask(verb: Verb, job_id: str, *, database: Database, now: datetime) -> None:
     """Moves a job to where a verb leads; one that is there already stays as it is.
 
     Raises:
         NotFound: If there is no such job.
         VerbImpossible: If the verb has no meaning in the job's state.
     """
-    while not _try(verb, job_id, database=database):  # the dispatcher moved it meanwhile, to a state nearer its end
+    while not _try(
+        verb, job_id, database=database, now=now
+    ):  # the dispatcher moved it meanwhile, to a state nearer its end
         pass
 
 
@@ -77,7 +80,7 @@ def check_goes_on(job: JobRow, done: str) -> None:
         raise _impossible(done, job)
 
 
-def _try(verb: Verb, job_id: str, *, database: Database) -> bool:
+def _try(verb: Verb, job_id: str, *, database: Database, now: datetime) -> bool:
     with database.write.begin() as session:
         job = repository.find_job(session, job_id)
         if job is None:
@@ -87,7 +90,7 @@ def _try(verb: Verb, job_id: str, *, database: Database) -> bool:
             return True
         if job.cancel_requested or origin in TERMINAL_STATES or to not in JOB_MOVES[origin]:
             raise _impossible(verb.done, job)
-        return repository.move_job(session, job_id, origin, to, reason=verb.reason)
+        return repository.move_job(session, job_id, origin, to, now=now, reason=verb.reason)
 
 
 def _impossible(done: str, job: JobRow) -> VerbImpossible:

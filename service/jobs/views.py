@@ -13,10 +13,11 @@ from fixnorm_core.reports import Evaluation, TrialResult
 from fixnorm_core.spec import JobSpec, warm_starts_of
 from fixnorm_core.tuning.attributes import CONFIRM, DIVERGED, KIND, SEED
 from fixnorm_core.tuning.recommend import Point, Recommendation, recommend
-from service.database.rows import LIVE_ATTEMPT_STATES, AttemptKind, AttemptRow, AttemptState, JobRow
+from service.database.rows import LIVE_ATTEMPT_STATES, AttemptKind, AttemptRow, AttemptState, DeliveryRow, JobRow
 from service.jobs.amended import spec_of
 from service.queue.places import ordinal
-from service.schemas import BestView, CandidateView, JobState, JobView, Progress, TrialState, TrialView
+from service.schemas import TERMINAL_STATES, BestView, CandidateView, JobState, JobView, Progress, TrialState, TrialView
+from service.webhooks.schemas import WebhookState, WebhookView
 from worker.contracts import UNCHARGED_FAILURES
 
 __all__ = [
@@ -32,12 +33,23 @@ __all__ = [
 
 
 def job_view(
-    job: JobRow, *, attempts: Sequence[AttemptRow], best: BestView | None, place: int | None = None
+    job: JobRow,
+    *,
+    attempts: Sequence[AttemptRow],
+    best: BestView | None,
+    place: int | None = None,
+    delivery: DeliveryRow | None = None,
 ) -> JobView:
-    """A job with its progress, counted from its attempts, and its place among those that wait for room."""
+    """A job with its progress, counted from its attempts, and its place among those that wait for room.
+
+    Its webhook's outcome is that of ``delivery``, what is or was to be told of its last end.
+    """
     spec = spec_of(job)
-    if job.result is not None:
-        best = BestView.model_validate(job.result)
+    kept, former = BestView.model_validate(job.result) if job.result is not None else None, None
+    if kept is not None and job.state in TERMINAL_STATES:
+        best = kept
+    else:
+        former = kept
     return JobView(
         id=job.id,
         name=job.name,
@@ -51,8 +63,24 @@ def job_view(
         spec=spec,
         progress=_progress(spec, attempts),
         best=best,
+        former=former,
         notes=tuple(one.note for one in warm_starts_of(spec.search, training=spec.training)),
         dashboard=f"/dashboard/studies/{job.study_id}" if job.study_id is not None else None,
+        webhook=_webhook(job, spec.webhook, delivery) if spec.webhook is not None else None,
+    )
+
+
+def _webhook(job: JobRow, url: str, delivery: DeliveryRow | None) -> WebhookView:
+    if delivery is None or job.state not in TERMINAL_STATES:  # of an end before that, if of any
+        return WebhookView(url=url, state=WebhookState.PROMISED)
+    state = WebhookState.GIVEN_UP if delivery.due_at is None else WebhookState.WAITING
+    return WebhookView(
+        url=delivery.url,
+        state=WebhookState.DELIVERED if delivery.delivered_at is not None else state,
+        tries=delivery.tries,
+        next_try_at=delivery.due_at,
+        delivered_at=delivery.delivered_at,
+        error=delivery.error,
     )
 
 

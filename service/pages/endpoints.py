@@ -8,20 +8,20 @@ from http import HTTPStatus
 from typing import Annotated, Any
 from urllib.parse import parse_qs
 
-import optuna
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse
-from optuna.exceptions import StorageInternalError
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from fixnorm_core.errors import SpecError
+from service.access.callers import Caller, Calling
 from service.events.records import last_number
 from service.jobs import endpoints as jobs
 from service.pages.assets import find_asset
 from service.pages.rendering import render
 from service.problems import NotFound
 from service.reporting.figures import curves_chart, surface_chart
+from service.reporting.live import study_of
 from service.reporting.recipe import job_file, training_code
 from service.runtime import Running, Runtime
 from service.schemas import TERMINAL_STATES, Extension, JobState, JobView
@@ -81,9 +81,9 @@ VERBS: Mapping[str, Verb] = {
 
 
 @router.get("/", response_class=HTMLResponse)
-def show_jobs(running: Running, cursor: str | None = None) -> HTMLResponse:
+def show_jobs(running: Running, calling: Calling, cursor: str | None = None) -> HTMLResponse:
     """All jobs, newest first."""
-    return render("jobs.html", **_list(running, cursor))
+    return render("jobs.html", caller=calling, **_list(running, cursor))
 
 
 @router.get("/jobs", response_class=HTMLResponse)
@@ -93,18 +93,18 @@ def show_list(running: Running, cursor: str | None = None) -> HTMLResponse:
 
 
 @router.get("/jobs/{job_id}", response_class=HTMLResponse)
-def show_job(job_id: str, running: Running) -> HTMLResponse:
+def show_job(job_id: str, running: Running, calling: Calling) -> HTMLResponse:
     """One job, live."""
     try:
-        return render("job.html", **_job(running, job_id))
+        return render("job.html", **_job(running, job_id, calling))
     except NotFound as missing:
         return render("missing.html", status=HTTPStatus.NOT_FOUND, rule=missing.rule)
 
 
 @router.get("/jobs/{job_id}/live", response_class=HTMLResponse)
-def show_live(job_id: str, running: Running) -> HTMLResponse:
+def show_live(job_id: str, running: Running, calling: Calling) -> HTMLResponse:
     """What changes on a job's page, for the page to replace."""
-    return render("job_live.html", **_job(running, job_id))
+    return render("job_live.html", **_job(running, job_id, calling))
 
 
 @router.get("/jobs/{job_id}/charts", response_class=JSONResponse)
@@ -112,16 +112,16 @@ def show_charts(job_id: str, running: Running) -> JSONResponse:
     """What a job's page draws: plotly's data and layouts, by name."""
     job, trials = jobs.show_job(job_id, running), jobs.list_trials(job_id, running)
     charts = {
-        "surface": surface_chart(job.spec, trials, best=job.best, study=_study(running, job)),
+        "surface": surface_chart(job.spec, trials, best=job.best, study=study_of(running, job)),
         "curves": curves_chart(trials, best=job.best),
     }
     return JSONResponse(charts, headers={"Cache-Control": "no-store"})
 
 
-@router.get("/jobs/{job_id}/report.html", response_class=FileResponse)
-def show_report(job_id: str, running: Running) -> FileResponse:
-    """The report of an ended job: charts and all, one file."""
-    return FileResponse(jobs.final_file(running, job_id, "report").with_name("report.html"), media_type="text/html")
+@router.get("/jobs/{job_id}/report.html", response_class=HTMLResponse)
+def show_report(job_id: str, running: Running) -> Response:
+    """The report of a job as it is now: charts and all, one file."""
+    return jobs.fetch_report(job_id, running, "html")
 
 
 @router.post("/jobs/{job_id}/{verb}", response_class=RedirectResponse)
@@ -151,29 +151,21 @@ def _list(running: Runtime, cursor: str | None) -> dict[str, Any]:
     return {"page": page, "cursor": cursor, "now": running.now()}
 
 
-def _job(running: Runtime, job_id: str) -> dict[str, Any]:
+def _job(running: Runtime, job_id: str, caller: Caller) -> dict[str, Any]:
     with running.database.read() as session:
         number = last_number(session, job_id)  # first: whatever comes later is news to the page
     job, trials = jobs.show_job(job_id, running), jobs.list_trials(job_id, running)
     accuracies = [accuracy for trial in trials for accuracy in trial.curve]
-    best = job.best
+    best, may_change = job.best, caller.may_change(job.spec.share.user)
     return {
         "job": job,
         "trials": trials,
         "knobs_of_job": list(job.spec.search.space),
         "scale": (min(accuracies, default=0.0), max(accuracies, default=1.0)),
-        "verbs": {name: verb for name, verb in VERBS.items() if job.state in verb.states},
+        "verbs": {name: verb for name, verb in VERBS.items() if job.state in verb.states} if may_change else {},
+        "caller": caller,
         "code": training_code(job.spec, best) if best is not None else None,
         "file": job_file(job.spec, best) if best is not None else None,
         "last_event": number,
         "now": running.now(),
     }
-
-
-def _study(running: Runtime, job: JobView) -> optuna.Study | None:
-    if job.dashboard is None:
-        return None
-    try:
-        return optuna.load_study(study_name=job.id, storage=running.storage)
-    except (KeyError, StorageInternalError):
-        return None

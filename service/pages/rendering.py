@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from starlette.responses import HTMLResponse
 
 from service.cli.words import knobs, local_time, number, percent
@@ -23,8 +24,6 @@ _POLICY = (
 )
 _HEADERS = {
     "Content-Security-Policy": _POLICY,
-    "Referrer-Policy": "same-origin",  # with no referrer at all, a form's Origin would be null, and refused
-    "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
 
@@ -69,6 +68,17 @@ def sparkline(curve: Sequence[float], *, epochs: int, low: float, high: float) -
     ).format(width, height, points)
 
 
+def prose(text: str) -> Markup:
+    """Paragraphs of plain words with ``code`` in them."""
+    paragraphs = (part for part in re.split(r"\n\s*\n", text.strip()) if part)
+    return Markup("").join(Markup("<p>{}</p>").format(coded(part)) for part in paragraphs)
+
+
+def coded(text: str) -> Markup:
+    """Plain words with ``code`` in them."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # escaped before  # nosec B704
+
+
 def _environment() -> Environment:
     made = Environment(
         loader=PackageLoader("service.pages"),
@@ -78,11 +88,13 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {
+        "coded": coded,
         "duration": duration,
         "knobs": knobs,
         "local_time": local_time,
         "number": number,
         "percent": percent,
+        "prose": prose,
     }
     made.globals |= {"asset": address_of, "sparkline": sparkline, "took": took, "TERMINAL_STATES": TERMINAL_STATES}
     return made

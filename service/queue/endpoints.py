@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from service.nodes.views import node_views
 from service.queue.places import Place, find_places
 from service.queue.schemas import Amount, QueueEntry, QueueView
 from service.runtime import Running
@@ -17,11 +18,13 @@ router = APIRouter(tags=["queue"])
 @router.get("/queue")
 def show_queue(running: Running) -> QueueView:
     """All jobs that have not ended: those that wait for room in their order and why, then the others."""
-    capacity = running.capacity
     with running.database.read() as session:
-        places = find_places(session, capacity=capacity, rules=running.rules, now=running.now())
+        places = find_places(session, layout=running.layout(), rules=running.rules, now=running.now())
+        nodes = node_views(session, running.present, now=running.now())
     held = Resources.together(place.claim.held for place in places)
-    return QueueView(capacity=_amount(capacity), held=_amount(held), jobs=tuple(_entry(place) for place in places))
+    return QueueView(
+        capacity=_amount(running.capacity), held=_amount(held), jobs=tuple(map(_entry, places)), nodes=nodes
+    )
 
 
 def _entry(place: Place) -> QueueEntry:

@@ -5,6 +5,7 @@ So every server can tell, and nothing has to be written for all that wait whenev
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,7 +13,8 @@ from sqlalchemy.orm import Session
 
 from service.queue.share import Claim, Obstacle, Rules, Turns
 from service.queue.standing import MEMORY, Standing, count_running, last_served, load_standings
-from worker.contracts import Resources
+from worker.contracts import Node, Resources
+from worker.room import Layout
 
 __all__ = ["Place", "find_places", "ordinal"]
 
@@ -43,23 +45,30 @@ class Place:
         return f"{self.obstacle.reason}; {self.obstacle.now}"
 
 
-def find_places(session: Session, *, capacity: Resources, rules: Rules, now: datetime) -> list[Place]:
+def find_places(
+    session: Session, *, layout: Layout | Sequence[Node], rules: Rules, now: datetime, newcomer: Standing | None = None
+) -> list[Place]:
     """Of all jobs that have not ended: those that wait, in their order, then the others, oldest first.
 
     Args:
         session: A reading session.
-        capacity: All that trials can hold together.
+        layout: What is held on which node; where that is not known, the nodes: it is taken to be packed well then.
         rules: The operator's.
         now: The time.
+        newcomer: One more, which has not been submitted.
     """
-    standings = {each.job_id: each for each in load_standings(session)}
+    known_here = [*load_standings(session), *([] if newcomer is None else [newcomer])]
+    standings = {each.job_id: each for each in known_here}
     running = count_running(session)
     claims = {
         job_id: each.claim(Resources.together([each.needed] * running.get(job_id, 0)))
         for job_id, each in standings.items()
     }
-    free = capacity - Resources.together(claim.held for claim in claims.values())
-    turns = Turns(claims.values(), capacity, rules, now, last_served(session, after=now - MEMORY))
+    if not isinstance(layout, Layout):
+        trials = [standings[job_id].needed for job_id in claims for _ in range(running.get(job_id, 0))]
+        layout = Layout(layout, [(needed, None) for needed in trials])
+    free = layout.room()
+    turns = Turns(claims.values(), layout.nodes, rules, now, last_served(session, after=now - MEMORY))
     waiting: list[Place] = []
     while (claim := turns.pop()) is not None:
         standing = standings[claim.job_id]

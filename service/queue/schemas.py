@@ -6,6 +6,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 
+from service.nodes.schemas import NodeView
 from service.schemas import JobState
 
 __all__ = ["Amount", "QueueEntry", "QueueView"]
@@ -54,8 +55,10 @@ class QueueView(_View):
         capacity: All that trials can hold together.
         held: What they hold now.
         jobs: All that have not ended: those that wait by their place, then the others, oldest first.
+        nodes: The machines that trials run on, and which of them are out of use.
     """
 
     capacity: Amount
     held: Amount
     jobs: tuple[QueueEntry, ...]
+    nodes: tuple[NodeView, ...] = ()

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from fixnorm_core.spec import ShareSpec
-from worker.contracts import NOTHING, Resources
+from worker.contracts import NOTHING, Node, Resources
+from worker.room import Room
 
-__all__ = ["UNLIMITED", "Claim", "Lane", "Obstacle", "Rules", "Turns"]
+__all__ = ["UNLIMITED", "Claim", "Lane", "Obstacle", "Rules", "Turn", "Turns"]
 
 UNLIMITED = Resources(math.inf, math.inf)
 
@@ -96,14 +97,14 @@ class Turns:
 
     Attributes:
         claims: One of each job that has not ended.
-        capacity: All that trials can hold together.
+        nodes: The machines that trials can run on.
         rules: The operator's.
         now: The time. Nothing has waited longer for a clock that was set back, nor less than not at all.
         served: When a trial of each user was started last, of jobs that have ended since; see :data:`Lane`.
     """
 
     claims: Iterable[Claim]
-    capacity: Resources
+    nodes: Sequence[Node]
     rules: Rules
     now: datetime
     served: Mapping[Lane, datetime] = field(default_factory=dict)
@@ -111,8 +112,10 @@ class Turns:
     _users: dict[str | None, _User] = field(default_factory=dict, init=False)
     _heap: list[tuple[_Key, Claim]] = field(default_factory=list, init=False)
     _kept: Claim | None = field(default=None, init=False)
+    _capacity: Resources = field(init=False)
 
     def __post_init__(self) -> None:
+        self._capacity = Resources.together(node.total for node in self.nodes)
         claims = list(self.claims)
         self._served.update(self.served)
         for claim in claims:
@@ -137,7 +140,11 @@ class Turns:
         claim = replace(claim, held=claim.held + claim.needed, served_at=self.now, waiting_since=None)
         heapq.heappush(self._heap, (self._key(claim), claim))
 
-    def obstacle(self, claim: Claim, *, free: Resources) -> Obstacle | None:
+    def nodes_for(self, claim: Claim, *, free: Room) -> Sequence[str]:
+        """Where a trial of a job may be started that has no obstacle, the best first."""
+        return self._left(free).nodes_for(claim.needed)
+
+    def obstacle(self, claim: Claim, *, free: Room) -> Obstacle | None:
         """What keeps a trial of a job, whose turn it is, from starting; None if it may. If it has waited long enough,
         room is kept for it from now on.
 
@@ -145,25 +152,41 @@ class Turns:
             claim: The job's.
             free: What no trial holds.
         """
-        user, now = self._users[claim.share.user], f"free: {free}"
+        user, total = self._users[claim.share.user], free.total
+        now = f"free: {total}"
         has_place = claim.needed.fits_in(_without(self.rules.user_max - user.held, user.kept))
-        if has_place and claim.needed.fits_in(_without(free, self._kept)):
+        if has_place and self._left(free).fits(claim.needed):
             return None
         kept_for = self._kept
         if self._is_overdue(claim) and claim.needed.fits_in(self.rules.user_max):
             user.kept = user.kept or claim
-            if has_place and claim.needed.fits_in(self.capacity):
+            if has_place and free.could_hold(claim.needed):
                 self._kept = self._kept or claim
         if not has_place:
             whose = "without a user" if claim.share.user is None else f"of user {claim.share.user!r}"
             return Obstacle(f"waiting for other trials {whose}: {self._cap()}", f"they hold {user.held}")
-        if not claim.needed.fits_in(self.capacity):
-            now = f"the whole cluster has {self.capacity} now"
+        part = claim.needed.on_one_node
+        if sum(part.fits_in(node.total) for node in self.nodes) < claim.needed.nodes:
+            sizes = "; ".join(dict.fromkeys(str(node.total) for node in self.nodes)) or "nothing"
+            now = f"the whole cluster has {self._capacity} now"
+            few = (
+                f"not {claim.needed.nodes} nodes of it {part} each"
+                if claim.needed.nodes > 1
+                else "no node of it that much"
+            )
+            now += f", and {few}: they have {sizes}" if claim.needed.fits_in(self._capacity) else ""
         elif kept_for is not None:
             now += f", of which room is kept for {kept_for.job_id}"
         elif self._kept is claim:
             now += ", which is kept for it"
-        return Obstacle(f"waiting for room: a trial needs {claim.needed}", now)
+        elif claim.needed.fits_in(total):
+            one = f"{claim.needed.nodes} nodes, {part} on each" if claim.needed.nodes > 1 else "one node"
+            now += f", but not on {'one GPU' if 0 < claim.needed.gpus < 1 else one}"
+        return Obstacle(f"waiting for room: a trial needs {claim.needed}", "; ".join([now, *free.notes]))
+
+    def _left(self, free: Room) -> Room:
+        """What is free for others than the one that room is kept for."""
+        return free if self._kept is None else free.without(self._kept.needed)
 
     def _note_served(self, lane: Lane, at: datetime) -> None:
         self._served[lane] = max(at, self._served.get(lane, _NEVER))
@@ -192,8 +215,33 @@ class Turns:
     def _fraction(self, claim: Claim, held: Resources) -> float:
         """Of all that there is of the resource that a job competes for."""
         if claim.lane[1]:
-            return round(held.gpus / (self.capacity.gpus or 1.0), 9)
-        return round(held.cpus / (self.capacity.cpus or 1.0), 9)
+            return round(held.gpus / (self._capacity.gpus or 1.0), 9)
+        return round(held.cpus / (self._capacity.cpus or 1.0), 9)
+
+
+@dataclass(slots=True)
+class Turn:
+    """The turn of one job.
+
+    Attributes:
+        turns: Of all.
+        claim: The job's.
+        free: Tells what is free by now: the job may have freed some itself.
+    """
+
+    turns: Turns
+    claim: Claim
+    free: Callable[[], Room]
+    _room: Room | None = field(default=None, init=False)
+
+    def obstacle(self) -> Obstacle | None:
+        """What keeps a trial of it from starting now; None if it may."""
+        self._room = self.free()
+        return self.turns.obstacle(self.claim, free=self._room)
+
+    def nodes(self) -> Sequence[str]:
+        """Where it may be started that had no obstacle when that was asked last, the best first."""
+        return self.turns.nodes_for(self.claim, free=self._room or self.free())
 
 
 def _without(room: Resources, kept: Claim | None) -> Resources:

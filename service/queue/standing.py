@@ -50,6 +50,11 @@ class Standing:
         """Whether a trial of it would start if there were room."""
         if self.cancel_requested or self.state is JobState.PAUSED:
             return False
+        return self.wants_room
+
+    @property
+    def wants_room(self) -> bool:
+        """Whether it waited for room when it was last looked at, or has not been looked at."""
         return self.waiting_since is not None or self.has_not_begun
 
     @property

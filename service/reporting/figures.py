@@ -14,9 +14,9 @@ import numpy.typing as npt
 from optuna import Study
 
 from fixnorm_core.spec import JobSpec
-from fixnorm_core.tuning.choice import search_space
+from fixnorm_core.tuning.choice import build_sampler, search_space
 from fixnorm_core.tuning.sampler import FixNormSampler
-from service.reporting.charts import log_axis, trial_label
+from service.reporting.charts import count_axis, log_axis, trial_label
 from service.schemas import BestView, TrialState, TrialView
 
 __all__ = ["curves_chart", "surface_chart"]
@@ -31,6 +31,8 @@ _KNOBS = 2
 _LEVELS = 16
 _BELOW_MEDIAN = 6.0
 _NARROWEST = 0.1  # percentage points
+_FAILED = {"width": 2.5, "color": _DIVERGED}
+_WHOLE = {"cliponaxis": False}  # a mark at a limit of its knob is not cut off
 _COLORBAR = {"title": {"text": "%"}, "thickness": 12, "tickformat": ".4~g"}
 
 
@@ -54,12 +56,13 @@ def curves_chart(trials: Sequence[TrialView], *, best: BestView | None) -> Chart
             }
         )
     epochs = max((trial.epochs for trial in trials), default=1)
+    is_told = any(trial.curve for trial in trials)
     return {
         "data": traces,
         "layout": {
             "showlegend": False,
-            "xaxis": {"title": {"text": "epoch"}, "range": [0.8, epochs + 0.2], "tickformat": "d"},
-            "yaxis": {"title": {"text": "validation accuracy, %"}},
+            "xaxis": {"range": [0.8, epochs + 0.2], **count_axis("epoch", most=epochs)},
+            "yaxis": {"title": {"text": "validation accuracy, %"}, **({} if is_told else {"range": [0, 100]})},
         },
     }
 
@@ -82,6 +85,8 @@ def surface_chart(spec: JobSpec, trials: Sequence[TrialView], *, best: BestView 
     colors = {"colorscale": "Viridis", "showscale": expected is None, "colorbar": _COLORBAR}
     traces = [_belief(*expected, across, up, low=low, high=high)] if expected is not None else []
     marker = {"size": 13, "color": found, "cmin": low, "cmax": high, "line": {"width": 1.5, "color": "#fff"}, **colors}
+    failed = [trial for trial in trials if trial.state is TrialState.FAILED]  # below: another try lies on top
+    traces += _dots(failed, across, up, name="failed", marker={"symbol": "x-thin", "size": 9, "line": _FAILED})
     traces += _dots(finished, across, up, name="complete", marker=marker)
     for state, name, look in (
         (TrialState.RUNNING, "running", {"symbol": "circle-open", "size": 13, "line": {"width": 2.5}, "color": _BEST}),
@@ -92,7 +97,7 @@ def surface_chart(spec: JobSpec, trials: Sequence[TrialView], *, best: BestView 
     if best is not None:
         star = {"symbol": "star", "size": 20, "color": "#ff9f1c", "line": {"width": 1.5, "color": "#222222"}}
         at = {"x": [best.params[across]], "y": [best.params[up]]}
-        traces.append({"type": "scatter", "mode": "markers", "name": "best point", "marker": star, **at})
+        traces.append({"type": "scatter", "mode": "markers", "name": "best point", "marker": star, **at, **_WHOLE})
     axes = {knob: log_axis((spans[knob].low, spans[knob].high)) for knob in spans}
     ranges = {knob: [math.log10(spans[knob].low), math.log10(spans[knob].high)] for knob in spans}
     return {
@@ -100,17 +105,23 @@ def surface_chart(spec: JobSpec, trials: Sequence[TrialView], *, best: BestView 
         "layout": {
             "xaxis": {"title": {"text": across}, "range": ranges[across], **axes[across]},
             "yaxis": {"title": {"text": up}, "range": ranges[up], **axes[up]},
+            "showlegend": True,  # for a single kind of marks too
             "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         },
     }
 
 
 def _expected(spec: JobSpec, study: Study, across: str, up: str) -> tuple[Values, Values, Values] | None:
-    """The expected accuracy, %, over a grid: what FixNormSampler makes of the trials, whoever proposed them."""
+    """The expected accuracy, %, over a grid: what the job's FixNormSampler believes, or one of our own would of the
+    trials that another has proposed.
+    """
     xs, ys = (np.geomspace(spec.search.space[knob].low, spec.search.space[knob].high, _GRID) for knob in (across, up))
     points = [{across: float(x), up: float(y)} for y in ys for x in xs]
     try:
-        expected = FixNormSampler(search_space(spec.search), seed=spec.seed).expected(study, points)
+        sampler = build_sampler(spec.search, training=spec.training, seed=spec.seed)
+        if not isinstance(sampler, FixNormSampler):
+            sampler = FixNormSampler(search_space(spec.search), seed=spec.seed)
+        expected = sampler.expected(study, points)
     except ValueError:  # the study has no complete trial yet: the views were read a moment later
         return None
     return xs, ys, 100 * np.clip(np.array(expected), 0.0, 1.0).reshape(_GRID, _GRID)
@@ -142,6 +153,8 @@ def _color_range(found: Sequence[float], expected: Values | None) -> tuple[float
     high = max([*found, *([float(expected.max())] if expected is not None else [])])
     middle = float(np.median(found))
     low = max(min(found), middle - _BELOW_MEDIAN * (high - middle))
+    if len(found) == 1 and expected is not None:  # nothing to tell apart yet but what is expected
+        low = float(expected.min())
     return (low, high) if high - low > _NARROWEST else (high - _NARROWEST, high)
 
 
@@ -159,6 +172,7 @@ def _dots(trials: Sequence[TrialView], across: str, up: str, *, name: str, marke
             "text": [trial_label(trial) for trial in placed],
             "hovertemplate": f"%{{text}}<br>{across} %{{x:.4g}}, {up} %{{y:.4g}}<extra></extra>",
             "marker": marker,
+            **_WHOLE,
         }
     ]
 

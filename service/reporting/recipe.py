@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import yaml
 
 from fixnorm_core.spec import JobSpec, Method, TrainingSpec
 from service.schemas import BestView
 
-__all__ = ["job_file", "training_code"]
+__all__ = ["job_file", "submitted_file", "training_code"]
+
+
+def submitted_file(spec: JobSpec) -> str:
+    """The job as it was submitted, as YAML: what it is of, and all else that differs from the defaults.
+
+    Without its webhook, which may be a secret.
+    """
+    stored = spec.model_dump(mode="json", exclude_defaults=True, exclude={"webhook"})
+    named: dict[str, Any] = {"name": spec.name}
+    for part, name in (("model", spec.model.name), ("data", spec.data.name)):
+        named[part] = {"name": name} | stored.get(part, {})
+    return _written(named | {part: value for part, value in stored.items() if part not in named})
 
 
 def job_file(spec: JobSpec, best: BestView) -> str:
@@ -16,10 +30,10 @@ def job_file(spec: JobSpec, best: BestView) -> str:
     for knob, value in best.params.items():
         span = spec.search.space[knob]
         point[knob] = min(max(float(f"{value:.4g}"), span.low), span.high)
-    stored = spec.model_dump(mode="json", exclude_defaults=True)
+    stored = spec.model_dump(mode="json", exclude_defaults=True, exclude={"webhook"})
     search = {name: value for name, value in stored.get("search", {}).items() if name != "start_from"}
     changed = {**stored, "search": search | {"start": point}}
-    return str(yaml.safe_dump(changed, sort_keys=False, default_flow_style=None, width=100))
+    return _written(changed)
 
 
 def training_code(spec: JobSpec, best: BestView) -> str:
@@ -44,6 +58,10 @@ def training_code(spec: JobSpec, best: BestView) -> str:
         f"base = torch.optim.{_class(training)}(groups, {_momentum(training)}{decay})\n"
         f"optimizer = FixNorm(base, model, roles=roles, fc_norm={best.params['fc_norm']:.4g}{held})\n"
     )
+
+
+def _written(document: dict[str, Any]) -> str:
+    return str(yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=100))
 
 
 def _class(training: TrainingSpec) -> str:

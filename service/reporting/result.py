@@ -10,21 +10,19 @@ import structlog
 from optuna.trial import FrozenTrial
 from pydantic import ValidationError
 
+from fixnorm_core.files import discard_partial, replacing
 from fixnorm_core.reports import RECORD_NAME, EpochReport, FinishedRun
 from fixnorm_core.spec import JobSpec
-from fixnorm_core.training.files import discard_partial, replacing
 from fixnorm_core.tuning.recommend import Recommendation
 from service.database.rows import AttemptRow, JobRow
 from service.jobs.folders import best_folder, trial_folder
 from service.jobs.views import best_view, epochs_saved, evaluation_of, result_of, trial_views
-from service.reporting.charts import render_charts
 from service.reporting.report import render_report
 from service.schemas import BestView
 
-__all__ = ["CHARTS_NAME", "REPORT_NAME", "RESULT_NAME", "WEIGHTS_NAME", "write_result"]
+__all__ = ["REPORT_NAME", "RESULT_NAME", "WEIGHTS_NAME", "read_history", "write_result"]
 
 REPORT_NAME = "report.md"
-CHARTS_NAME = "report.html"
 RESULT_NAME = "result.json"
 WEIGHTS_NAME = "weights.safetensors"
 JOB_NAME = "job.json"
@@ -42,7 +40,7 @@ def write_result(
     best: Recommendation,
     stop_reason: str,
 ) -> BestView:
-    """Copies the weights, writes report, charts, result and job file, and returns the final view of the best point.
+    """Copies the weights, writes report, result and job file, and returns the final view of the best point.
 
     Raises:
         OSError: If a file has no room, say; of those that could be written none is half there.
@@ -63,17 +61,15 @@ def write_result(
     )
     shown = trial_views(spec, trials, attempts=rows, now=job.created_at)
     run = result_of(best.best_run, attempts=rows)
-    history = _history(trial_folder(state_dir, job.id, best.best_run))
-    charts = render_charts(f"{job.name} ({job.id})", best=view, trials=shown, run=run, history=history)
-    _write(folder / CHARTS_NAME, charts)
-    text = render_report(job, spec, best=view, trials=shown, run=run, history=history, charts=CHARTS_NAME)
+    history = read_history(trial_folder(state_dir, job.id, best.best_run))
+    text = render_report(job, spec, best=view, trials=shown, run=run, history=history)
     _write(folder / REPORT_NAME, text)
     _write(folder / RESULT_NAME, view.model_dump_json(indent=2) + "\n")
     _write(folder / JOB_NAME, spec.model_dump_json(indent=2) + "\n")
     return view
 
 
-def _history(folder: Path) -> tuple[EpochReport, ...]:
+def read_history(folder: Path) -> tuple[EpochReport, ...]:
     """The epochs of a run, as its folder records them; a report does without them if it must."""
     try:
         return FinishedRun.model_validate_json((folder / RECORD_NAME).read_bytes(), extra="ignore").reports

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 
 from service.schemas import BestView
 
-__all__ = ["percent", "result_rows"]
+__all__ = ["local_time", "percent", "result_rows"]
 
 
 def result_rows(best: BestView) -> Iterable[tuple[str, str]]:
@@ -26,6 +27,11 @@ def result_rows(best: BestView) -> Iterable[tuple[str, str]]:
     yield "weights", f"{best.weights} (of trial {best.weights_trial})" if best.weights else "none were kept"
 
 
-def percent(share: float) -> str:
-    """A share as a percentage with two decimals."""
-    return f"{100 * share:.2f} %"
+def percent(share: float | None) -> str:
+    """A share as a percentage with two decimals; a dash when there is none."""
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
+def local_time(moment: datetime | None) -> str:
+    """A time on this machine's clock, to the second; a dash when there is none."""
+    return "-" if moment is None else f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"

@@ -12,16 +12,33 @@ import copy
 import json
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages._rdb import models
+from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-__all__ = ["Mirror"]
+__all__ = ["Draft", "Mirror"]
+
+
+_DRAFT = -1  # id of a trial that is not stored yet
+
+
+@dataclass(slots=True)
+class Draft:
+    """A trial that is being put together.
+
+    Attributes:
+        number: Its number, once it is stored; another than it had before if somebody else has created one meanwhile.
+    """
+
+    number: int = -1
 
 
 class Mirror(BaseStorage):
@@ -40,6 +57,24 @@ class Mirror(BaseStorage):
         self._trials: dict[int, list[FrozenTrial]] = {}  # by study
         self._places: dict[int, tuple[int, int]] = {}  # study and number, by trial
         self._directions: dict[int, list[StudyDirection]] = {}
+        self._is_drafting = False
+
+    @contextmanager
+    def drafting(self, study_id: int) -> Iterator[Draft]:
+        """Keeps the trial that is created in the block in memory, and stores it at its end with all that it was given.
+
+        In the block it looks like any other. If that fails, nothing of it is stored, or all if an answer was lost.
+        """
+        trials, draft = self._of(study_id), Draft()
+        self._is_drafting = True
+        try:
+            yield draft
+            made = trials[self._places[_DRAFT][1]]
+        finally:
+            self._is_drafting = False
+            if self._places.pop(_DRAFT, None) is not None:
+                trials.pop()
+        draft.number = self._create(study_id, made).number
 
     def forget(self, study_id: int) -> None:
         """Has a study be read anew: somebody else may have written after all, or it is not needed any more."""
@@ -55,7 +90,7 @@ class Mirror(BaseStorage):
     def known(self, study_id: int) -> Sequence[FrozenTrial] | None:
         """What is remembered of a study, by number; None if nothing is. Asks no database; safe from any thread."""
         trials = self._trials.get(study_id)
-        return list(trials) if trials is not None else None
+        return [trial for trial in trials if trial._trial_id != _DRAFT] if trials is not None else None
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
@@ -85,16 +120,14 @@ class Mirror(BaseStorage):
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """Its id."""
+        if not self._is_drafting:
+            return self._create(study_id, template_trial)._trial_id
         trials = self._of(study_id)
-        with self._rereading_after_failure(study_id):
-            trial = self._backend._create_new_trial(study_id, template_trial)
-        if trial.number == len(trials):
-            self._places[trial._trial_id] = (study_id, trial.number)
-            trials.append(trial)
-        else:  # a server that was suspended has created one meanwhile
-            del self._trials[study_id]
-            self._of(study_id)
-        return trial._trial_id
+        trial = _copied(template_trial) if template_trial is not None else create_trial(state=TrialState.RUNNING)
+        trial.number, trial._trial_id = len(trials), _DRAFT
+        self._places[_DRAFT] = (study_id, trial.number)
+        trials.append(trial)
+        return _DRAFT
 
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
@@ -103,7 +136,8 @@ class Mirror(BaseStorage):
         known = (trial.distributions for trial in self._of(self._places[trial_id][0]))
         earlier = next((each[param_name] for each in known if param_name in each), None)
         with self._changing(trial_id) as changes:
-            self._backend._set_trial_param(trial_id, param_name, param_value_internal, distribution, earlier)
+            if trial_id != _DRAFT:
+                self._backend._set_trial_param(trial_id, param_name, param_value_internal, distribution, earlier)
             value = distribution.to_external_repr(param_value_internal)
             changes.append(lambda trial: trial.params.update({param_name: value}))
             changes.append(lambda trial: trial.distributions.update({param_name: distribution}))
@@ -136,13 +170,15 @@ class Mirror(BaseStorage):
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """An attribute; read back as JSON has it."""
         with self._changing(trial_id) as changes:
-            self._backend.set_trial_user_attr(trial_id, key, value)
+            if trial_id != _DRAFT:
+                self._backend.set_trial_user_attr(trial_id, key, value)
             changes.append(lambda trial: trial.user_attrs.update({key: json.loads(json.dumps(value))}))
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Likewise."""
         with self._changing(trial_id) as changes:
-            self._backend.set_trial_system_attr(trial_id, key, value)
+            if trial_id != _DRAFT:
+                self._backend.set_trial_system_attr(trial_id, key, value)
             changes.append(lambda trial: trial.system_attrs.update({key: json.loads(json.dumps(value))}))
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
@@ -201,6 +237,22 @@ class Mirror(BaseStorage):
             self._trials[study_id] = trials
             self._places.update({trial._trial_id: (study_id, trial.number) for trial in trials})
         return self._trials[study_id]
+
+    def _create(self, study_id: int, template: FrozenTrial | None) -> FrozenTrial:
+        """Stores a trial. Once: Optuna's own tries again after an error, and after a lost answer there would be two."""
+        trials = self._of(study_id)
+        with self._rereading_after_failure(study_id), _create_scoped_session(self._backend.scoped_session) as session:
+            models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
+            row: Any = self._backend._get_prepared_new_trial(study_id, template, session)
+            trial = _copied(template) if template is not None else create_trial(state=TrialState.RUNNING)
+            trial.number, trial._trial_id, trial.datetime_start = row.number, row.trial_id, row.datetime_start
+        if trial.number == len(trials):
+            self._places[trial._trial_id] = (study_id, trial.number)
+            trials.append(trial)
+        else:  # a server that was suspended has created one meanwhile
+            del self._trials[study_id]
+            self._of(study_id)
+        return trial
 
     @contextmanager
     def _rereading_after_failure(self, study_id: int) -> Iterator[None]:

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import inspect
+from pathlib import Path
+
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from optuna.storages import BaseStorage, RDBStorage, get_storage
-from sqlalchemy import Engine
+from sqlalchemy import Engine, create_engine, pool
 
 from service.database.connections import engine_options, make_safe
 from service.studies.mirror import Mirror
 
-__all__ = ["close_storage", "engine_of", "open_mirror", "open_reading_storage", "open_writing_storage"]
+__all__ = [
+    "close_storage",
+    "engine_of",
+    "is_up_to_date",
+    "open_mirror",
+    "open_reading_storage",
+    "open_scratch",
+    "open_writing_storage",
+    "upgrade_tables",
+]
 
 
 def open_mirror(url: str) -> Mirror:
     """The storage for the dispatcher, as its only writer, with Optuna's tables made."""
     return Mirror(_open(url, read_only=False))
+
+
+def open_scratch() -> Mirror:
+    """The same, in memory, of its own: what is asked there is known nowhere else."""
+    return Mirror(RDBStorage("sqlite://", engine_kwargs={"poolclass": pool.StaticPool}))
 
 
 def open_writing_storage(url: str) -> BaseStorage:
@@ -27,6 +46,26 @@ def open_reading_storage(url: str) -> BaseStorage:
     Optuna's tables must exist.
     """
     return get_storage(_open(url, read_only=True))
+
+
+def is_up_to_date(url: str) -> bool:
+    """Whether Optuna's tables are there and as this release of Optuna wants them.
+
+    Changes nothing, unlike a storage that is opened: that notes its version where none is, and two at once collide.
+    """
+    scripts = ScriptDirectory(str(Path(inspect.getfile(RDBStorage)).parent / "alembic"))
+    engine = create_engine(url, poolclass=pool.NullPool)
+    with engine.connect() as connection:
+        return set(MigrationContext.configure(connection).get_current_heads()) == set(scripts.get_heads())
+
+
+def upgrade_tables(url: str) -> None:
+    """Makes Optuna's tables, or brings them to what this release of Optuna wants."""
+    storage = RDBStorage(url, engine_options(url), skip_compatibility_check=True)
+    try:
+        storage.upgrade()
+    finally:
+        close_storage(storage)
 
 
 def close_storage(storage: BaseStorage) -> None:

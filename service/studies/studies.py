@@ -7,13 +7,13 @@ and what follows; a trial that is finished already is left as it is.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
-import plotly.graph_objects as go
+import plotly.io
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
@@ -82,18 +82,18 @@ class StudyHandle:
         return {point_of(point): mean for point, mean in zip(points, means, strict=True)}
 
     def ask(self) -> AskedTrial:
-        """The next point to train.
+        """The next point to train: a trial that is stored with its point and its seed, or not at all.
 
         Raises:
-            SamplerFailed: If the sampler raised; its trial is told as failed, so that nothing stays RUNNING.
+            SamplerFailed: If the sampler raised.
         """
-        trial = self.study.ask()
         try:
-            return self.complete(trial._trial_id)
+            if any(trial.state is TrialState.WAITING for trial in self.trials()):
+                return self.complete(self.study.ask()._trial_id)
+            return self._draw(lambda: self.study.ask()._trial_id)
         except (SQLAlchemyError, StorageInternalError):
-            raise  # the database's fault, and not the sampler's: the trial is taken up later
+            raise  # the database's fault, and not the sampler's: what is stored is taken up later
         except Exception as error:
-            self.tell_failed(trial.number)
             raise SamplerFailed(
                 f"sampler {self.spec.search.sampler} raised {type(error).__name__}: {error}",
                 "Choose another with search.sampler",
@@ -178,8 +178,7 @@ class StudyHandle:
         Args:
             chart: Plotly's data and layout.
         """
-        figure = go.Figure(chart).update_layout(title="Expected accuracy, and the trials")
-        save_plotly_graph_object(self.study, figure, graph_object_id=_SURFACE)
+        save_plotly_graph_object(self.study, _Drawing(chart), graph_object_id=_SURFACE)
 
     def end_open_trials(self) -> None:
         """Ends every trial that has not finished: nothing of an ended job stays RUNNING or WAITING."""
@@ -191,7 +190,17 @@ class StudyHandle:
     def _ask_at(self, params: dict[str, float], notes: dict[str, Any]) -> AskedTrial:
         # In one write: a crash after an enqueue would leave a trial that is taken for one of another kind
         trial = create_trial(state=TrialState.RUNNING, user_attrs=notes, system_attrs={"fixed_params": dict(params)})
-        return self.complete(self.storage.create_new_trial(self.id, template_trial=trial))
+        return self._draw(lambda: self.storage.create_new_trial(self.id, template_trial=trial))
+
+    def _draw(self, create: Callable[[], int]) -> AskedTrial:
+        """Creates and completes a trial in one transaction."""
+        with self.storage.drafting(self.id) as draft:
+            asked = self.complete(create())
+        if draft.number == asked.number:
+            return asked
+        # A server that was suspended has created one meanwhile, and a point depends on how many there are
+        self.tell_failed(draft.number)
+        return self._draw(create)
 
     def _note_for_the_pruner(self, trial: FrozenTrial, reports: Sequence[EpochReport]) -> None:
         known = list(trial.user_attrs.get(TRAIN_LOSS, ()))
@@ -201,6 +210,19 @@ class StudyHandle:
         for name, value in notes.items():
             if trial.user_attrs.get(name) != value:
                 self.storage.set_trial_user_attr(trial._trial_id, name, value)
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawing:
+    """All that the dashboard asks of a figure. Plotly's own checks each value, which takes longer than drawing it."""
+
+    chart: dict[str, Any]
+
+    def to_json(self) -> str:
+        """Data and layout."""
+        title = {"text": "Expected accuracy, and the trials"}
+        layout = {"template": plotly.io.templates["plotly"], "title": title, **self.chart["layout"]}
+        return str(plotly.io.json.to_json_plotly({"data": self.chart["data"], "layout": layout}))
 
 
 def _told_before() -> suppress:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, func, select, update
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from service.database.rows import DeliveryRow, EventRow, JobRow
 from service.events.records import last_number
 
-__all__ = ["claim", "count_waiting", "due", "message", "note", "promise"]
+__all__ = ["claim", "count_waiting", "due", "last_of", "message", "note", "promise"]
 
 
 def promise(session: Session, job_id: str) -> None:
@@ -36,6 +36,15 @@ def due(session: Session, *, now: datetime) -> Sequence[DeliveryRow]:
 def count_waiting(session: Session) -> int:
     """How many have neither arrived nor been given up."""
     return session.scalar(select(func.count()).where(DeliveryRow.due_at.is_not(None))) or 0
+
+
+def last_of(session: Session, jobs: Iterable[JobRow]) -> Mapping[str, DeliveryRow]:
+    """By job, what is or was to be told of its last end; nothing of jobs without a webhook, which are not looked up."""
+    asked = [job.id for job in jobs if job.spec.get("webhook") is not None]
+    if not asked:
+        return {}
+    query = select(DeliveryRow).where(DeliveryRow.job_id.in_(asked)).order_by(DeliveryRow.number)
+    return {delivery.job_id: delivery for delivery in session.scalars(query)}
 
 
 def claim(session: Session, delivery: DeliveryRow, *, until: datetime) -> bool:

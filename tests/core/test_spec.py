@@ -33,6 +33,24 @@ def test_a_spec_that_was_stored_before_there_were_limits_confirms_as_many_runs_a
 
 
 @pytest.mark.parametrize(
+    ("resources", "ranks", "threads"),
+    [
+        ({}, 1, 1),
+        ({"gpus_per_trial": 0.5, "cpus_per_trial": 4}, 1, 4),
+        ({"gpus_per_trial": 1, "ranks_per_trial": 1}, 1, 1),
+        ({"gpus_per_trial": 4, "cpus_per_trial": 16}, 4, 4),
+        ({"ranks_per_trial": 2, "cpus_per_trial": 3}, 2, 1),
+    ],
+)
+def test_each_gpu_of_a_trial_has_a_rank_and_its_part_of_the_cpus(
+    resources: dict[str, Any], ranks: int, threads: int
+) -> None:
+    spec = JobSpec.model_validate({"resources": resources})
+    trial = spec.trial({"lr": 0.01, "fc_norm": 2.0}, seed=0)
+    assert (spec.resources.ranks, trial.ranks, trial.cpu_threads) == (ranks, ranks, threads)
+
+
+@pytest.mark.parametrize(
     ("text", "duration", "told"),
     [
         ("8h", timedelta(hours=8), "8h"),
@@ -79,7 +97,13 @@ def test_a_deadline_is_kept_in_utc_and_survives_the_trip_through_json(text: str)
         ({"budget": {"max_time": "8 hours"}}, "'8 hours' is no duration: write it with a unit"),
         ({"budget": {"max_time_without_progress": "0s"}}, "0s is no time at all"),
         ({"budget": {"target_accuracy": 95}}, "less than or equal to 1"),
+        ({"resources": {"gpus_per_trial": 2, "ranks_per_trial": 3}}, "ranks_per_trial is 3 and gpus_per_trial 2"),
+        ({"resources": {"gpus_per_trial": 0.5, "ranks_per_trial": 2}}, "each rank has one GPU"),
+        ({"resources": {"ranks_per_trial": 4}, "training": {"batch_size": 3}}, "one of them would have no image"),
+        ({"resources": {"ranks_per_trial": 2}, "training": {"sync_batchnorm": True}}, "computes on GPUs alone"),
         ({"resources": {"gpus_per_trial": 1.5}}, "1.5 GPUs cannot be held"),
+        ({"resources": {"gpus_per_trial": 4, "nodes_per_trial": 3}}, "nodes_per_trial is 3 and a trial has 4 ranks"),
+        ({"resources": {"nodes_per_trial": 2}}, "a trial has 1 rank, which cannot be divided"),
         ({"training": {"device": "cuda"}}, "hides every GPU from the trial"),
         ({"data": {"crop": "random_resized", "storage": "memory"}}, "storage is memory: set storage to auto or stream"),
         ({"data": {"crop_min_area": 0}}, "greater than 0"),

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from serving import serving
+from serving import serving, simulated
 
 from service.composition import Service, build
-from service.settings import BackendName, Settings
+from service.settings import Settings
 from worker.recording import Recording
 
 
@@ -33,15 +32,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def settings(tmp_path: Path, database_url: str) -> Settings:
-    return Settings(
-        database_url=database_url,
-        state_dir=tmp_path / "state",
-        data_root=tmp_path / "data",
-        backend=BackendName.SIMULATOR,
-        cpus=4.0,
-        poll_interval=timedelta(milliseconds=1),
-        retry_seconds=0,
-    )
+    return simulated(tmp_path, database_url=database_url)
 
 
 @pytest.fixture

@@ -211,7 +211,7 @@ def test_without_postgresqls_driver_the_package_is_named(tmp_path: Path, monkeyp
     monkeypatch.setitem(sys.modules, "psycopg", None)  # as if it were not installed
     with pytest.raises(CannotStart, match="needs the package 'psycopg'") as raised:
         build(Settings(state_dir=tmp_path, database_url="postgresql://u:secret@127.0.0.1:1/d"))
-    assert "fixnorm-tune[postgres]" in str(raised.value)
+    assert "'.[postgres]'" in str(raised.value)
     assert "secret" not in str(raised.value)
 
 

@@ -77,6 +77,17 @@ def test_a_cluster_that_ray_is_to_find_by_itself_is_not_looked_for(here: Path, m
     assert found["Ray"]["condition"] == "ok"
 
 
+def test_a_torch_and_a_torchvision_that_do_not_fit_are_a_problem_with_its_way_out(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del here
+    monkeypatch.setitem(sys.modules, "fixnorm_core.vision", None)  # its import fails then
+    _, found = ask()
+    assert found["torch"]["condition"] == "problem"
+    assert " do not work together: " in found["torch"]["says"]
+    assert found["torch"]["way_out"].startswith("Install versions that do: pip install '.[server]' in a checkout, or ")
+
+
 def test_a_full_disk_a_missing_package_and_a_bad_setting_are_found(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(here)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**20))
@@ -84,6 +95,9 @@ def test_a_full_disk_a_missing_package_and_a_bad_setting_are_found(here: Path, m
     monkeypatch.setenv("FIXNORM_CPUS", "-1")
     _, found = ask()
     assert found["dashboard"]["condition"] == "problem"
+    assert found["dashboard"]["way_out"].startswith(
+        "Install the server too: pip install '.[server]' in a checkout, or "
+    )
     assert "FIXNORM_CPUS" in found["Ray"]["says"] or "cpus" in found["Ray"]["says"]
     monkeypatch.delenv("FIXNORM_CPUS")
     _, found = ask()

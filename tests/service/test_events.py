@@ -137,6 +137,7 @@ def test_what_was_done_before_a_crash_and_not_told_is_told_after_it(
         spec,
         database=runtime.database,
         images=Path("/"),
+        reach=runtime.reach,
         nodes=runtime.nodes(),
         trials=runtime.trials,
         key=None,

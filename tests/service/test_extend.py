@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,10 +12,12 @@ from optuna.trial import TrialState
 from serving import serving
 from sqlalchemy import select
 from streaming import read_events
+from typer.testing import CliRunner
 from waiting import wait_for
 
 from fixnorm_core.spec import JobSpec, SamplerName
 from fixnorm_core.tuning.attributes import CONFIRM, KIND
+from service.cli.main import app
 from service.client import Client
 from service.composition import Service, build
 from service.database.rows import DeliveryRow, JobRow
@@ -95,7 +98,7 @@ def test_a_job_that_has_ended_searches_on_from_its_trials_and_confirms_what_is_t
         assert kinds(service, job_id) == ["search"] * 3 + ["confirm"]
         more(service, job_id, 5)
         job = stored(service, job_id)
-        assert (job.state, job.result, job.ended_at, job.stop_reason) == (JobState.RUNNING, None, None, None)
+        assert (job.state, job.result, job.ended_at, job.stop_reason) == (JobState.RUNNING, first.result, None, None)
         assert job.reason == "extended by 5 trials to 9 by request"
         job = go_on(service, job_id)
         assert job.state == JobState.SUCCEEDED, job.reason
@@ -192,13 +195,13 @@ def test_a_paused_job_stays_paused_with_its_new_budget(settings: Settings, spec:
     with server(settings) as service:
         job_id = put(service, spec)
         service.dispatcher.tick()
-        ask(PAUSE, job_id, database=service.runtime.database)
+        ask(PAUSE, job_id, database=service.runtime.database, now=service.runtime.now())
         more(service, job_id, 2)
         service.dispatcher.wake()
         for _ in range(100):
             service.dispatcher.tick()
         assert (state_of(service, job_id), len(trials(service, job_id))) == (JobState.PAUSED, 2)
-        ask(RESUME, job_id, database=service.runtime.database)
+        ask(RESUME, job_id, database=service.runtime.database, now=service.runtime.now())
         go_on(service, job_id)
         assert finished(service, job_id) == 6
 
@@ -226,7 +229,7 @@ def test_a_job_whose_extension_is_cancelled_keeps_the_result_that_it_had(setting
             service.dispatcher.wake()
             for _ in range(3):
                 service.dispatcher.tick()
-            assert stored(service, job_id).result is None
+            assert stored(service, job_id).result == first
             with service.runtime.database.write.begin() as session:
                 repository.request_cancel(session, job_id)
             job = go_on(service, job_id)
@@ -236,7 +239,7 @@ def test_a_job_whose_extension_is_cancelled_keeps_the_result_that_it_had(setting
 def test_a_job_that_is_stopping_or_being_cancelled_cannot_be_extended(settings: Settings, spec: JobSpec) -> None:
     with server(settings) as service:
         stopping, cancelling = put(service, spec), put(service, spec)
-        ask(STOP, stopping, database=service.runtime.database)
+        ask(STOP, stopping, database=service.runtime.database, now=service.runtime.now())
         with service.runtime.database.write.begin() as session:
             repository.request_cancel(session, cancelling)
         for job_id, why in ((stopping, "starts no trials any more"), (cancelling, "being cancelled")):
@@ -286,6 +289,37 @@ def test_a_job_is_extended_by_request_its_stream_goes_on_and_a_request_sent_twic
         assert len(kinds) == numbers[-1]
         assert http.get(f"{JOBS}/{job_id}/weights").status_code == 409  # the simulator keeps none
         assert http.get(f"{JOBS}/{job_id}/report").status_code == 200
+
+
+def test_while_a_job_is_being_extended_the_result_that_it_had_can_be_read_and_fetched(
+    settings: Settings, spec: JobSpec, tmp_path: Path
+) -> None:
+    service = build(settings)
+    with serving(service.app) as url, Client(url) as client, httpx.Client(base_url=url, timeout=30) as http:
+        job_id = client.submit(spec).id
+        ended = wait_for(http, job_id)
+        report = client.report(job_id)
+        assert (ended.former, ended.best is not None) == (None, True)
+        client.extend(job_id, 2000)
+        client.pause(job_id)
+        view = client.job(job_id)
+        assert view.state is JobState.PAUSED
+        assert view.former == ended.best
+        assert view.best is not None
+        assert (view.best.report, view.best.test) == (None, None)
+        assert client.report(job_id) == report
+        assert f"/jobs/{job_id}/report.html" in http.get(f"/jobs/{job_id}").text
+        assert client.summary(job_id).params == ended.best.params  # type: ignore[union-attr]
+        shown = CliRunner().invoke(app, ["show", job_id, "--server", url], catch_exceptions=False).stdout
+        assert "its weights and report stay until the job ends again" in shown
+        CliRunner().invoke(app, ["export", job_id, str(tmp_path / "out"), "--server", url], catch_exceptions=False)
+        assert (tmp_path / "out" / "report.md").read_text(encoding="utf-8") == report
+        client.stop(job_id)
+        again = client.wait(job_id)
+        assert again.former is None
+        assert again.best is not None
+        assert again.best.test is not None
+        assert client.report(job_id) != report
 
 
 @pytest.mark.parametrize("body", [{}, {"trials": 0}, {"trials": "many"}, {"trials": 1, "gpus": 3}])

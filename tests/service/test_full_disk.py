@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -56,12 +56,12 @@ class Full(SimulatorBackend):
 
     full: bool = True
 
-    def start(self, task: Task, resources: Resources) -> None:
+    def start(self, task: Task, resources: Resources, nodes: Sequence[str] = ()) -> None:
         if self.full and isinstance(task, TrainTask):
             failed = Failed(FailureKind.DISK_FULL, "no space left on the disk of /runs (0 bytes free)")
             self._news.append(Update(task.attempt_id, outcome=failed))
         else:
-            super().start(task, resources)
+            super().start(task, resources, nodes)
 
 
 class Clock:
@@ -72,7 +72,7 @@ class Clock:
 
 
 def tell(service: Service, verb: Any, job_id: str) -> None:
-    ask(verb, job_id, database=service.runtime.database)
+    ask(verb, job_id, database=service.runtime.database, now=service.runtime.now())
     service.dispatcher.wake()
 
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from fixnorm_core.spec import JobSpec
 from service.cli.main import app
-from service.client import Client
+from service.client import Client, following
 from service.composition import Service, build
 from service.jobs.folders import trial_folder
 from service.settings import Settings
@@ -114,6 +114,28 @@ def test_a_reader_that_follows_over_a_restart_of_the_server_and_a_retry_misses_n
     assert (before, second, again) == ("before", "--- attempt 2 ---", "again")
     assert "this attempt is LOST" in lost
     assert "this attempt is CANCELLED" in cancelled
+
+
+def test_a_trial_that_logs_nothing_for_long_is_followed_on(
+    http: httpx.Client, attempt: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id, path = attempt
+    monkeypatch.setattr(following, "_LONGEST_LOG_SILENCE_SECONDS", 1.0)
+    silences: list[float] = []
+
+    def on_silence(seconds: float) -> None:
+        silences.append(seconds)
+        if len(silences) == 2:
+            with path.open("a") as file:
+                file.write("epoch 2 of 8\n")
+            http.post(f"/api/v1/jobs/{job_id}/cancel")
+
+    with Client(str(http.base_url), sleep=on_silence) as client:
+        lines = "".join(client.logs(job_id, 0, attempt=1, follow=True)).splitlines()
+    assert lines[:2] == ["epoch 1 of 8: größer", "epoch 2 of 8"]
+    assert len(lines) == 3
+    assert "this attempt is CANCELLED" in lines[2]
+    assert len(silences) >= 2
 
 
 def test_what_is_not_there_is_refused_in_words(http: httpx.Client, attempt: tuple[str, Path]) -> None:

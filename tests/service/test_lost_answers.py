@@ -86,11 +86,11 @@ def test_it_is_lost_at_once_though_its_job_starts_nothing_more(
             with pytest.raises(OperationalError):
                 service.dispatcher.tick()
         assert [row.state for row in attempts(service, job_id)] == [AttemptState.STARTING]
-        ask(PAUSE, job_id, database=service.runtime.database)
+        ask(PAUSE, job_id, database=service.runtime.database, now=service.runtime.now())
         service.dispatcher.tick()
         (row,) = attempts(service, job_id)
         assert (row.state, row.reason) == (AttemptState.LOST, "it was not started")
-        ask(RESUME, job_id, database=service.runtime.database)
+        ask(RESUME, job_id, database=service.runtime.database, now=service.runtime.now())
         service.dispatcher.wake()
         assert run_to_end(service, job_id) is JobState.SUCCEEDED
 

@@ -7,9 +7,12 @@ from typing import Any
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler, CmaEsSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy import event
+from sqlalchemy.engine.default import DefaultDialect
 
 from fixnorm_core.tuning.sampler import FixNormSampler
 from service.studies.mirror import Mirror
@@ -130,6 +133,68 @@ def test_a_trial_that_a_suspended_server_created_is_found_with_the_next_one(
     assert study.ask(SPACE).number == 2
     assert [trial.number for trial in mirror.get_all_trials(study._study_id)] == [0, 1, 2]
     assert [bool(trial.params) for trial in mirror.get_all_trials(study._study_id)] == [True, False, True]
+
+
+def test_a_drafted_trial_is_stored_whole_in_one_transaction(mirror: Mirror, others: BaseStorage) -> None:
+    study = optuna.create_study(storage=mirror, direction="maximize", sampler=RandomSampler(seed=1))
+    assert mirror.get_all_trials(study._study_id) == []
+    commits: list[object] = []
+    event.listen(mirror._backend.engine, "commit", commits.append)
+    with mirror.drafting(study._study_id) as draft:
+        trial = study.ask(SPACE)
+        trial.set_user_attr("seed", 3)
+        assert trial.number == 0
+        assert others.get_all_trials(study._study_id) == []
+        assert mirror.known(study._study_id) == []
+    assert len(commits) == 1
+    assert draft.number == 0
+    stored = others.get_all_trials(study._study_id)
+    assert stored[0].state is TrialState.RUNNING
+    assert stored[0].user_attrs == {"seed": 3}
+    assert stored[0].params == trial.params
+    assert what_matters(stored) == what_matters(mirror.get_all_trials(study._study_id))
+    study.tell(0, 0.5)
+
+
+def test_of_a_draft_that_fails_nothing_is_stored(mirror: Mirror, others: BaseStorage) -> None:
+    study = optuna.create_study(storage=mirror, direction="maximize", sampler=RandomSampler(seed=1))
+    with pytest.raises(TypeError, match="not JSON serializable"), mirror.drafting(study._study_id):
+        study.ask(SPACE).set_user_attr("notes", object())
+    assert mirror.get_all_trials(study._study_id) == others.get_all_trials(study._study_id) == []
+    assert study.ask(SPACE).number == 0
+
+
+@pytest.mark.parametrize("written", [True, False], ids=["the answer was lost", "it failed"])
+def test_a_draft_whose_write_fails_is_there_once_or_not_at_all(
+    mirror: Mirror, others: BaseStorage, written: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = optuna.create_study(storage=mirror, direction="maximize", sampler=RandomSampler(seed=1))
+    assert mirror.get_all_trials(study._study_id) == []
+    real = DefaultDialect.do_commit
+
+    def failing(dialect: DefaultDialect, connection: Any) -> None:
+        if written:
+            real(dialect, connection)
+        raise dialect.loaded_dbapi.OperationalError("no answer")  # type: ignore[attr-defined]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DefaultDialect, "do_commit", failing)
+        with pytest.raises(StorageInternalError), mirror.drafting(study._study_id):
+            study.ask(SPACE)
+    stored = others.get_all_trials(study._study_id)
+    assert len(stored) == int(written)
+    assert what_matters(stored) == what_matters(mirror.get_all_trials(study._study_id))
+
+
+def test_a_draft_tells_when_a_suspended_server_has_created_a_trial_meanwhile(
+    mirror: Mirror, others: BaseStorage
+) -> None:
+    study = optuna.create_study(storage=mirror, direction="maximize", sampler=RandomSampler(seed=1))
+    with mirror.drafting(study._study_id) as draft:
+        assert study.ask(SPACE).number == 0
+        others.create_new_trial(study._study_id)
+    assert draft.number == 1
+    assert [bool(trial.params) for trial in mirror.get_all_trials(study._study_id)] == [False, True]
 
 
 def test_a_trial_that_does_not_exist_is_a_key_error(mirror: Mirror) -> None:

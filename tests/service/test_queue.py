@@ -92,7 +92,7 @@ def test_the_order_that_is_told_is_the_order_in_which_jobs_start(settings: Setti
     def places(service: Service) -> list[Place]:
         with service.runtime.database.read() as session:
             told = service.runtime
-            return find_places(session, capacity=told.capacity, rules=told.rules, now=told.now())
+            return find_places(session, layout=told.layout(), rules=told.rules, now=told.now())
 
     with server(quick, backend=backend) as service:
         for share in (

@@ -166,7 +166,7 @@ def test_what_has_nothing_to_retry_says_what_to_do_instead(settings: Settings, s
         with pytest.raises(VerbImpossible, match="has no failed trial"):
             again(service, none_failed)
         stopping = put(service, spec)
-        ask(STOP, stopping, database=service.runtime.database)
+        ask(STOP, stopping, database=service.runtime.database, now=service.runtime.now())
         with pytest.raises(VerbImpossible, match="it cannot be retried"):
             again(service, stopping)
         with pytest.raises(NotFound):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,9 +17,11 @@ from fixnorm_core.spec import JobSpec
 from service.composition import Service, build
 from service.database.rows import AttemptRow, AttemptState, JobRow, LeaseRow
 from service.jobs import repository
+from service.jobs.changes import change
 from service.jobs.verbs import PAUSE, STOP, ask
-from service.schemas import TERMINAL_STATES, JobState
+from service.schemas import TERMINAL_STATES, BudgetChange, JobChange, JobState
 from service.settings import BackendName, Settings
+from service.studies.studies import AskedTrial, StudyHandle
 from worker.contracts import Resources, Task
 from worker.recording import Recording
 from worker.simulator import SimulatorBackend
@@ -32,9 +34,9 @@ class Counting(SimulatorBackend):
         super().__init__(Recording.packaged())
         self.started: list[str] = []
 
-    def start(self, task: Task, resources: Resources) -> None:
+    def start(self, task: Task, resources: Resources, nodes: Sequence[str] = ()) -> None:
         self.started.append(task.attempt_id)
-        super().start(task, resources)
+        super().start(task, resources, nodes)
 
 
 @pytest.fixture
@@ -114,15 +116,63 @@ def test_a_verb_works_through_the_server_that_does_not_dispatch(
     job_id = put(leader, spec)
     leader.dispatcher.tick()
     leader.dispatcher._look()
-    ask(PAUSE, job_id, database=standby.runtime.database)
+    ask(PAUSE, job_id, database=standby.runtime.database, now=standby.runtime.now())
     for _ in range(30):
         leader.dispatcher.tick()
     assert (find(leader, job_id).state, len(attempts(leader, job_id))) == (JobState.PAUSED, 1)
-    ask(STOP, job_id, database=standby.runtime.database)
+    ask(STOP, job_id, database=standby.runtime.database, now=standby.runtime.now())
     leader.dispatcher._look_at = 0.0  # half a second later
     leader.dispatcher._look()
     job = run_to_end(leader, job_id)
     assert (job.state, job.stop_reason) == (JobState.SUCCEEDED, "stopped by request")
+
+
+def test_what_the_other_server_was_asked_to_change_holds_from_the_next_decision_on_and_no_later_than_the_next_look(
+    servers: tuple[Service, Service],
+    backends: tuple[Counting, Counting],
+    spec: JobSpec,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def parallel(trials: int) -> None:
+        change(job_id, JobChange(budget=BudgetChange(parallel_trials=trials)), database=standby.runtime.database)
+
+    leader, standby = servers
+    backends[0].epoch_seconds = 3600
+    job_id = put(leader, spec.model_copy(update={"budget": spec.budget.model_copy(update={"max_trials": 9})}))
+    leader.dispatcher.tick()
+    assert len(backends[0].started) == 1
+    parallel(2)
+    leader.dispatcher.tick()
+    assert len(backends[0].started) == 1  # nothing has told it yet
+    leader.dispatcher._look_at = 0.0
+    leader.dispatcher._look()  # what its thread does twice a second
+    leader.dispatcher.tick()
+    assert len(backends[0].started) == 2
+    parallel(3)
+    leader.dispatcher.wake()  # anything else that has it decide
+    leader.dispatcher.tick()
+    assert len(backends[0].started) == 3
+
+    asks = StudyHandle.ask
+
+    def change_meanwhile(study: StudyHandle) -> AskedTrial:
+        parallel(3)
+        return asks(study)
+
+    parallel(4)
+    with monkeypatch.context() as patched:
+        patched.setattr(StudyHandle, "ask", change_meanwhile)
+        leader.dispatcher.wake()
+        leader.dispatcher.tick()
+    assert len(backends[0].started) == 3  # decided under terms that hold no more
+    leader.dispatcher.tick()
+    assert len(backends[0].started) == 3
+    parallel(4)
+    leader.dispatcher.wake()
+    leader.dispatcher.tick()
+    assert len(backends[0].started) == 4
+    trials = leader.runtime.trials(find(leader, job_id))
+    assert [trial.number for trial in trials] == [0, 1, 2, 3]  # the point that was asked for is not lost
 
 
 def test_another_takes_over_from_one_that_was_cut_off_and_whose_late_results_are_refused(

@@ -11,10 +11,11 @@ from byhand import put, reason_of, server
 
 from fixnorm_core.spec import JobSpec, ResourceSpec, ShareSpec
 from service.composition import Service
+from service.dispatch.job_runner import JobRunner
 from service.events.records import last_number
 from service.jobs import repository
 from service.settings import Settings
-from worker.contracts import Resources
+from worker.contracts import Resources, Update
 from worker.recording import Recording
 from worker.simulator import SimulatorBackend
 
@@ -22,6 +23,17 @@ from worker.simulator import SimulatorBackend
 @pytest.fixture
 def spec(job: dict[str, Any]) -> JobSpec:
     return JobSpec.model_validate(job | {"budget": {"max_trials": 30, "confirm_runs": 1, "stop_early": False}})
+
+
+class OneSpeaks(SimulatorBackend):
+    """Only the trials of one job go on."""
+
+    speaks = ""
+
+    def _advance(self, attempt_id: str, replay: Any) -> Update:
+        if not attempt_id.startswith(f"{self.speaks}."):
+            return Update(attempt_id)
+        return super()._advance(attempt_id, replay)
 
 
 def slots(count: int) -> SimulatorBackend:
@@ -92,6 +104,32 @@ def test_what_is_waited_for_is_told_once_however_often_it_is_looked_at(settings:
         with service.runtime.database.read() as session:
             assert [last_number(session, job_id) for job_id in waiting] == [2] * 20  # submitted, waiting
         assert reason_of(service, waiting[0]) == "waiting for room: a trial needs 1 CPU and 0 GPUs"
+
+
+def test_news_of_one_job_has_only_that_one_decided_and_those_that_its_room_is_for(
+    settings: Settings, spec: JobSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decided: list[str] = []
+    carry_on = JobRunner.carry_on
+    monkeypatch.setattr(
+        JobRunner, "carry_on", lambda runner, job, turn: decided.append(job.id) or carry_on(runner, job, turn)
+    )
+    one = spec.budget.model_copy(update={"max_trials": 1, "confirm_runs": 0, "parallel_trials": 1})
+    backend = OneSpeaks(Recording.packaged(), total=Resources(cpus=5.0, gpus=0.0))
+    with server(settings, backend=backend) as service:
+        running = [put(service, spec.model_copy(update={"budget": one})) for _ in range(5)]
+        late = put(service, spec)
+        service.dispatcher.tick()
+        assert held(service) == dict.fromkeys(running, 1)
+
+        backend.speaks = running[2]
+        decided.clear()
+        service.dispatcher.tick()
+        assert decided == [running[2]]
+        for _ in range(spec.training.epochs):
+            service.dispatcher.tick()
+        assert set(decided) == {running[2], late}
+        assert held(service) == dict.fromkeys({*running, late} - {running[2]}, 1)
 
 
 def test_a_trial_that_has_been_passed_over_for_long_has_room_kept_for_it(settings: Settings, spec: JobSpec) -> None:

@@ -64,10 +64,10 @@ def test_a_job_moves_as_its_table_says_and_in_no_other_way(database: Database) -
             put(database, JobRow, origin)
             with database.write.begin() as session:
                 if to in JOB_MOVES[origin]:
-                    assert repository.move_job(session, "j", origin, to, reason="after")
+                    assert repository.move_job(session, "j", origin, to, now=NOW, reason="after")
                 else:
                     with pytest.raises(IllegalMove, match=f"{origin} is never followed by {to}"):
-                        repository.move_job(session, "j", origin, to, reason="after")
+                        repository.move_job(session, "j", origin, to, now=NOW, reason="after")
             assert stored(database, JobRow) == ((to, "after") if to in JOB_MOVES[origin] else (origin, "before"))
 
 
@@ -78,7 +78,7 @@ def test_a_job_that_is_elsewhere_by_now_is_left_alone(database: Database) -> Non
             with database.write.begin() as session:
                 assert not repository.update_job(session, "j", origin, reason="after")
                 for to in JOB_MOVES[origin]:
-                    assert not repository.move_job(session, "j", origin, to, reason="after")
+                    assert not repository.move_job(session, "j", origin, to, now=NOW, reason="after")
             assert stored(database, JobRow) == (actual, "before")
 
 

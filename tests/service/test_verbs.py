@@ -54,7 +54,7 @@ def until(client: Client, job_id: str, holds: Callable[[JobView], bool]) -> JobV
 
 def asked(service: Service, verb: Verb, job_id: str) -> None:
     """Asks as the endpoint does, without the word to the dispatcher of this server."""
-    ask(verb, job_id, database=service.runtime.database)
+    ask(verb, job_id, database=service.runtime.database, now=service.runtime.now())
 
 
 def tick(service: Service, times: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import socket
@@ -9,21 +10,31 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 from serving import serving
 from standin import Answer, Drop, StandIn
+from typer.testing import CliRunner
 from waiting import wait_for
+from watching import watched_page
 
+from fixnorm_core.spec import JobSpec
+from service.cli.main import app
+from service.client import Client
 from service.composition import Service, build
 from service.database.rows import DeliveryRow
 from service.metrics.meters import Meters
 from service.settings import Settings
+from service.webhooks import deliveries
 from service.webhooks.courier import PAUSES, Courier
+from service.webhooks.schemas import WebhookState, WebhookView
 from service.webhooks.signature import BadSecret, load_secret
 from service.webhooks.targets import WebhookRefused, check_address, resolve
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 JOBS = "/api/v1/jobs"
 SECRET = "whsec_" + "QUJD" * 11
@@ -107,6 +118,66 @@ def test_a_jobs_end_is_told_once_with_a_signature_that_the_documented_way_verifi
     assert not verify(secret, sent.headers, sent.body + b" ")
     assert not verify(SECRET, sent.headers, sent.body)
     assert not verify(secret, sent.headers | {"webhook-timestamp": "1700000000"}, sent.body)
+
+
+def shown(service: Service, job_id: str) -> WebhookView:
+    """As the job's page, its JSON and the list tell; all say the same."""
+    with serving(service.app) as url, Client(url) as client:
+        view = client.job(job_id).webhook
+        assert view is not None
+        (listed,) = client.jobs()
+        assert listed.webhook == view
+        page = httpx.get(f"{url}/jobs/{job_id}").text
+        assert f"Webhook: {html.escape(view.outcome)}" in page
+        said = CliRunner().invoke(app, ["show", job_id, "--server", url]).output
+        assert f"webhook    {view.outcome}" in said
+    return view
+
+
+def test_a_job_tells_what_has_become_of_its_webhook(settings: Settings, job: dict[str, Any], receiver: StandIn) -> None:
+    receiver.on("POST", "/hook", Answer(status=500))
+    service = build(settings)
+    spec = JobSpec.model_validate(job | {"webhook": f"{receiver.url}/hook?key=secret"})
+    with serving(service.app) as url, Client(url) as client:
+        submitted = client.submit(spec)
+        assert submitted.view.webhook is not None
+        assert submitted.view.webhook.state is WebhookState.PROMISED
+        ended = submitted.wait()
+        while delivery(service).error is None:
+            time.sleep(0.02)
+    service = build(settings)
+    failed = shown(service, ended.id)
+    assert (failed.state, failed.error) == (WebhookState.WAITING, "the receiver answered 500")
+    assert failed.next_try_at is not None
+    assert "secret" not in failed.outcome
+    service = build(settings)
+    clock = Clock()
+    clock.time += timedelta(hours=1)
+    courier = Courier(service.runtime.database, SECRET, allow_private=True, now=clock, meters=Meters())
+    receiver.on("POST", "/hook", Answer(status=410))
+    while (row := delivery(service)).due_at is not None:
+        clock.time = max(clock.time, row.due_at)
+        courier.deliver_due()
+    given_up = shown(service, ended.id)
+    assert (given_up.state, given_up.next_try_at) == (WebhookState.GIVEN_UP, None)
+    assert "410" in given_up.outcome
+    service = build(settings)
+    with service.runtime.database.write.begin() as session:
+        deliveries.note(session, delivery(service), error=None, due_at=None, now=clock.time)
+    delivered = shown(service, ended.id)
+    assert (delivered.state, delivered.delivered_at) == (WebhookState.DELIVERED, clock.time)
+
+
+def test_the_page_of_a_job_that_has_just_ended_shows_by_itself_that_its_webhook_was_told(
+    settings: Settings, job: dict[str, Any], receiver: StandIn, browser: Browser
+) -> None:
+    receiver.on("POST", "/hook", Answer())
+    slow = build(settings.model_copy(update={"epoch_seconds": 0.1}))
+    spec = JobSpec.model_validate(job | {"webhook": f"{receiver.url}/hook"})
+    with serving(slow.app) as url, Client(url) as client, watched_page(browser, url) as page:
+        page.goto(f"/jobs/{client.submit(spec).id}")
+        page.get_by_text("127.0.0.1 is told when the job has ended").wait_for()
+        page.get_by_text("127.0.0.1 was told (").wait_for()
 
 
 def test_one_that_does_not_arrive_is_tried_again_with_growing_pauses_and_the_same_id(

@@ -40,7 +40,9 @@ def put(service: Service, spec: JobSpec) -> str:
         database=service.runtime.database,
         trials=service.runtime.trials,
         images=Path("/"),
+        reach=service.runtime.reach,
         nodes=service.runtime.nodes(),
+        trackers=service.runtime.settings.trackers,
         key=None,
         now=service.runtime.now(),
     )

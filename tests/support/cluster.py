@@ -1,4 +1,4 @@
-"""A Ray cluster of one small node, as an operator would start one: there before a server, and after it."""
+"""A Ray cluster of small nodes, as an operator would start one: there before a server, and after it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,27 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+import pytest
 
 _MEBIBYTE = 2**20
+
+
+class RayNode:
+    """A node that joins a head's cluster."""
+
+    def __init__(self, head: RayHead, name: str, *, cpus: int) -> None:
+        self.name = name
+        command = [f"--address={head.environment['RAY_ADDRESS']}", f"--node-name={name}", f"--num-cpus={cpus}"]
+        self._process = head.run_ray(command, name)
+
+    def kill(self) -> None:
+        """All of it at once, as when its machine loses power."""
+        _kill(self._process)
 
 
 class RayHead:
@@ -34,23 +50,34 @@ class RayHead:
             "RAY_USAGE_STATS_ENABLED": "0",
         }
         self._process: subprocess.Popen[bytes] | None = None
+        self._nodes: list[RayNode] = []
 
     def start(self, *, seconds: float = 180.0) -> None:
         """Starts it and waits until it answers."""
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
-        command += [f"--port={self._port}", f"--num-cpus={self._cpus}", f"--temp-dir={self._folder}"]
-        command += ["--include-dashboard=false", f"--object-store-memory={100 * _MEBIBYTE}"]
+        options = ["--head", f"--port={self._port}", f"--num-cpus={self._cpus}", f"--temp-dir={self._folder}"]
+        self._process = self.run_ray([*options, "--include-dashboard=false"], "head", seconds=seconds)
+
+    def join(self, name: str, *, cpus: int) -> RayNode:
+        """Has another node join, and waits until it has."""
+        self._nodes.append(RayNode(self, name, cpus=cpus))
+        return self._nodes[-1]
+
+    def run_ray(self, options: list[str], name: str, *, seconds: float = 180.0) -> subprocess.Popen[bytes]:
+        """``ray start`` with these options, once it says that it runs."""
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *options]
+        command.append(f"--object-store-memory={100 * _MEBIBYTE}")
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         environment |= {name: value for name, value in self.environment.items() if name != "RAY_ADDRESS"}
         environment["RAY_AUTH_MODE"] = "token"  # Ray's default, which whoever joins has to find out
-        log = self._folder / "log"
+        log = self._folder / f"{name}.log"
         with log.open("wb") as out:
-            self._process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
+            process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
         deadline = time.monotonic() + seconds
         while "Ray runtime started" not in log.read_text(encoding="utf-8"):
-            assert self._process.poll() is None, log.read_text(encoding="utf-8")
+            assert process.poll() is None, log.read_text(encoding="utf-8")
             assert time.monotonic() < deadline, log.read_text(encoding="utf-8")
             time.sleep(0.1)
+        return process
 
     def slots(self) -> set[int]:
         """The processes of slots that live on it."""
@@ -66,23 +93,57 @@ class RayHead:
 
     def kill(self) -> None:
         """All of it at once, as when its machine loses power."""
-        family = self._family()
-        for process in family:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
-        psutil.wait_procs(family, timeout=60)
         if self._process is not None:
-            self._process.wait(60)
+            _kill(self._process)
 
     def remove(self) -> None:
         """Leaves nothing behind."""
+        for node in self._nodes:
+            node.kill()
         self.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _family(self) -> list[psutil.Process]:
-        if self._process is None or self._process.poll() is not None:
-            return []
-        head = psutil.Process(self._process.pid)
-        return [head, *head.children(recursive=True)]
+        return _family(self._process) if self._process is not None else []
+
+
+@contextmanager
+def joined_head(*, cpus: int, auth_mode: str | None = None) -> Iterator[RayHead]:
+    """A head whose cluster this process, and what it starts, joins.
+
+    Args:
+        cpus: Of its node.
+        auth_mode: ``RAY_AUTH_MODE`` here; None leaves it to whoever joins to find out.
+    """
+    head = RayHead(cpus=cpus)
+    try:
+        head.start()
+        with pytest.MonkeyPatch.context() as patched:
+            for name, value in head.environment.items():
+                patched.setenv(name, value)
+            if auth_mode is not None:
+                patched.setenv("RAY_AUTH_MODE", auth_mode)
+            yield head
+    finally:
+        head.remove()
+
+
+def kill_family(process: subprocess.Popen[bytes]) -> None:
+    """A process and all that it has started, at once."""
+    _kill(process)
+
+
+def _family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    if process.poll() is not None:
+        return []
+    root = psutil.Process(process.pid)
+    return [root, *root.children(recursive=True)]
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    family = _family(process)
+    for each in family:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    psutil.wait_procs(family, timeout=60)
+    process.wait(60)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from worker.contracts import EvaluateTask, Failed, FailureKind, Resources, Task, TrainTask, Update
 from worker.recording import Recording
 from worker.simulator import SimulatorBackend
@@ -14,12 +16,12 @@ class FlakyBackend(SimulatorBackend):
     kind: FailureKind = FailureKind.RETRYABLE
     of: type[TrainTask] | type[EvaluateTask] = TrainTask
 
-    def start(self, task: Task, resources: Resources) -> None:
+    def start(self, task: Task, resources: Resources, nodes: Sequence[str] = ()) -> None:
         if self.losses > 0 and isinstance(task, self.of):
             self.losses -= 1
             self._news.append(Update(task.attempt_id, outcome=Failed(self.kind, "the worker was lost")))
         else:
-            super().start(task, resources)
+            super().start(task, resources, nodes)
 
 
 def flaky(

@@ -17,15 +17,13 @@ class ServerProcess:
     """One server, on the simulator unless told otherwise; its log and address lie in ``folder``."""
 
     def __init__(
-        self, name: str, folder: Path, *, state_dir: Path, backend: str = "simulator", **settings: Any
+        self, name: str, folder: Path, *, state_dir: Path, backend: str = "simulator", port: int = 0, **settings: Any
     ) -> None:
         self._url_file = folder / f"{name}.url"
         self._log = folder / f"{name}.log"
-        self._command = [sys.executable, "-m", "service.cli.main", "serve", "--port", "0", "--backend", backend]
+        self._command = [sys.executable, "-m", "service.cli.main", "serve", "--port", str(port), "--backend", backend]
         self._command += ["--state-dir", str(state_dir), "--url-file", str(self._url_file)]
         self._environment = os.environ | {f"FIXNORM_{key.upper()}": str(value) for key, value in settings.items()}
-        # Ray's slots are as patient as can be by default, and would hardly get a turn beside other tests
-        self._environment.setdefault("RAY_worker_niceness", "0")
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

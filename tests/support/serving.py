@@ -7,9 +7,26 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
+
+from service.settings import BackendName, Settings
+
+
+def simulated(folder: Path, *, database_url: str) -> Settings:
+    """Settings of a server on the simulator that waits for nothing; its state and data are below ``folder``."""
+    return Settings(
+        database_url=database_url,
+        state_dir=folder / "state",
+        data_root=folder / "data",
+        backend=BackendName.SIMULATOR,
+        cpus=4.0,
+        poll_interval=timedelta(milliseconds=1),
+        retry_seconds=0,
+    )
 
 
 @contextmanager

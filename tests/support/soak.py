@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -137,10 +137,10 @@ class _Unreliable(SimulatorBackend):
         self.stale = stale  # what other backends have told, before their server died too
         self.calm = calm
 
-    def start(self, task: Task, resources: Resources) -> None:
+    def start(self, task: Task, resources: Resources, nodes: Sequence[str] = ()) -> None:
         if self.random.random() < 0.03:
             raise ConnectionError("no such cluster")
-        super().start(task, resources)
+        super().start(task, resources, nodes)
 
     def poll(self) -> list[Update]:
         fetched = super().poll()
@@ -323,7 +323,7 @@ class _Soak:
 
     def _ask(self, job_id: str, verb: Verb, name: str) -> None:
         try:
-            ask(verb, job_id, database=self.service.runtime.database)
+            ask(verb, job_id, database=self.service.runtime.database, now=self.service.runtime.now())
         except VerbImpossible:
             name = f"{name} in vain"
         self.asked[name] += 1

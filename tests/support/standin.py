@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import threading
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -20,13 +21,20 @@ from service.schemas import BestView, JobState, JobView, Problem, Progress, Tria
 
 @dataclass(frozen=True)
 class Answer:
+    """What to answer; one that ``hangs`` sends its body and then nothing more, its connection open."""
+
     body: bytes = b""
     status: int = 200
     content_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    hangs: bool = False
 
 
 class Drop:
-    """The connection breaks in place of an answer."""
+    """The connection breaks in place of an answer, or stays and nothing comes, if it ``hangs``."""
+
+    def __init__(self, *, hangs: bool = False) -> None:
+        self.hangs = hangs
 
 
 @dataclass(frozen=True)
@@ -95,12 +103,22 @@ def _handler(respond: Callable[[Received], Answer | Drop]) -> type[BaseHTTPReque
             headers = {name.lower(): value for name, value in self.headers.items()}
             answer = respond(Received(self.command, url.path, parse_qs(url.query), headers, body))
             if isinstance(answer, Drop):
+                self._hang() if answer.hangs else None
                 return
             self.send_response(answer.status)
             self.send_header("content-type", answer.content_type)
-            self.send_header("content-length", str(len(answer.body)))
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
+            if not answer.hangs:
+                self.send_header("content-length", str(len(answer.body)))
             self.end_headers()
             self.wfile.write(answer.body)
+            self._hang() if answer.hangs else None
+
+        def _hang(self) -> None:
+            """Until the client has gone."""
+            with suppress(ConnectionError):
+                self.connection.recv(1)
 
         do_GET = _any  # noqa: N815
         do_POST = _any  # noqa: N815

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from worker.contracts import Cancelled, Resources, Task, Update
+from worker.contracts import Cancelled, Node, Place, Resources, Task, Update
 from worker.slot import Slot
 
 
@@ -25,10 +25,13 @@ class ThreadBackend:
     def capacity(self) -> Resources:
         return Resources(cpus=1.0, gpus=0.0)
 
-    def nodes(self) -> Sequence[Resources]:
-        return (self.capacity(),)
+    def nodes(self) -> Sequence[Node]:
+        return (Node("threads", self.capacity()),)
 
-    def start(self, task: Task, resources: Resources) -> None:
+    def places(self) -> Mapping[str, Place]:
+        return {}
+
+    def start(self, task: Task, resources: Resources, nodes: Sequence[str] = ()) -> None:  # noqa: ARG002
         self._slots[task.attempt_id] = slot = Slot(resources)
         slot.start(task)
 

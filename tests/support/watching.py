@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,7 +56,41 @@ def watched_page(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
     assert wrong == []
 
 
+def count_of(selector: str) -> str:
+    """How many elements match, as an expression in JavaScript."""
+    return f"document.querySelectorAll({selector!r}).length"
+
+
+def shown(page: Page, number: str, *, least: int) -> int:
+    """A number that a page shows, once it is no less than ``least``.
+
+    Not by Playwright's ``wait_for_function``, which evaluates within the page: our pages' policy forbids that.
+
+    Args:
+        page: The page; it is left alone, so that whatever it shows comes to it by itself.
+        number: The number, as an expression in JavaScript.
+        least: What is waited for.
+    """
+    deadline = time.monotonic() + PATIENCE_MILLISECONDS / 1000
+    while (now := int(page.evaluate(number))) < least:
+        assert time.monotonic() < deadline, f"{number} is {now}, and {least} is waited for"
+        page.wait_for_timeout(50)
+    return now
+
+
+def rising(page: Page, number: str, *, looks: int) -> list[int]:
+    """So many numbers that a page shows one after the other, each larger than the one before."""
+    seen: list[int] = []
+    while len(seen) < looks:
+        seen.append(shown(page, number, least=seen[-1] + 1 if seen else 0))
+    return seen
+
+
 def save_picture(page: Page, name: str) -> None:
-    """Saves the whole page as ``name``.png, where ``FIXNORM_PICTURES`` names a folder."""
-    if folder := os.environ.get("FIXNORM_PICTURES"):
-        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
+    """Saves the whole page as ``name``.png, in ``build/pictures`` or the folder that ``FIXNORM_PICTURES`` names."""
+    folder = Path(os.environ.get("FIXNORM_PICTURES") or _PICTURES)
+    folder.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=folder / f"{name}.png", full_page=True)
+
+
+_PICTURES = Path(__file__).parents[2] / "build" / "pictures"

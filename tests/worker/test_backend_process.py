@@ -35,9 +35,9 @@ class Remembering(SimulatorBackend):
                 super().start(a_task(name), ONE)
         return dict(super().adopt(term))
 
-    def start(self, task: TrainTask, resources: Resources) -> None:  # type: ignore[override]
+    def start(self, task: TrainTask, resources: Resources, nodes: Sequence[str] = ()) -> None:  # type: ignore[override]
         (self.folder / f"{task.attempt_id}.attempt").touch()
-        super().start(task, resources)
+        super().start(task, resources, nodes)
 
     def cancel(self, attempt_id: str) -> None:
         (self.folder / f"{attempt_id}.attempt").rename(self.folder / f"{attempt_id}.cancelled")

@@ -34,7 +34,7 @@ ONE = Resources(cpus=1.0, gpus=0.0)
 
 @pytest.fixture(scope="module")
 def backend() -> Iterator[RayBackend]:
-    backend = RayBackend(cpus=2)
+    backend = RayBackend(cpus=2, gpus=2)  # which Ray believes
     yield backend
     backend.close()
 
@@ -77,7 +77,9 @@ def slot_processes() -> dict[int, float]:
 
 
 def test_it_has_what_it_was_given(backend: RayBackend) -> None:
-    assert backend.capacity() == Resources(cpus=2.0, gpus=0.0)
+    assert backend.capacity() == Resources(cpus=2.0, gpus=2.0)
+    (node,) = backend.nodes()
+    assert node.total == backend.capacity()
 
 
 def test_two_trials_run_at_once_and_each_epoch_is_told_once(backend: RayBackend, tmp_path: Path) -> None:
@@ -162,6 +164,30 @@ def test_a_killed_worker_is_told_as_lost_and_the_trial_resumes_to_the_same_bits(
     assert isinstance(resumed, Trained)
     assert resumed.result.validation_accuracy == undisturbed.result.validation_accuracy
     assert resumed.result.validation_loss == undisturbed.result.validation_loss
+
+
+def test_each_slot_tells_its_node_and_its_gpus_and_an_idle_one_gives_its_part_of_a_gpu_to_a_whole_one(
+    backend: RayBackend, tmp_path: Path
+) -> None:
+    backend.release()
+    (node,) = backend.nodes()
+    parts = Resources(cpus=0.5, gpus=0.6)
+    for name in ("a", "b"):
+        backend.start(TrainTask(name, trial(epochs=10_000), str(tmp_path / name)), parts, [node.name])
+    poll_until(backend, reported=4)
+    places = backend.places()
+    assert {place.node for place in places.values()} == {node.name}
+    assert sorted(gpu for place in places.values() for gpu in place.gpus) == ["0", "1"]
+    backend.stop("a")
+    (ended,) = [update for update in poll_until(backend, ended=1) if update.outcome is not None]
+    assert ended.place == places["a"]
+    backend.start(TrainTask("whole", trial(), str(tmp_path / "c")), Resources(cpus=1.0, gpus=1.0), [node.name])
+    assert backend.places()["whole"] == places["a"]
+    updates = poll_until(backend, ended=1)
+    assert isinstance(outcome_of(updates, "whole"), Trained)
+    assert [update.place for update in updates if update.attempt_id == "whole" and update.outcome] == [places["a"]]
+    backend.cancel("b")
+    assert [update.attempt_id for update in backend.poll() if update.outcome] == ["b"]
 
 
 def test_an_unknown_attempt_can_be_cancelled(backend: RayBackend) -> None:

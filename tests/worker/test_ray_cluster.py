@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from cluster import RayHead
+from cluster import RayHead, joined_head
 
 from fixnorm_core.spec import DataSpec, JobSpec, ModelSpec, TrainingSpec
 from worker.backend_process import BackendProcess
@@ -22,16 +22,8 @@ ONE = Resources(cpus=1.0, gpus=0.0)
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[RayHead]:
-    head = RayHead(cpus=2)
-    try:
-        head.start()
-        with pytest.MonkeyPatch.context() as patched:
-            for name, value in head.environment.items():
-                patched.setenv(name, value)
-            patched.setenv("RAY_AUTH_MODE", "token")
-            yield head
-    finally:
-        head.remove()
+    with joined_head(cpus=2, auth_mode="token") as head:
+        yield head
 
 
 def join(address: str, namespace: str, patience_seconds: float) -> Backend:

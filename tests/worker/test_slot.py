@@ -19,13 +19,14 @@ from worker.contracts import (
     Failed,
     FailureKind,
     Outcome,
+    Place,
     Resources,
     Stopped,
     Trained,
     TrainTask,
     log_path,
 )
-from worker.slot import Claimed, News, Slot, SlotTaken
+from worker.slot import Claimed, News, NotFormed, Slot, SlotTaken, Team
 
 ONE = Resources(cpus=1.0, gpus=0.0)
 
@@ -34,6 +35,20 @@ ONE = Resources(cpus=1.0, gpus=0.0)
 def trial() -> TrialSpec:
     job = JobSpec(data=DataSpec(train_limit=200), training=TrainingSpec(epochs=2))
     return job.trial({"lr": 0.008, "fc_norm": 2.0}, seed=1)
+
+
+def test_a_slot_whose_other_ranks_did_not_start_tells_so_as_its_first_attempts_end(
+    trial: TrialSpec, tmp_path: Path
+) -> None:
+    failed = Failed(FailureKind.OUTAGE, "rank 1 of 2, which was starting, was lost", node="far")
+
+    def form_team() -> Team:
+        raise NotFormed(failed)
+
+    slot = Slot(ONE, where=lambda: Place("near"), form_team=form_team)
+    assert slot.claim(0).place == Place("near")
+    slot.start(TrainTask("a", trial, str(tmp_path)))
+    assert run_to_end(slot) == ([], failed)
 
 
 def run_to_end(slot: Slot) -> tuple[list[EpochReport], Outcome]:

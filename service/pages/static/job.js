@@ -2,7 +2,7 @@
 "use strict";
 
 (() => {
-  const KINDS = ["job.changed", "job.ended", "attempt.started", "attempt.ended", "trial.epoch", "trial.ended"];
+  const KINDS = ["job.changed", "job.ended", "attempt.started", "attempt.ended", "trial.epoch", "trial.ended", "node.quarantined"];
   const PAUSE_MILLISECONDS = 400; // between two looks, however much happens
   const live = document.getElementById("live");
   const lost = document.getElementById("lost");

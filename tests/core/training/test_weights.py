@@ -14,11 +14,11 @@ from fixnorm_core import load_classifier
 from fixnorm_core.data.load import load_test_split
 from fixnorm_core.data.types import TrainingData
 from fixnorm_core.errors import WeightsError
+from fixnorm_core.files import replacing
 from fixnorm_core.spec import DataSpec, TrialSpec
 from fixnorm_core.training import checkpoint
 from fixnorm_core.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fixnorm_core.training.evaluate import evaluate_weights
-from fixnorm_core.training.files import replacing
 from fixnorm_core.training.trainer import WEIGHTS_NAME, Trainer
 
 MakeTrial = Callable[..., TrialSpec]

@@ -59,7 +59,9 @@ def job_file(tmp_path: Path) -> Path:
 
 
 def job_ids(tune: CLI, *options: str) -> list[str]:
-    return [job["id"] for job in json.loads(tune("list", "-o", "json", *options).stdout)]
+    done = tune("list", "-o", "json", *options)
+    assert done.exit_code == 0, done.stderr
+    return [job["id"] for job in json.loads(done.stdout)]
 
 
 def test_a_job_is_submitted_watched_and_read_back(tune: CLI, job_file: Path) -> None:

@@ -72,8 +72,8 @@ def test_fields_of_a_job_file_are_set_alike(server: StandIn, cli: CLI, tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "rule", "way_out"),
     [
-        ([], "neither a job file nor a recipe is given", "Give a FILE, or --recipe NAME"),
-        (["job.yaml", "--recipe", "digits"], "both job.yaml and recipe digits are given", "Give a FILE, or"),
+        ([], "nothing says what to tune: neither a job file, nor a recipe, nor an option", "Give a FILE, or"),
+        (["job.yaml", "--recipe", "digits"], "both job.yaml and recipe digits are given", "Give one of them"),
         (["--recipe", "digit"], "there is no recipe 'digit'", "Did you mean 'digits'?"),
         (["--recipe", "digits", "--set", "epochs"], "'epochs' has no '='", "Write key.path=value"),
         (

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from standin import StandIn, best, job, problem, trial
+from standin import Answer, StandIn, best, job, problem, trial
 from typer.testing import Result
 
 from service.cli.follow import live_view, watch
 from service.cli.snapshot import Snapshot, changes
-from service.cli.words import sparkline
+from service.cli.words import sparkline, time_left
 from service.client import Client, ProblemError, ServerUnreachableError
 from service.schemas import JobState, JobView, TrialState
 
@@ -131,6 +131,31 @@ def test_submit_and_watch_ends_with_the_table_and_the_result(server: StandIn, cl
     assert lines[-1].split() == ["dashboard", f"{server.url}/dashboard/studies/1"]
 
 
+def test_an_end_between_two_looks_is_told_and_the_job_followed_on_to_the_next_one(server: StandIn) -> None:
+    first = best(validation_accuracy=0.97)
+    reopened = job(reason="extended by 2 trials to 5 by request", former=first)
+    end = job(JobState.SUCCEEDED, reason="max_trials 5 is used up", best=best())
+    server.on("GET", "/api/v1/jobs/j1", job(), reopened, reopened, end)
+    server.on("GET", "/api/v1/jobs/j1/trials", [trial(0)])
+    console = plain_console()
+    with Client(server.url) as client:
+        seen = watch(client, "j1", console=console, sleep=lambda _: None)
+    assert seen.job == end
+    lines = text_of(console).splitlines()
+    assert [line for line in lines if "had ended" in line] == [
+        "job j1 had ended meanwhile, with 97.00 % at lr 0.01235, fc_norm 2.3, and goes on in another round"
+    ]
+    assert lines[-1] == "job j1 is SUCCEEDED: max_trials 5 is used up"
+
+
+def test_the_first_end_that_is_seen_is_the_one(server: StandIn) -> None:
+    end = job(JobState.SUCCEEDED, best=best())
+    server.on("GET", "/api/v1/jobs/j1", job(), end, job(former=best()))
+    server.on("GET", "/api/v1/jobs/j1/trials", [trial(0)])
+    with Client(server.url) as client:
+        assert watch(client, "j1", console=plain_console(), sleep=lambda _: None).job == end
+
+
 @pytest.mark.parametrize("state", [JobState.FAILED, JobState.CANCELLED])
 def test_watching_a_job_that_ends_without_success_fails(server: StandIn, cli: CLI, state: JobState) -> None:
     script(server, job(state, reason="3 trials in a row failed"))
@@ -162,12 +187,12 @@ def test_a_server_that_comes_back_is_waited_for(server: StandIn) -> None:
 
     console = plain_console()
     with Client(server.url) as client:
-        end = watch(client, "j1", console=console, sleep=restart, clock=lambda: 0.0)
+        end = watch(client, "j1", console=console, sleep=restart)
     assert end.job.state is JobState.SUCCEEDED
     assert pauses == [0.5, 0.5, 1.0, 2.0]
     lines = text_of(console).splitlines()
     assert len(lines) == 4
-    assert "the job is safe, trying again for 120 s" in lines[1]
+    assert "the job is safe, trying again for two minutes" in lines[1]
     assert lines[2] == "the server answers again"
 
 
@@ -182,7 +207,7 @@ def test_a_server_that_stays_away_is_given_up(server: StandIn) -> None:
         now += seconds
 
     with Client(server.url) as client, pytest.raises(ServerUnreachableError):
-        watch(client, "j1", console=plain_console(), sleep=wait, clock=lambda: now)
+        watch(client, "j1", console=plain_console(), sleep=wait)
     assert 120 <= now < 130
 
 
@@ -206,14 +231,43 @@ def test_a_terminal_gets_a_live_table(server: StandIn) -> None:
 
 def test_the_live_view_fits_on_the_screen_and_shows_the_newest_trials() -> None:
     now = Snapshot(job(best=best()), tuple(trial(number) for number in range(40)))
-    console = Console(file=io.StringIO(), width=120)
+    console = Console(file=io.StringIO(), width=150)
     console.print(live_view(now, height=20))
     lines = text_of(console).splitlines()
     assert len(lines) < 20
     assert lines[0] == "job j1 (digits) RUNNING: searching"
     assert any(line.split()[:1] == ["39"] for line in lines)
-    assert "(27 earlier trials are not shown)" in lines
-    assert lines[-1] == "1 of 3 trials; best so far 98.26 % at lr 0.01235, fc_norm 2.3"
+    assert "(29 earlier trials are not shown)" in lines
+    assert lines[-3] == "1 of 3 trials; best so far 98.26 % at lr 0.01235, fc_norm 2.3"
+    assert lines[-2:] == [
+        "at most about 5s to go",
+        "ends after 12 trials, 2 of them to confirm the best point, or once no gain is expected",
+    ]
+
+
+def test_a_proxy_in_the_place_of_a_server_that_restarts_is_waited_for(server: StandIn) -> None:
+    page = Answer(b"<html>Bad Gateway</html>", 502, "text/html")
+    server.on("GET", "/api/v1/jobs/j1", job(), page, page, job(JobState.SUCCEEDED))
+    server.on("GET", "/api/v1/jobs/j1/trials", [])
+    console = plain_console()
+    with Client(server.url) as client:
+        assert watch(client, "j1", console=console, sleep=lambda _: None).job.state is JobState.SUCCEEDED
+    assert "the job is safe, trying again for two minutes" in text_of(console)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "at_once", "told"),
+    [(12.0, 1, "25s"), (100.0, 1, "4min"), (100.0, 2, "2min"), (4000.0, 2, "1h 10min")],
+)
+def test_the_time_left_is_that_of_the_trials_to_come_at_the_pace_of_those_that_ended(
+    seconds: float, at_once: int, told: str
+) -> None:
+    view = job()
+    budget = view.spec.budget.model_copy(update={"parallel_trials": at_once})
+    view = view.model_copy(update={"spec": view.spec.model_copy(update={"budget": budget})})
+    ended = trial(0).model_copy(update={"seconds": seconds})
+    assert time_left(view, [ended, RUNNING]) == f"at most about {told} to go"
+    assert time_left(view, [RUNNING]) == "time left: told after the first trial"
 
 
 def test_a_sparkline_spans_its_scale_and_keeps_the_last_value() -> None:

@@ -29,7 +29,7 @@ def client(server: StandIn) -> Iterator[Client]:
 def test_a_submission_sends_the_whole_spec_and_gives_back_the_job(server: StandIn, client: Client) -> None:
     server.on("POST", "/api/v1/jobs", job())
     spec = JobSpec(name="mine", seed=7)
-    assert client.submit(spec) == job()
+    assert client.submit(spec).view == job()
     (request,) = server.requests
     assert JobSpec.model_validate_json(request.body) == spec
 

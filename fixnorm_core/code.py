@@ -1,0 +1,112 @@
+"""A Python file that comes with a job: kept by its SHA-256, named by it in the job, and loaded in the worker. No torch.
+
+It runs with all that the worker's account may do; whether one may come at all is the operator's to say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from types import ModuleType
+
+from fixnorm_core.errors import SpecError
+from fixnorm_core.files import replacing
+from fixnorm_core.reach import Reach
+from fixnorm_core.spec import JobSpec
+
+__all__ = ["import_code", "is_kept", "keep_code", "named_by_code", "needs_code"]
+
+_SENT = re.compile(r"code:(?P<factory>[A-Za-z]\w*)", re.ASCII)
+_KEPT = re.compile(r"code@(?P<digest>[0-9a-f]{64}):(?P<factory>[A-Za-z]\w*)", re.ASCII)
+
+
+def needs_code(name: str) -> bool:
+    """Whether a model's or data set's name is of the file that comes with the job: ``code:factory``."""
+    return _SENT.fullmatch(name) is not None
+
+
+def is_kept(name: str) -> bool:
+    """Whether a name is of a file that has been kept: ``code@SHA256:factory``."""
+    return _KEPT.fullmatch(name) is not None
+
+
+def named_by_code(spec: JobSpec, *, reach: Reach) -> JobSpec:
+    """The job as it is stored: the file's digest in place of the file.
+
+    Raises:
+        SpecError: If a file comes where none may, or with a job that names no factory of it.
+    """
+    if spec.code is None:
+        return spec
+    if reach.code is None:
+        raise SpecError(
+            "a Python file comes with the job, and this server takes none",
+            "Have the operator set FIXNORM_ALLOW_CODE, or add a module with the factories to FIXNORM_ALLOWED_MODULES",
+        )
+    if not (needs_code(spec.model.name) or needs_code(spec.data.name)):
+        raise SpecError(
+            "a Python file comes with the job, and neither model.name nor data.name is of it",
+            "Name one of its functions, as in model.name: code:build, or leave the file out",
+        )
+    digest = _digest(spec.code)
+    model, data = (
+        part.model_copy(update={"name": part.name.replace("code:", f"code@{digest}:")})
+        if needs_code(part.name)
+        else part
+        for part in (spec.model, spec.data)
+    )
+    return spec.model_copy(update={"model": model, "data": data, "code": None})
+
+
+def keep_code(text: str, *, folder: Path) -> None:
+    """Keeps a file for the workers, whole or not at all.
+
+    Raises:
+        OSError: If there is no room, say.
+    """
+    path = folder / f"{_digest(text)}.py"
+    if not path.exists():
+        with replacing(path) as file:
+            file.write(text.encode())
+
+
+def import_code(module_name: str, reach: Reach) -> ModuleType:
+    """Loads a file that was kept, once in each process.
+
+    Args:
+        module_name: ``code@SHA256``.
+        reach: Whose folder holds it.
+
+    Raises:
+        ImportError: If it is not there, or not what it was.
+        Exception: Whatever its code raises.
+    """
+    digest = module_name.removeprefix("code@")
+    name = f"code_{digest}"
+    if name in sys.modules:
+        return sys.modules[name]
+    path = Path(reach.code or "") / f"{digest}.py"
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise ImportError(f"{path} is not there") from None
+    if hashlib.sha256(text).hexdigest() != digest:
+        raise ImportError(f"{path} is not the file that came with the job")
+    spec = spec_from_loader(name, loader=None, origin=str(path))
+    assert spec is not None
+    module = module_from_spec(spec)
+    module.__file__ = str(path)
+    sys.modules[name] = module  # before it runs, as Python does: a dataclass in it looks there
+    try:
+        exec(compile(text, str(path), "exec"), vars(module))  # where the operator allows it  # nosec B102
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

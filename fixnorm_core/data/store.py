@@ -1,0 +1,123 @@
+"""An object store as botocore and fsspec open it, and what its refusals mean, in words that repeat none of its own."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fixnorm_core.disk import full_disk
+from fixnorm_core.errors import DataError
+from fixnorm_core.extras import install_command
+
+__all__ = ["BucketDown", "explained", "open_store"]
+
+_PATIENCE = {"connect_timeout": 5, "read_timeout": 15, "retries": {"total_max_attempts": 3, "mode": "standard"}}
+"""Of one request, in seconds; s3fs makes it up to twice. So a dead endpoint is an error within two minutes."""
+
+
+class BucketDown(DataError):
+    """An object store that does not answer, answers that it cannot, or was changed: the same may go well later."""
+
+    code = "bucket_down"
+
+
+def open_store(url: str) -> Any:
+    """The store of an address. Keys and endpoint are the environment's, as botocore and fsspec read them.
+
+    Raises:
+        DataError: If the extra ``s3`` is not installed.
+    """
+    try:
+        import fsspec
+        import s3fs  # noqa: F401 - fsspec's own message does not tell how to install it
+    except ImportError as error:
+        raise DataError(
+            f"{url} is in an object store, and {error.name} is not installed where trials run",
+            f"Install the extra s3 there: {install_command('s3')}",
+        ) from error
+    store = fsspec.filesystem("s3", use_listings_cache=False, config_kwargs=_PATIENCE)  # one for each process
+    store.retries = 2
+    return store
+
+
+@contextmanager
+def explained(url: str) -> Iterator[None]:
+    """Says what a store's refusal means, in words of ours: its own may hold an endpoint with a password in it.
+
+    Raises:
+        BucketDown: For what may go well later.
+        DataError: For what the job or the operator has to mend.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        if full_disk(error) is not None or (isinstance(error, OSError) and error.filename is not None):
+            raise  # of this machine's disk
+        if (refusal := _refusal(url, error)) is None:
+            raise
+        raise refusal from None
+
+
+def _refusal(url: str, error: Exception) -> DataError | None:
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        CredentialRetrievalError,
+        HTTPClientError,
+        IncompleteReadError,
+        MetadataRetrievalError,
+        NoCredentialsError,
+        PartialCredentialsError,
+    )
+    from botocore.exceptions import ConnectionError as BotoConnectionError
+
+    if isinstance(error, NoCredentialsError | PartialCredentialsError):
+        return DataError(
+            f"{url} needs credentials, and there are none in the environment of the process that runs trials",
+            "Have the operator set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY where workers are started",
+        )
+    if isinstance(error, ValueError) and str(error).startswith("Invalid endpoint"):  # which it repeats
+        return DataError(
+            f"{url} cannot be asked for: AWS_ENDPOINT_URL or AWS_DEFAULT_REGION is not what it should be",
+            "Have the operator set an address such as https://minio.example.org, and a region, where workers start",
+        )
+    answer = error.__cause__ if isinstance(error.__cause__, ClientError) else None
+    status = answer.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) if answer else 0
+    code = str(answer.response.get("Error", {}).get("Code", ""))[:60] if answer else type(error).__name__
+    if isinstance(error, FileNotFoundError):
+        return DataError(
+            f"there is no {url}: the store answers {code}", "Correct the bucket's name, or AWS_ENDPOINT_URL"
+        )
+    if isinstance(error, PermissionError) or (400 <= status < 500 and status not in (408, 429)):
+        return DataError(
+            f"{url} may not be read: the store answers {code}",
+            "Have the operator give the account of AWS_ACCESS_KEY_ID s3:ListBucket and s3:GetObject there, and check "
+            "AWS_DEFAULT_REGION",
+        )
+    if answer is not None:
+        may_pass = status in (408, 429) or (status >= 500 and status != 501)
+    else:
+        of_botocore = (
+            BotoConnectionError
+            | HTTPClientError
+            | IncompleteReadError
+            | CredentialRetrievalError
+            | MetadataRetrievalError
+        )
+        may_pass = isinstance(error, of_botocore | ConnectionError | TimeoutError | socket.gaierror)
+        may_pass = may_pass or type(error).__module__.startswith("aiohttp")
+    if not may_pass and (answer is not None or isinstance(error, BotoCoreError)):
+        return DataError(
+            f"{url} cannot be asked for as the environment of the process that runs trials says ({code})",
+            "Have the operator correct AWS_PROFILE, AWS_DEFAULT_REGION, AWS_ENDPOINT_URL and botocore's files there",
+        )
+    if may_pass:
+        return BucketDown(
+            f"the store of {url} does not answer as it should ({code})",
+            "It is tried again by itself; have the operator look at the store, the network and AWS_ENDPOINT_URL",
+        )
+    return None

@@ -1,0 +1,1 @@
+"""Who may do what: tokens, browser sessions, and the gate that every request passes."""

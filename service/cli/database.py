@@ -1,0 +1,34 @@
+"""``fixnorm-tune database``: the tables that a server needs."""
+
+from __future__ import annotations
+
+import typer
+
+from service.cli.groups import QuickGroup
+from service.cli.serve import StateDirOption, server_settings
+
+__all__ = ["register"]
+
+_DATABASE = typer.Typer(cls=QuickGroup, no_args_is_help=True, rich_markup_mode=None)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to ``app``."""
+    app.add_typer(_DATABASE, name="database", help="Look after a server's database.")
+
+
+@_DATABASE.command(epilog="Example: FIXNORM_DATABASE_URL=postgresql://... fixnorm-tune database upgrade")
+def upgrade(state_dir: StateDirOption = None) -> None:
+    """Make a database's tables, or bring them up to date. Safe to run again, and from several machines at once.
+
+    A server does the same when it starts.
+    """
+    from service.administration import upgrade_database
+
+    done = upgrade_database(server_settings(state_dir=state_dir))
+    typer.echo("the database is up to date now" if done else "the database was up to date")
+
+
+@_DATABASE.callback()
+def _group() -> None:
+    """Keeps `database` a group of commands, though it has one so far."""

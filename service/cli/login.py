@@ -1,0 +1,34 @@
+"""``fixnorm-tune login`` and ``logout``: the token of a server, kept for later commands."""
+
+from __future__ import annotations
+
+import typer
+
+from service.cli.options import DEFAULT_SERVER, ServerOption
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to ``app``."""
+    app.command(epilog="Example: fixnorm-tune login --server https://tune.example.org")(login)
+    app.command(epilog="Example: fixnorm-tune logout")(logout)
+
+
+def login(server: ServerOption = DEFAULT_SERVER) -> None:
+    """Ask for a server's token, try it, and keep it for later commands (in ~/.config, for you alone to read)."""
+    from service.cli.connection import given_token, keep_token
+    from service.client import Client
+
+    token = given_token.get() or typer.prompt("Token", hide_input=True)
+    with Client(server, token=token.strip()) as client:
+        client.jobs(limit=1)
+    typer.echo(f"the token is kept in {keep_token(server, token.strip())} and sent to {server} alone")
+
+
+def logout(server: ServerOption = DEFAULT_SERVER) -> None:
+    """Forget the token that 'login' kept for a server. It stays good elsewhere: 'token revoke' ends it."""
+    from service.cli.connection import forget_token
+
+    known = forget_token(server)
+    typer.echo(f"the token of {server} is forgotten" if known else f"there was no token of {server}")

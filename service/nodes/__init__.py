@@ -1,0 +1,1 @@
+"""Nodes that are taken out of use for a while, and why."""

@@ -1,0 +1,1 @@
+"""What would become of a job if it were submitted now. Nothing is stored."""

@@ -1,0 +1,43 @@
+"""``/api/v1/plans``: what would become of a job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from fixnorm_core.spec import JobSpec
+from service.access.callers import Calling
+from service.jobs.submit import check, check_deadline
+from service.plans.plan import plan
+from service.plans.schemas import PlanView
+from service.runtime import Running
+from service.schemas import Problem
+from service.webhooks.targets import check_address
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["jobs"])
+
+_PROBLEM: dict[str, Any] = {"model": Problem, "content": {"application/problem+json": {}}}
+
+
+@router.post("/plans", responses={422: _PROBLEM})
+def plan_job(spec: JobSpec, running: Running, calling: Calling) -> PlanView:
+    """Checks a job as submitting it would, and tells what would become of it; stores and starts nothing."""
+    spec = calling.owning(spec)
+    if spec.webhook is not None and not running.settings.webhook_private:
+        check_address(spec.webhook)
+    nodes, now = running.nodes(), running.now()
+    checked = check(
+        spec,
+        database=running.database,
+        trials=running.trials,
+        images=running.settings.images,
+        reach=running.reach,
+        nodes=nodes,
+        user_max=running.rules.user_max,
+    )
+    check_deadline(checked, now)
+    with running.database.read() as session:
+        return plan(checked, session, nodes=nodes, layout=running.layout(), rules=running.rules, now=now)

@@ -1,0 +1,96 @@
+"""Works a plan out: the checked job, its first points, and its place in the queue as it stands."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy.orm import Session
+
+from fixnorm_core.spec import JobSpec, warm_starts_of
+from service.plans.schemas import PlanView
+from service.queue.places import Place, find_places
+from service.queue.share import Rules
+from service.queue.standing import Standing
+from service.schemas import JobState
+from service.studies.storage import close_storage, open_scratch
+from service.studies.studies import Studies
+from worker.contracts import Node, Resources
+from worker.room import Layout
+
+__all__ = ["first_points", "plan"]
+
+_NAME = "the job of this plan"
+
+
+def plan(
+    spec: JobSpec,
+    session: Session,
+    *,
+    nodes: Sequence[Node],
+    layout: Layout | Sequence[Node],
+    rules: Rules,
+    now: datetime,
+) -> PlanView:
+    """What would become of a job.
+
+    Args:
+        spec: Checked already, as a submitted one is.
+        session: A reading session.
+        nodes: The machines that trials can run on.
+        layout: What is held on which of them, as for :func:`service.queue.places.find_places`.
+        rules: The operator's, of fair share.
+        now: The time.
+    """
+    place = _place(spec, session, layout=layout, rules=rules, now=now)
+    fitting = (_many(Resources.of(spec.resources), node.total) for node in nodes)
+    at_once = min(spec.trials_at_once, sum(fitting), spec.budget.max_trials)
+    waits = place.obstacle is not None
+    return PlanView(
+        spec=spec,
+        notes=tuple(each.note for each in warm_starts_of(spec.search, training=spec.training)),
+        first_points=tuple(first_points(spec, count=at_once)),
+        trials_at_once=at_once,
+        epochs=spec.budget.max_trials * spec.training.epochs,
+        place=place.number if waits else None,
+        reason=place.reason if waits else "there is room: it starts at once",
+    )
+
+
+def first_points(spec: JobSpec, *, count: int) -> list[dict[str, float]]:
+    """The points of the first ``count`` trials, as the job will ask for them while none has ended."""
+    storage = open_scratch()
+    try:
+        study = Studies(storage).open("plan", spec)
+        return [study.ask().params for _ in range(count)]
+    finally:
+        close_storage(storage)
+
+
+def _place(spec: JobSpec, session: Session, *, layout: Layout | Sequence[Node], rules: Rules, now: datetime) -> Place:
+    newcomer = Standing(
+        job_id=_NAME,
+        name=spec.name,
+        state=JobState.QUEUED,
+        reason="",
+        cancel_requested=False,
+        created_at=now,
+        started_at=None,
+        served_at=None,
+        waiting_since=None,
+        share=spec.share,
+        needed=Resources.of(spec.resources),
+    )
+    places = find_places(session, layout=layout, rules=rules, now=now, newcomer=newcomer)
+    return next(place for place in places if place.standing.job_id == _NAME)
+
+
+def _many(needed: Resources, node: Resources) -> int:
+    """How many trials a node holds at once when nothing else runs; what shares a GPU is on one GPU."""
+    by_cpus = math.floor(node.cpus / needed.cpus + 1e-9)
+    if needed.gpus == 0:
+        return by_cpus
+    if needed.gpus < 1:
+        return min(by_cpus, math.floor(node.gpus) * math.floor(1 / needed.gpus + 1e-9))
+    return min(by_cpus, math.floor(node.gpus / needed.gpus + 1e-9))

@@ -1,0 +1,1 @@
+"""What of ended jobs is removed, when, and how."""

@@ -1,0 +1,1 @@
+"""Tells experiment trackers (TensorBoard, MLflow) what a job's events tell, once, beside the dispatcher."""

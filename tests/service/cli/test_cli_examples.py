@@ -1,0 +1,210 @@
+"""The example that each command's help shows is run, by a shell, against a real server."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from processes import ServerProcess
+
+from fixnorm_core.spec import JobSpec
+from service.cli.main import app
+from service.client import Client
+from service.jobs.folders import trial_folder
+from service.schemas import JobState
+from worker.contracts import log_path
+from worker.recording import Recording
+
+JOB_ID = re.compile(r"\bjob-[0-9a-f]{10}\b")
+"""As the server makes them; ``place`` holds it to that."""
+
+ENDED = {"show", "trials", "best", "summary", "report", "export", "logs", "watch"}
+
+
+def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    """Every command with its example."""
+    if hasattr(command, "commands"):
+        for name, inner in command.commands.items():
+            yield from leaves(inner, (*path, name))
+    else:
+        yield " ".join(path), command.epilog or ""
+
+
+COMMAND: Any = typer.main.get_command(app)
+EXAMPLES = dict(leaves(COMMAND))
+
+
+def ids_in(line: str) -> Iterator[str]:
+    """What stands in an example where a command takes a job's id."""
+    for part in line.removeprefix("Example: ").split(" && "):
+        words = shlex.split(part.partition(" > ")[0])
+        words = words[words.index("fixnorm-tune") + 1 :]
+        command = COMMAND.commands[words[0]]
+        given = {} if hasattr(command, "commands") else command.make_context(words[0], words[1:]).params
+        yield from (given["job_id"],) if "job_id" in given else given.get("job_ids", ())
+
+
+@dataclass
+class Place:
+    """Where an example is run.
+
+    Attributes:
+        ended: Ids of jobs that have ended.
+    """
+
+    url: str
+    state_dir: Path
+    ended: tuple[str, str]
+    environment: dict[str, str]
+
+    def run(self, line: str, *, folder: Path, given: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+        command = ["sh", "-c", line]
+        environment = self.environment | more
+        return subprocess.run(command, cwd=folder, env=environment, input=given, capture_output=True, text=True)
+
+
+def job(**budget: Any) -> JobSpec:
+    spec = Recording.packaged().job.model_dump(mode="json")
+    return JobSpec.model_validate(spec | {"budget": {"confirm_runs": 0, "stop_early": False} | budget})
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("examples")
+    program = folder / "bin" / "fixnorm-tune"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m service.cli.main "$@"\n')
+    program.chmod(0o755)
+    server = ServerProcess("server", folder, state_dir=folder / "state", epoch_seconds=0.02)
+    server.start()
+    server.wait()
+    root = str(Path(__file__).parents[3])
+    environment = os.environ | {
+        "PATH": f"{program.parent}:{os.environ['PATH']}",
+        "PYTHONPATH": root,
+        "FIXNORM_SERVER": server.url,
+        "FIXNORM_STATE_DIR": str(folder / "state"),
+        "XDG_CONFIG_HOME": str(folder / "config"),
+    }
+    environment.pop("FIXNORM_TOKEN", None)
+    with Client(server.url) as client:
+        first, second = (client.submit(job(max_trials=5)).wait() for _ in range(2))
+    assert JOB_ID.fullmatch(first.id)
+    assert JOB_ID.fullmatch(second.id)
+    log = log_path(trial_folder(folder / "state", first.id, 4), f"{first.id}.4.1")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("epoch 1 of 8\n")  # the simulator trains nothing, so it logs nothing
+    yield Place(server.url, folder / "state", (first.id, second.id), environment)
+    server.stop()
+
+
+def test_every_command_has_an_example() -> None:
+    assert len(EXAMPLES) >= 29
+    for name, epilog in EXAMPLES.items():
+        assert re.match(rf"Example: (\w+=\S+ )*fixnorm-tune {name}\b", epilog), name
+
+
+def test_every_id_in_an_example_has_the_form_of_the_servers() -> None:
+    shown = {name: list(ids_in(line)) for name, line in EXAMPLES.items()}
+    assert sum(len(ids) for ids in shown.values()) >= 17
+    for name in ENDED | STATES.keys():
+        assert shown[name], name
+    for name, ids in shown.items():
+        assert all(JOB_ID.fullmatch(each) for each in ids), (name, ids)
+
+
+STATES = {
+    "pause": {JobState.PAUSED},
+    "resume": {JobState.QUEUED, JobState.RUNNING},
+    "stop": {JobState.SUCCEEDED},  # its example watches it end
+    "cancel": {JobState.CANCELLED, JobState.RUNNING},  # within a moment
+}
+"""Where a running job is after the example of a verb."""
+
+ELSEWHERE = {"serve", "login", "logout", "token create", "token list", "token revoke"}
+"""Examples with a test of their own below."""
+
+
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name not in ELSEWHERE])
+def test_the_example_of_a_command_does_what_it_says(
+    name: str, place: Place, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    line = EXAMPLES[name].removeprefix("Example: ")
+    if "postgresql://..." in line:
+        line = line.replace("postgresql://...", request.getfixturevalue("postgres_url"))
+    with Client(place.url) as client:
+        running = None
+        if JOB_ID.search(line) and name not in ENDED:
+            running = client.submit(job(max_trials=100_000))
+            while running.refresh().progress.finished == 0:
+                time.sleep(0.05)
+        shown = list(dict.fromkeys(JOB_ID.findall(line)))
+        real = dict(zip(shown, (running.id,) if running else place.ended, strict=False))
+        line = JOB_ID.sub(lambda found: real[found[0]], line)
+        line = line.replace("10.0.0.7", client.nodes()[0].name)
+        done = place.run(line, folder=tmp_path)
+        if running is not None:
+            state = running.refresh().state
+            running.cancel()
+            assert state in STATES.get(name, set(JobState)), state
+    wanted = (0, 1) if name == "doctor" else (0,)  # a machine may lack something; that is what it is asked for
+    assert done.returncode in wanted, (line, done.stdout, done.stderr)
+    if target := re.search(r"(?:> |-o )(\S+\.\w+)$|export \S+ (\S+)$", line):
+        made = tmp_path / (target[1] or target[2])
+        assert made.exists()
+        assert made.is_dir() or made.stat().st_size > 0
+    else:
+        assert done.stdout
+
+
+def test_a_server_is_started_and_tokens_are_made_used_and_revoked_as_the_examples_say(
+    place: Place, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    options = f" --port 0 --backend simulator --url-file {tmp_path / 'url'}"
+    serve = EXAMPLES["serve"].removeprefix("Example: ").replace("/data/images", str(images)) + options
+    state = str(tmp_path / "fixnorm-state")
+    process = subprocess.Popen(
+        ["sh", "-c", f"exec {serve}"],
+        cwd=tmp_path,
+        env=place.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        while not (tmp_path / "url").exists():
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            time.sleep(0.05)
+        url = (tmp_path / "url").read_text().strip()
+
+        more = {"FIXNORM_SERVER": url, "XDG_CONFIG_HOME": str(tmp_path / "config")}
+
+        def run(name: str, given: str = "") -> str:
+            line = EXAMPLES[name].removeprefix("Example: ").replace("https://tune.example.org", url)
+            done = place.run(line, folder=tmp_path, given=given, FIXNORM_STATE_DIR=state, **more)
+            assert done.returncode == 0, (line, done.stdout, done.stderr)
+            return done.stdout
+
+        token = re.findall(r"fnt_\w+|\S{30,}", run("token create"))[0]
+        before = run("token list")
+        assert '"ann"' in before
+        run("login", given=f"{token}\n")
+        assert token in (tmp_path / "config" / "fixnorm-tune" / "tokens.json").read_text()
+        run("logout")
+        assert token not in (tmp_path / "config" / "fixnorm-tune" / "tokens.json").read_text()
+        run("token revoke")
+        assert run("token list") != before
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)

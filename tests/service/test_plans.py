@@ -1,0 +1,118 @@
+"""A plan tells what a job would do, and does nothing; what is submitted afterwards does just that."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner, Result
+from waiting import wait_until
+
+from fixnorm_core.jobfile import load_job_file
+from fixnorm_core.spec import JobSpec
+from service.cli.main import app
+from service.client import Client, ProblemError
+from service.settings import Settings
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Four CPUs, and trials that last as long as the test."""
+    return settings.model_copy(update={"epoch_seconds": 600.0, "poll_interval": timedelta(milliseconds=50)})
+
+
+def changed(job: dict[str, Any], **groups: Any) -> JobSpec:
+    return JobSpec.model_validate(job | groups)
+
+
+def dry_run(http: httpx.Client, *arguments: str) -> Result:
+    return CliRunner().invoke(app, ["submit", *arguments, "--dry-run", "--server", str(http.base_url)])
+
+
+@pytest.mark.parametrize("sampler", ["fixnorm", "gp", "tpe", "random"])
+def test_the_first_trials_are_those_of_the_plan(http: httpx.Client, job: dict[str, Any], sampler: str) -> None:
+    budget = {"max_trials": 6, "confirm_runs": 2, "parallel_trials": 3, "stop_early": False}
+    spec = changed(job, budget=budget, search={"sampler": sampler}, seed=7)
+    with Client(str(http.base_url)) as client:
+        plan = client.plan(spec)
+        assert client.jobs() == []
+        job_id = client.submit(spec).id
+        wait_until(lambda: client.job(job_id).progress.running == 3)
+        assert [trial.params for trial in client.trials(job_id)] == list(plan.first_points)
+        assert client.job(job_id).spec == plan.spec
+    assert (plan.trials_at_once, plan.epochs, plan.place) == (3, 6 * spec.training.epochs, None)
+    assert plan.reason == "there is room: it starts at once"
+
+
+@pytest.mark.both_databases
+def test_a_plan_tells_the_place_in_the_queue_and_why(http: httpx.Client, job: dict[str, Any]) -> None:
+    budget = {"max_trials": 6, "confirm_runs": 2, "parallel_trials": 4, "stop_early": False}
+    with Client(str(http.base_url)) as client:
+        holder = client.submit(changed(job, budget=budget)).id
+        wait_until(lambda: client.job(holder).progress.running == 4)
+        waiting = client.submit(changed(job, resources={"cpus_per_trial": 4}, share={"priority": 1})).id
+        wait_until(lambda: client.job(waiting).place == 1)
+        plan = client.plan(changed(job, resources={"cpus_per_trial": 2}))
+        assert plan.place == 2
+        assert plan.reason.startswith("waiting for room: a trial needs 2 CPUs and 0 GPUs")
+        assert plan.trials_at_once == 2  # the whole machine is counted, of which others hold some
+        assert {each.id for each in client.jobs()} == {holder, waiting}
+
+
+def test_what_submitting_would_refuse_a_plan_refuses(http: httpx.Client, job: dict[str, Any]) -> None:
+    with Client(str(http.base_url)) as client:
+        for groups in (
+            {"resources": {"cpus_per_trial": 5}},
+            {"data": {"name": "imagefolder", "path": "nowhere"}},
+            {"budget": {"deadline": "2020-01-01T00:00:00Z"}},
+            {"webhook": "http://127.0.0.1:1/"},
+        ):
+            spec = changed(job, **groups)
+            refusals = []
+            for call in (client.plan, client.submit):
+                with pytest.raises(ProblemError) as refused:
+                    call(spec)
+                refusals.append((refused.value.problem.status, refused.value.problem.code))
+            assert refusals[0] == refusals[1]
+
+
+def test_a_dry_run_prints_a_job_file_that_is_the_whole_job(http: httpx.Client, tmp_path: Path) -> None:
+    result = dry_run(
+        http, "--model", "resnet18", "--dataset", "digits", "--epochs", "30", "--trials", "9", "--seed", "3"
+    )
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0] == "# Nothing was submitted. If it were now:"
+    assert "# at most 270 epochs in all" in lines
+    written = tmp_path / "plan.yaml"
+    written.write_text(result.stdout, encoding="utf-8")
+    spec = load_job_file(written)
+    assert (spec.model.name, spec.data.name, spec.training.epochs, spec.budget.max_trials, spec.seed) == (
+        *("resnet18", "digits", 30),
+        *(9, 3),
+    )
+    assert dry_run(http, str(written)).stdout == result.stdout
+
+
+def test_options_change_a_file_and_set_changes_both(http: httpx.Client, tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text("name: mine\ntraining: {epochs: 5}\nseed: 1\n", encoding="utf-8")
+    result = dry_run(http, str(file), "--epochs", "6", "--name", "other", "--set", "training.epochs=7", "-o", "json")
+    assert result.exit_code == 0, result.output
+    for said in ('"name": "other"', '"epochs": 7', '"seed": 1'):
+        assert said in result.stdout
+
+
+def test_an_option_that_breaks_a_rule_is_named(http: httpx.Client) -> None:
+    result = dry_run(http, "--epochs", "0")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: --epochs 0: training.epochs: 0 does not fit")
+
+
+def test_nothing_given_is_refused_with_what_can_be(http: httpx.Client) -> None:
+    result = dry_run(http)
+    assert result.exit_code == 2
+    assert "--model resnet18 --dataset cifar10 --epochs 30" in result.stderr

@@ -11,7 +11,6 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.security import HTTPBearer
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
-from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp
 
 from fixnorm_core.disk import free_bytes, no_space_at
@@ -19,6 +18,7 @@ from service import catalog, problems
 from service.access.gate import guarded
 from service.access.headers import SafeHeaders
 from service.access.origins import SameOrigin
+from service.access.sizes import SizeLimit
 from service.dashboard import WithDashboard
 from service.events import endpoints as events
 from service.jobs import endpoints as jobs
@@ -59,7 +59,7 @@ def create_app(runtime: Runtime, *, start: Callable[[], None], close: Callable[[
     app.include_router(login.router)
     access = runtime.access
     inner = guarded(WithDashboard(app, runtime.storage), access)
-    limited = RequestBodyLimitMiddleware(inner, runtime.settings.max_request_bytes)
+    limited = SizeLimit(inner, limit=runtime.settings.max_request_bytes)
     return SafeHeaders(SameOrigin(limited, open_to_all=not access.required))
 
 

@@ -134,9 +134,14 @@ def _broken_rules(error: RequestValidationError) -> tuple[FieldProblem, ...]:
     )
 
 
-async def _on_http(_request: Request, error: Exception) -> JSONResponse:
+async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
+    if status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE:  # its length was not told beforehand
+        limit = request.app.state.runtime.settings.max_request_bytes
+        detail = f"the request has more bytes than the {limit} that this server reads"
+        way_out = "Send less, or let the server read more: FIXNORM_MAX_REQUEST_BYTES"
+        return _answer(status, detail=detail, code="request_too_large", way_out=way_out)
     way_out = "Send JSON, as UTF-8" if status is HTTPStatus.BAD_REQUEST else ""  # FastAPI's only one: no text at all
     return _answer(status, detail=str(error.detail), code=status.phrase.lower().replace(" ", "_"), way_out=way_out)
 

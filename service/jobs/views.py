@@ -205,7 +205,7 @@ def _trial_view(spec: JobSpec, trial: FrozenTrial, attempts: Sequence[AttemptRow
         validation_accuracy=trial.value if trial.state is OptunaState.COMPLETE else None,
         curve=tuple(trial.intermediate_values[step] for step in sorted(trial.intermediate_values)),
         epochs=spec.training.epochs,
-        reason=attempts[-1].reason if attempts and ended else "",
+        reason=(attempts[-1].reason if attempts else "it was never trained") if ended else "",
         attempts=len(attempts),
         seconds=seconds if attempts else None,
     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import structlog
 from serving import serving, simulated
 
 from service.composition import Service, build
@@ -19,6 +22,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Runs what is marked ``both_databases`` once on each."""
     if "database_url" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_databases"):
         metafunc.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def server_log() -> Iterator[None]:
+    """Sends the server's log to file descriptor 2 and not to ``sys.stdout``, which may be a command's at that moment.
+
+    ``capfd`` tells a test what was logged. A test may start a server that sets its own log up: that is undone here.
+    """
+    console = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(
+        processors=[structlog.stdlib.add_log_level, structlog.processors.TimeStamper(), console],
+        logger_factory=structlog.PrintLoggerFactory(sys.__stderr__),
+    )
+    root, handlers = logging.getLogger(), [*logging.getLogger().handlers]
+    yield
+    structlog.reset_defaults()
+    for handler in [each for each in root.handlers if each not in handlers]:
+        root.removeHandler(handler)
+    logging.getLogger("service").setLevel(logging.NOTSET)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from fixnorm_core.spec import JobSpec
 from service.database.rows import AttemptKind, AttemptRow, AttemptState
 from service.events.records import record
 from service.jobs.verbs import PAUSE, RESUME, ask
+from service.jobs.views import trial_views
 from service.schemas import EventKind, JobState
 from service.settings import Settings
 from service.studies.studies import StudyHandle
@@ -121,5 +123,8 @@ def test_a_trial_that_another_server_created_over_the_budget_is_never_trained_no
         states = [trial.state for trial in trials(service, job_id)]
         assert states.count(TrialState.COMPLETE) == spec.budget.max_trials
         assert states[surplus[-1]] is TrialState.FAIL
-        assert surplus[-1] not in {row.trial_number for row in attempts(service, job_id)}
+        rows = attempts(service, job_id)
+        assert surplus[-1] not in {row.trial_number for row in rows}
+        view = trial_views(spec, trials(service, job_id), attempts=rows, now=datetime.now(UTC))[surplus[-1]]
+        assert (view.state, view.reason) == ("CANCELLED", "it was never trained")
         assert state_of(service, job_id) is JobState.SUCCEEDED

@@ -102,7 +102,7 @@ def test_a_job_is_a_run_and_its_trials_are_runs_below_it_each_step_once_over_cra
 
 
 def test_a_server_that_is_away_costs_the_job_nothing_and_is_told_of_once(
-    told: Settings, spec: JobSpec, capsys: pytest.CaptureFixture[str]
+    told: Settings, spec: JobSpec, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]  # nobody listens there in a moment
@@ -118,7 +118,7 @@ def test_a_server_that_is_away_costs_the_job_nothing_and_is_told_of_once(
             now[0] += 1000
             tries += 1
         assert run_to_end(service, job_id) is JobState.SUCCEEDED
-        assert capsys.readouterr().out.count("tracker.failed") == 1
+        assert capfd.readouterr().err.count("tracker.failed") == 1
         back = follower(service, told)  # what was missed is told when it is there again
         while back.look():
             pass
@@ -206,7 +206,7 @@ class Choosy:
 
 
 def test_a_job_that_cannot_be_told_holds_up_no_other(
-    told: Settings, spec: JobSpec, capsys: pytest.CaptureFixture[str]
+    told: Settings, spec: JobSpec, capfd: pytest.CaptureFixture[str]
 ) -> None:
     tracker, now = Choosy(), [0.0]
     with server(told) as service:
@@ -218,7 +218,7 @@ def test_a_job_that_cannot_be_told_holds_up_no_other(
             now[0] += 2
             telling.look()
         assert set(tracker.told) == {other}
-        assert capsys.readouterr().out.count("tracker.failed") == 1
+        assert capfd.readouterr().err.count("tracker.failed") == 1
         tracker.refused = ""
         now[0] += 1000
         telling.look()
@@ -227,7 +227,7 @@ def test_a_job_that_cannot_be_told_holds_up_no_other(
 
 @pytest.mark.parametrize("password", ["hush", "hu@sh", "hu/sh?x"])
 def test_a_password_in_the_address_is_not_logged(
-    told: Settings, spec: JobSpec, capsys: pytest.CaptureFixture[str], password: str
+    told: Settings, spec: JobSpec, capfd: pytest.CaptureFixture[str], password: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]  # nobody listens there in a moment
@@ -235,9 +235,9 @@ def test_a_password_in_the_address_is_not_logged(
     with server(away) as service:
         put(service, spec)
         follower(service, away).look()
-    said = capsys.readouterr()
-    assert "tracker.failed" in said.out
-    assert f" at http://{'...' if '?' in password else f'127.0.0.1:{port}'}" in said.out
+    said = capfd.readouterr()
+    assert "tracker.failed" in said.err
+    assert f" at http://{'...' if '?' in password else f'127.0.0.1:{port}'}" in said.err
     assert password not in said.out + said.err
     assert "ann:" not in said.out + said.err
 

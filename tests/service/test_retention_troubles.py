@@ -62,7 +62,7 @@ def test_a_file_that_cannot_be_removed_is_told_of_and_keeps_nothing_else(
     ended_jobs: list[str],
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
     policy: Policy,
 ) -> None:
     first, second, _ = ended_jobs
@@ -77,7 +77,7 @@ def test_a_file_that_cannot_be_removed_is_told_of_and_keeps_nothing_else(
             assert files_of(settings, first) == of(*removed) | {"trials/0000/logs/1.log"}
             assert files_of(settings, second) == of(*removed)
         Janitor(pruner(service, policy), lambda: True).clean()
-        assert "retention.kept" in capsys.readouterr().out
+        assert "retention.kept" in capfd.readouterr().err
         policy_options = ["--logs-days=0"] if policy.logs is not None else ["--keep-jobs=0", "--best-too"]
         monkeypatch.setenv("FIXNORM_DATABASE_URL", settings.url)
         told = CliRunner().invoke(app, ["prune", "--state-dir", str(settings.state_dir), *policy_options])

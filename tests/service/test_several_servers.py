@@ -179,7 +179,7 @@ def test_another_takes_over_from_one_that_was_cut_off_and_whose_late_results_are
     servers: tuple[Service, Service],
     backends: tuple[Counting, Counting],
     spec: JobSpec,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     first, second = servers
     job_id = put(first, spec)
@@ -195,7 +195,7 @@ def test_another_takes_over_from_one_that_was_cut_off_and_whose_late_results_are
     assert backends[0]._replays == {}  # nothing runs here any more
     lost = {row.id: row for row in attempts(second, job_id)}[interrupted]
     assert (lost.state, lost.result) == (AttemptState.LOST, None)
-    assert "dispatch.stood_down" in capsys.readouterr().out
+    assert "dispatch.stood_down" in capfd.readouterr().err
 
     assert run_to_end(second, job_id).state == JobState.SUCCEEDED
     for _ in range(5):
@@ -228,7 +228,7 @@ def test_a_result_that_comes_after_another_server_gave_its_attempt_up_is_refused
     servers: tuple[Service, Service],
     backends: tuple[Counting, Counting],
     spec: JobSpec,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     leader, _ = servers
     job_id = put(leader, spec)
@@ -241,7 +241,7 @@ def test_a_result_that_comes_after_another_server_gave_its_attempt_up_is_refused
     rows = {row.id: row for row in attempts(leader, job_id)}
     assert (rows[late].state, rows[late].result) == (AttemptState.LOST, None)
     assert rows[f"{job_id}.0.2"].state == AttemptState.COMPLETE
-    told = [line for line in capsys.readouterr().out.splitlines() if "attempt.news_refused" in line]
+    told = [line for line in capfd.readouterr().err.splitlines() if "attempt.news_refused" in line]
     assert len(told) == 1
     assert "it is LOST: given up" in told[0]
     trials = leader.runtime.trials(find(leader, job_id))

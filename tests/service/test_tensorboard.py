@@ -187,7 +187,7 @@ def test_a_job_that_goes_on_after_its_end_is_followed_on(settings: Settings, job
 
 
 def test_a_folder_that_cannot_be_written_costs_the_job_nothing_and_is_told_once(
-    settings: Settings, spec: JobSpec, capsys: pytest.CaptureFixture[str]
+    settings: Settings, spec: JobSpec, capfd: pytest.CaptureFixture[str]
 ) -> None:
     now = [0.0]
     with server(settings) as service:
@@ -201,7 +201,7 @@ def test_a_folder_that_cannot_be_written_costs_the_job_nothing_and_is_told_once(
             told.look()
             now[0] += 0.5
         assert run_to_end(service, job_id) is JobState.SUCCEEDED
-        assert capsys.readouterr().out.count("tracker.failed") == 1
+        assert capfd.readouterr().err.count("tracker.failed") == 1
         folder.unlink()
         now[0] += 1000
         while told.look():

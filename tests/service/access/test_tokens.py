@@ -159,13 +159,18 @@ def test_no_child_process_gets_the_servers_secrets(monkeypatch: pytest.MonkeyPat
     assert os.environ["FIXNORM_CPUS"] == "1"
 
 
-def test_a_request_that_is_too_large_is_refused_before_it_is_read(settings: Settings) -> None:
+def test_a_request_that_is_too_large_is_refused_before_it_is_read(
+    settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
     small = settings.model_copy(update={"max_request_bytes": 65_536})
     with serving(build(small).app) as url:
         for content in (b" " * 65_537, iter([b" " * 40_000] * 2)):
             answer = httpx.post(f"{url}/api/v1/jobs", content=content, headers={"content-type": "application/json"})
-            assert answer.status_code == 413
+            assert (answer.status_code, answer.json()["code"]) == (413, "request_too_large")
+            assert "65536" in answer.json()["detail"]
+            assert "FIXNORM_MAX_REQUEST_BYTES" in answer.json()["way_out"]
         assert httpx.post(f"{url}/api/v1/jobs", content=b" " * 65_536).status_code == 422
+    assert "request.failed" not in capfd.readouterr().err
 
 
 def test_every_answer_tells_browsers_what_not_to_do(http: httpx.Client) -> None:

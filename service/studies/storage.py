@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import cache
 from pathlib import Path
 
 from alembic.runtime.migration import MigrationContext
@@ -53,10 +54,9 @@ def is_up_to_date(url: str) -> bool:
 
     Changes nothing, unlike a storage that is opened: that notes its version where none is, and two at once collide.
     """
-    scripts = ScriptDirectory(str(Path(inspect.getfile(RDBStorage)).parent / "alembic"))
     engine = create_engine(url, poolclass=pool.NullPool)
     with engine.connect() as connection:
-        return set(MigrationContext.configure(connection).get_current_heads()) == set(scripts.get_heads())
+        return set(MigrationContext.configure(connection).get_current_heads()) == _newest_versions()
 
 
 def upgrade_tables(url: str) -> None:
@@ -82,6 +82,21 @@ def engine_of(storage: BaseStorage) -> Engine:
 
 
 def _open(url: str, *, read_only: bool) -> RDBStorage:
-    storage = RDBStorage(url, engine_kwargs=engine_options(url), skip_table_creation=read_only)
+    storage = RDBStorage(
+        url,
+        engine_kwargs=engine_options(url),
+        skip_compatibility_check=True,  # below, and faster
+        skip_table_creation=read_only,
+    )
+    if storage.get_current_version() not in _newest_versions():
+        storage.engine.dispose()
+        storage = RDBStorage(url, engine_kwargs=engine_options(url), skip_table_creation=read_only)  # says what to do
     make_safe(storage.engine, read_only=read_only)
     return storage
+
+
+@cache
+def _newest_versions() -> frozenset[str]:
+    """What this release of Optuna calls its newest tables. It loads all its migrations to tell."""
+    scripts = ScriptDirectory(str(Path(inspect.getfile(RDBStorage)).parent / "alembic"))
+    return frozenset(scripts.get_heads())

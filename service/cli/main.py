@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 from typing import Annotated
 
@@ -73,6 +74,8 @@ def _options(
 ) -> None:
     del version  # its callback has dealt with it
     given_token.set(token)
+    # Where nothing is set up, Optuna sets up its own as it makes its tables, and tells how that goes
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
 
 
 serve.register(app)

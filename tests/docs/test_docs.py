@@ -10,6 +10,7 @@ from pathlib import Path
 import optuna
 import pytest
 import yaml
+from shown import blocks
 
 from fixnorm_core.changes import Change
 from fixnorm_core.jobfile import load_job_file
@@ -20,13 +21,8 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
 
 
-def blocks(page: str, language: str) -> list[str]:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
-
-
 def test_the_quickstarts_job_file_shows_every_field_with_its_default() -> None:
-    (shown,) = blocks("docs/quickstart.md", "yaml")
+    (shown,) = blocks(ROOT / "docs/quickstart.md", "yaml")
     assert JobSpec.model_validate(yaml.safe_load(shown)) == JobSpec()
 
     def fields(tree: object) -> object:
@@ -39,7 +35,7 @@ def test_the_quickstarts_job_file_shows_every_field_with_its_default() -> None:
 
 
 def test_the_readmes_job_file_is_a_job(tmp_path: Path) -> None:
-    (shown,) = blocks("README.md", "yaml")
+    (shown,) = blocks(ROOT / "README.md", "yaml")
     path = tmp_path / "my-job.yaml"
     path.write_text(shown, encoding="utf-8")
     assert load_job_file(path).data.path == str(tmp_path / "flowers")
@@ -62,7 +58,7 @@ def test_every_submission_of_a_recipe_that_is_shown_is_a_job(page: Path) -> None
 
 
 def test_the_quickstarts_sampler_loop_runs_and_stops_by_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    (loop,) = [block for block in blocks("docs/quickstart.md", "python") if "stop_reason" in block]
+    (loop,) = [block for block in blocks(ROOT / "docs/quickstart.md", "python") if "stop_reason" in block]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     names: dict[str, object] = {"train": lambda lr, fc_norm: 0.9 - abs(lr - 0.01) - 0.001 * fc_norm}
     exec(loop, names)

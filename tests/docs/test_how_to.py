@@ -16,6 +16,7 @@ import typer.main
 import yaml
 from PIL import Image
 from processes import ServerProcess
+from shown import blocks
 from torch import nn
 from typer.testing import CliRunner
 
@@ -26,11 +27,6 @@ from service.client import Client
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs" / "how-to").glob("*.md"))
 ALL_PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-    return [text for named, text in fenced if named == language]
 
 
 def is_command(line: str) -> bool:

@@ -77,8 +77,8 @@ def submit_job(
     somebody else.
     """
     spec = calling.owning(spec)
-    if spec.webhook is not None and not running.settings.webhook_private:
-        check_address(spec.webhook)
+    if spec.webhook is not None:
+        check_address(spec.webhook, allow_private=running.settings.webhook_private)
     job, is_new = submit(
         spec,
         database=running.database,

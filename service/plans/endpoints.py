@@ -26,8 +26,8 @@ _PROBLEM: dict[str, Any] = {"model": Problem, "content": {"application/problem+j
 def plan_job(spec: JobSpec, running: Running, calling: Calling) -> PlanView:
     """Checks a job as submitting it would, and tells what would become of it; stores and starts nothing."""
     spec = calling.owning(spec)
-    if spec.webhook is not None and not running.settings.webhook_private:
-        check_address(spec.webhook)
+    if spec.webhook is not None:
+        check_address(spec.webhook, allow_private=running.settings.webhook_private)
     nodes, now = running.nodes(), running.now()
     checked = check(
         spec,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -26,6 +28,9 @@ PAUSES = tuple(timedelta(seconds=seconds) for seconds in (10, 60, 300, 1800, 720
 """After the first try, the second and so on; after the last one it is given up."""
 
 _TIMEOUT_SECONDS = 10.0
+_AT_ONCE = 8
+"""So many receivers may be slow before others wait for them."""
+
 _LOOK_EVERY_SECONDS = 1.0
 _LEASE = timedelta(minutes=1)
 
@@ -67,14 +72,8 @@ class Courier:
         """Tries whatever is due once; returns how many that was."""
         with self.database.read() as session:
             due = deliveries.due(session, now=self.now())
-        tried = 0
-        for delivery in due:
-            with self.database.write.begin() as session:
-                mine = deliveries.claim(session, delivery, until=self.now() + _LEASE)
-            if mine and not self._stop.is_set():
-                self._try(delivery)
-                tried += 1
-        return tried
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="courier") as pool:
+            return sum(pool.map(self._try_if_mine, due))
 
     def _run(self) -> None:
         while not self._stop.wait(_LOOK_EVERY_SECONDS):
@@ -83,16 +82,29 @@ class Courier:
             except Exception:  # the loop must outlive a lost database; what was due still is
                 log.exception("webhook.failed")
 
+    def _try_if_mine(self, delivery: DeliveryRow) -> bool:
+        if self._stop.is_set():  # a claim counts as a try
+            return False
+        with self.database.write.begin() as session:
+            mine = deliveries.claim(session, delivery, until=self.now() + _LEASE)
+        if mine:
+            self._try(delivery)
+        return mine
+
     def _try(self, delivery: DeliveryRow) -> None:
         tries = delivery.tries + 1
+        with self.database.read() as session:
+            body = deliveries.message(session, delivery)
         error: str | None
         try:
-            error, final = self._send(delivery), False
+            error, final = self._send(delivery, body), False
         except WebhookRefused as refused:
             error, final = refused.rule, True
         except _Gone as gone:
             error, final = str(gone), True
-        except (httpx.HTTPError, OSError) as failed:
+        except TimeoutError:
+            error, final = f"the receiver did not answer within {_TIMEOUT_SECONDS:g} s", False
+        except Exception as failed:  # whatever it is, it is this message's, which must not be tried for ever
             error, final = f"{type(failed).__name__}: {failed}", False
         ended = error is None or final or tries > len(PAUSES)
         due_at = None if ended else self.now() + PAUSES[tries - 1]
@@ -104,23 +116,30 @@ class Courier:
             f"webhook.{outcome}", job=delivery.job_id, host=urlsplit(delivery.url).hostname, tries=tries, error=error
         )
 
-    def _send(self, delivery: DeliveryRow) -> str | None:
+    def _send(self, delivery: DeliveryRow, body: bytes) -> str | None:
         """One try; what was wrong with the answer, or None when the message has arrived."""
-        with self.database.read() as session:
-            body = deliveries.message(session, delivery)
         message_id = f"{delivery.job_id}.{delivery.number}"
         headers = signed_headers(self.secret, message_id=message_id, at=wall_clock(), body=body)
         url = httpx.URL(delivery.url)
         address = resolve(delivery.url, allow_private=self.allow_private)
         headers |= {"Content-Type": "application/json", "Host": url.netloc.decode(), "User-Agent": "fixnorm-tune"}
-        # Redirects are not followed: they could lead anywhere. Nor is a proxy of the environment asked.
-        with httpx.Client(timeout=_TIMEOUT_SECONDS, follow_redirects=False, trust_env=False) as http:
-            answer = http.post(
-                url.copy_with(host=address), content=body, headers=headers, extensions={"sni_hostname": url.host}
-            )
-        if answer.status_code == HTTPStatus.GONE:
+        status = asyncio.run(_status(url.copy_with(host=address), name=url.host, body=body, headers=headers))
+        if status == HTTPStatus.GONE:
             raise _Gone("the receiver answered 410: it wants no more")
-        return None if answer.is_success else f"the receiver answered {answer.status_code}"
+        return None if httpx.codes.is_success(status) else f"the receiver answered {status:d}"
+
+
+async def _status(url: httpx.URL, *, name: str, body: bytes, headers: dict[str, str]) -> int:
+    """Sends; reads no more of the answer than its status, and takes no longer than the timeout for it all.
+
+    Redirects are not followed: they could lead anywhere. Nor is a proxy of the environment asked.
+    """
+    async with (
+        asyncio.timeout(_TIMEOUT_SECONDS),
+        httpx.AsyncClient(timeout=_TIMEOUT_SECONDS, follow_redirects=False, trust_env=False) as http,
+        http.stream("POST", url, content=body, headers=headers, extensions={"sni_hostname": name}) as answer,
+    ):
+        return answer.status_code
 
 
 class _Gone(Exception):

@@ -23,18 +23,19 @@ class WebhookRefused(SpecError):
     code = "webhook_refused"
 
 
-def check_address(url: str) -> None:
+def check_address(url: str, *, allow_private: bool) -> None:
     """Refuses at once what needs no name server to be refused.
 
     Raises:
-        WebhookRefused: For an address of this machine or of a private network.
+        WebhookRefused: For an address that can be nobody's; or one of this machine or of a private network, where those
+            are not allowed.
     """
-    host = httpx.URL(url).host
+    host = _parsed(url).host
     try:
         is_private = not _is_public(ip_address(host))
     except ValueError:
         is_private = host == "localhost" or host.endswith(".localhost")
-    if is_private:
+    if is_private and not allow_private:
         raise WebhookRefused(f"webhook {url!r} leads into a private network", _WAY_OUT)
 
 
@@ -42,10 +43,10 @@ def resolve(url: str, *, allow_private: bool) -> str:
     """The IP address to connect to. Connecting to it, not to the name, is what makes the check hold.
 
     Raises:
-        WebhookRefused: If one of the name's addresses is private, and that is not allowed.
+        WebhookRefused: If one of the name's addresses is private, and that is not allowed; or if it can be no name.
         OSError: If the name has no address now.
     """
-    parts = httpx.URL(url)
+    parts = _parsed(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     found = socket.getaddrinfo(parts.host, port, type=socket.SOCK_STREAM)
     addresses = [str(entry[4][0]) for entry in found]
@@ -53,6 +54,15 @@ def resolve(url: str, *, allow_private: bool) -> str:
     if private and not allow_private:
         raise WebhookRefused(f"webhook {url!r} leads to {private[0]}, which is not a public address", _WAY_OUT)
     return addresses[0]
+
+
+def _parsed(url: str) -> httpx.URL:
+    try:
+        parts = httpx.URL(url)
+        parts.host.encode("idna")  # as it is when a name server is asked
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise WebhookRefused(f"webhook {url!r} names a host that cannot be: {error}", "Correct its address") from None
+    return parts
 
 
 def _is_public(address: IPv4Address | IPv6Address) -> bool:

@@ -6,8 +6,10 @@ import html
 import json
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,7 @@ from service.composition import Service, build
 from service.database.rows import DeliveryRow
 from service.metrics.meters import Meters
 from service.settings import Settings
+from service.webhooks import courier as courier_module
 from service.webhooks import deliveries
 from service.webhooks.courier import PAUSES, Courier
 from service.webhooks.schemas import WebhookState, WebhookView
@@ -236,7 +239,8 @@ def test_it_is_given_up_when_the_receiver_wants_no_more_or_never_takes_it(
 )
 def test_a_private_address_is_refused_at_once_and_at_every_try(url: str) -> None:
     with pytest.raises(WebhookRefused, match="private network"):
-        check_address(url)
+        check_address(url, allow_private=False)
+    check_address(url, allow_private=True)
     with pytest.raises((WebhookRefused, OSError)):
         resolve(url, allow_private=False)
 
@@ -257,6 +261,83 @@ def test_a_name_that_leads_into_a_private_network_is_refused_when_it_is_tried(
         resolve("https://looks-public.example/", allow_private=False)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: mixed[:1])
     assert resolve("https://is-public.example/", allow_private=False) == "8.8.8.8"
+
+
+@pytest.mark.parametrize("url", ["https://xn--a.com/", "https://a..b/", f"https://{'a' * 64}.com/"])
+def test_a_host_that_cannot_be_is_refused_at_submit_and_given_up_where_it_waits(
+    url: str, due: tuple[Service, Courier, Clock]
+) -> None:
+    service, courier, _ = due
+    with serving(service.app) as at, httpx.Client(base_url=at, timeout=60) as http:
+        job = http.get(JOBS).json()["jobs"][0]["spec"] | {"webhook": url}
+        for path in (JOBS, "/api/v1/plans"):
+            answer = http.post(path, json=job)
+            assert (answer.status_code, answer.json()["code"]) == (422, "webhook_refused")
+            assert "names a host that cannot be" in answer.json()["detail"]
+    with service.runtime.database.write.begin() as session:
+        session.query(DeliveryRow).update({DeliveryRow.url: url})
+    assert courier.deliver_due() == 1
+    row = delivery(service)
+    assert row.due_at is None
+    assert "names a host that cannot be" in (row.error or "")
+
+
+def test_an_error_that_nobody_foresaw_is_a_failed_try(
+    due: tuple[Service, Courier, Clock], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, courier, clock = due
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [])
+    assert courier.deliver_due() == 1
+    row = delivery(service)
+    assert row.due_at == clock.time + PAUSES[row.tries - 1]
+    assert "IndexError" in (row.error or "")
+
+
+def test_an_answer_that_does_not_end_is_not_read_and_one_that_does_not_come_is_not_waited_for(
+    due: tuple[Service, Courier, Clock], receiver: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, courier, _ = due
+    monkeypatch.setattr(courier_module, "_TIMEOUT_SECONDS", 1.0)
+    with dripping() as port:
+        with service.runtime.database.write.begin() as session:
+            session.query(DeliveryRow).update({DeliveryRow.url: f"http://127.0.0.1:{port}/"})
+        assert courier.deliver_due() == 1
+    assert delivery(service).error == "the receiver did not answer within 1 s"
+
+    receiver.on("POST", "/hook", Answer(body=b"thanks", hangs=True))
+    with service.runtime.database.write.begin() as session:
+        values = {DeliveryRow.url: f"{receiver.url}/hook", DeliveryRow.due_at: courier.now()}
+        session.query(DeliveryRow).update(values)
+    assert courier.deliver_due() == 1
+    assert delivery(service).delivered_at is not None
+
+
+@contextmanager
+def dripping() -> Iterator[int]:
+    """A receiver on a port of loopback that sends a byte of its headers every tenth of a second, without end."""
+    stopped = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            while not stopped.wait(0.1):
+                connection.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, args=(listener,))
+        thread.start()
+        yield listener.getsockname()[1]
+        stopped.set()
+        thread.join()
+
+
+def test_a_courier_that_is_to_stop_uses_up_no_try(due: tuple[Service, Courier, Clock]) -> None:
+    service, courier, _ = due
+    before = delivery(service)
+    courier.close()
+    assert courier.deliver_due() == 0
+    assert (delivery(service).tries, delivery(service).due_at) == (before.tries, before.due_at)
 
 
 def test_a_job_with_a_private_webhook_is_refused_unless_the_operator_allows_it(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+from serving import simulated
 from sqlalchemy import Engine, MetaData, Table, create_engine, select
 
 from fixnorm_core.spec import JobSpec
@@ -30,6 +32,11 @@ def engine(database_url: str) -> Iterator[Engine]:
     engine = create_engine(database_url)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, database_url: str) -> Settings:
+    return simulated(tmp_path, database_url=database_url)
 
 
 @pytest.fixture

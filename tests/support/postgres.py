@@ -91,11 +91,12 @@ class Postgres:
         self.stop()
         shutil.rmtree(self._folder)
 
-    def create_database(self) -> str:
-        """The URL of a new, empty database."""
+    def create_database(self, *, like: str | None = None) -> str:
+        """The URL of a new database: an empty one, or a copy of that at another URL, which nobody uses just now."""
         name = f"test_{next(self._names)}"
+        template = make_url(like).database if like is not None else "template1"
         with self._connect() as connection:
-            connection.execute(f"CREATE DATABASE {name}")
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         url = URL.create("postgresql+psycopg", "fixnorm", database=name, query={"host": str(self._folder)})
         return url.render_as_string(hide_password=False)
 

@@ -110,7 +110,7 @@ def revoke_tokens(settings: Settings, which: str) -> Sequence[TokenRow]:
 
     Raises:
         DatabaseNotUsable: As for :func:`upgrade_database`.
-        TokenError: If there is none.
+        TokenNotFound: If there is none.
     """
     with _opened(settings) as database, database.write.begin() as session:
         return tokens.revoke(session, which, now=utc_now())

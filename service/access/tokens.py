@@ -25,6 +25,7 @@ from service.database.rows import TokenRow
 __all__ = [
     "TOKEN_PATTERN",
     "TokenError",
+    "TokenNotFound",
     "create",
     "digest_of",
     "exist",
@@ -44,9 +45,15 @@ _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._@-]{0,98}[A-Za-z0-9._@-])?")
 
 
 class TokenError(FixNormError):
-    """A token cannot be made or found as asked."""
+    """A token cannot be made as asked."""
 
     code = "token"
+
+
+class TokenNotFound(FixNormError):
+    """There is no token of this id or name."""
+
+    code = "token_not_found"
 
 
 def create(
@@ -122,11 +129,11 @@ def revoke(session: Session, which: str, *, now: datetime) -> Sequence[TokenRow]
         Those that were ended now.
 
     Raises:
-        TokenError: If there is none.
+        TokenNotFound: If there is none.
     """
     rows = session.scalars(select(TokenRow).where(or_(TokenRow.id == which, TokenRow.name == which))).all()
     if not rows:
-        raise TokenError(f"there is no token {which!r}", "`fixnorm-tune token list` shows ids and names")
+        raise TokenNotFound(f"there is no token {which!r}", "`fixnorm-tune token list` shows ids and names")
     live = [row for row in rows if row.revoked_at is None]
     for row in live:
         row.revoked_at = now

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from service.cli.groups import QuickGroup
+from service.cli.options import Output, OutputOption
 from service.cli.serve import StateDirOption, server_settings
 
 __all__ = ["register"]
@@ -18,14 +19,18 @@ def register(app: typer.Typer) -> None:
 
 
 @_DATABASE.command(epilog="Example: FIXNORM_DATABASE_URL=postgresql://... fixnorm-tune database upgrade")
-def upgrade(state_dir: StateDirOption = None) -> None:
+def upgrade(output: OutputOption = Output.TABLE, state_dir: StateDirOption = None) -> None:
     """Make a database's tables, or bring them up to date. Safe to run again, and from several machines at once.
 
     A server does the same when it starts.
     """
     from service.administration import upgrade_database
+    from service.cli.screen import write_json
 
     done = upgrade_database(server_settings(state_dir=state_dir))
+    if output is Output.JSON:
+        write_json({"upgraded": done}, dict[str, bool])
+        return
     typer.echo("the database is up to date now" if done else "the database was up to date")
 
 

@@ -54,6 +54,8 @@ def exit_code(error: FixNormError) -> ExitCode:
 
     if isinstance(error, JobFailedError):
         return ExitCode.JOB_FAILED
+    if error.code == "token_not_found":  # by its code: a laptop has no database, and nothing to import for one
+        return ExitCode.NOT_FOUND
     if isinstance(error, ServerUnreachableError):
         return ExitCode.UNREACHABLE
     if isinstance(error, UnexpectedAnswerError):

@@ -16,9 +16,9 @@ from rich.text import Text
 from service.cli.failures import JobFailedError
 from service.cli.options import ExitCode, Output, command_for
 from service.cli.screen import is_live, make_console
-from service.cli.snapshot import Snapshot, changes, look
+from service.cli.snapshot import Snapshot, changes, look, point_in_words
 from service.cli.tables import best_block, failure_lines, trials_table
-from service.cli.words import ending, knobs, percent, time_left
+from service.cli.words import ending, time_left
 from service.client import Client, ProblemError, ServerUnreachableError, UnexpectedAnswerError
 from service.client.steps import patiently
 from service.schemas import TERMINAL_STATES, JobState
@@ -44,7 +44,7 @@ def follow(client: Client, job_id: str, *, output: Output) -> None:
     try:
         end = watch(client, job_id, console=console)
     except KeyboardInterrupt:
-        again = command_for(f"show {job_id} --watch", server=client.server)
+        again = command_for(f"watch {job_id}", server=client.server)
         typer.echo(f"\njob {job_id} keeps running; watch it again: {again}", err=True)
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     job = end.job
@@ -98,7 +98,7 @@ def watch(
         now = look(client, job_id)
         while True:
             if live:
-                live.update(live_view(now, height=console.height), refresh=True)
+                live.update(live_view(now, console=console), refresh=True)
             else:
                 _write(console, changes(before, now))
             if now.job.state in TERMINAL_STATES:
@@ -108,27 +108,37 @@ def watch(
             now = _look_patiently(client, job_id, console=console, sleep=sleep)
 
 
-def live_view(now: Snapshot, *, height: int) -> RenderableType:
+def live_view(now: Snapshot, *, console: Console) -> RenderableType:
     """The picture of a running job that fits on a screen.
 
     Args:
         now: What to draw.
-        height: Lines of the screen; the oldest trials that do not fit are left out.
+        console: The screen; the oldest trials that do not fit on it are left out.
     """
     job, progress = now.job, now.job.progress
-    room = max(3, height - 9)
-    left_out = len(now.trials) - room
+    head = Text(f"job {job.id} ({job.name}) {job.state}: {job.reason}")
     best = "no finished trial yet"
     if job.best:
-        best = f"best so far {percent(job.best.validation_accuracy)} at {knobs(job.best.params)}"
-    return Group(
-        Text(f"job {job.id} ({job.name}) {job.state}: {job.reason}"),
-        trials_table(now.trials[-room:]),
-        *([Text(f"({left_out} earlier trials are not shown)")] if left_out > 0 else []),
+        best = f"best so far {point_in_words(job.best)}"
+    foot = [
         Text(f"{progress.finished} of {progress.max_trials} trials; {best}", style="bold"),
         Text(time_left(job, now.trials)),
         Text(f"ends after {ending(job.spec)}", no_wrap=True, overflow="ellipsis"),
-    )
+    ]
+    if job.former:
+        foot.append(Text(f"had ended before, with {point_in_words(job.former)}, and goes on in another round"))
+    if job.stop_reason and not job.ended_at:
+        foot.append(Text(f"the search is over: {job.stop_reason}"))
+    taken = len(console.render_lines(Group(head, *foot), pad=False)) + _LINES_AROUND_TRIALS
+    room = max(3, console.height - taken)
+    left_out = len(now.trials) - room
+    if left_out > 0:
+        foot.insert(0, Text(f"({left_out} earlier trials are not shown)"))
+    return Group(head, trials_table(now.trials[-room:]), *foot)
+
+
+_LINES_AROUND_TRIALS = 4
+"""The table's head, what says that trials are left out, and one where the cursor stands."""
 
 
 def _look_patiently(client: Client, job_id: str, *, console: Console, sleep: Callable[[float], None]) -> Snapshot:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
+_FAILED = "Says what is retried. Nothing else can be, so leaving it out does the same."
+
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to ``app``."""
@@ -23,7 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: fixnorm-tune summary job-25e1df92fd job-73a88dfd2a > learned.json")(summary)
     app.command(epilog="Example: fixnorm-tune pause job-25e1df92fd")(pause)
     app.command(epilog="Example: fixnorm-tune resume job-25e1df92fd")(resume)
-    app.command(epilog="Example: fixnorm-tune stop job-25e1df92fd && fixnorm-tune show job-25e1df92fd --watch")(stop)
+    app.command(epilog="Example: fixnorm-tune stop job-25e1df92fd && fixnorm-tune watch job-25e1df92fd")(stop)
     app.command(epilog="Example: fixnorm-tune cancel job-25e1df92fd")(cancel)
     app.command(epilog="Example: fixnorm-tune extend job-25e1df92fd --trials 5")(extend)
     app.command(epilog="Example: fixnorm-tune retry job-25e1df92fd --failed")(retry)
@@ -153,7 +155,7 @@ def extend(
 
 def retry(
     job_id: JobIdArgument,
-    failed: Annotated[bool, typer.Option("--failed", help="What failed; there is nothing else to retry.")] = True,  # noqa: ARG001
+    failed: Annotated[bool, typer.Option("--failed", help=_FAILED, show_default=False)] = True,  # noqa: ARG001
     output: OutputOption = Output.TABLE,
     server: ServerOption = DEFAULT_SERVER,
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from service.cli.options import DEFAULT_SERVER, ServerOption
+from service.cli.options import DEFAULT_SERVER, Output, OutputOption, ServerOption
 
 __all__ = ["register"]
 
@@ -15,20 +15,29 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: fixnorm-tune logout")(logout)
 
 
-def login(server: ServerOption = DEFAULT_SERVER) -> None:
+def login(output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_SERVER) -> None:
     """Ask for a server's token, try it, and keep it for later commands (in ~/.config, for you alone to read)."""
     from service.cli.connection import given_token, keep_token
+    from service.cli.screen import write_json
     from service.client import Client
 
-    token = given_token.get() or typer.prompt("Token", hide_input=True)
+    token = given_token.get() or typer.prompt("Token", hide_input=True, err=True)
     with Client(server, token=token.strip()) as client:
         client.jobs(limit=1)
-    typer.echo(f"the token is kept in {keep_token(server, token.strip())} and sent to {server} alone")
+    kept_in = keep_token(server, token.strip())
+    if output is Output.JSON:
+        write_json({"server": server, "kept_in": str(kept_in)}, dict[str, str])
+        return
+    typer.echo(f"the token is kept in {kept_in} and sent to {server} alone")
 
 
-def logout(server: ServerOption = DEFAULT_SERVER) -> None:
+def logout(output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_SERVER) -> None:
     """Forget the token that 'login' kept for a server. It stays good elsewhere: 'token revoke' ends it."""
     from service.cli.connection import forget_token
+    from service.cli.screen import write_json
 
     known = forget_token(server)
+    if output is Output.JSON:
+        write_json({"server": server, "forgotten": known}, dict[str, str | bool])
+        return
     typer.echo(f"the token of {server} is forgotten" if known else f"there was no token of {server}")

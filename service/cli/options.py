@@ -37,6 +37,7 @@ class ExitCode(IntEnum):
     OK = 0
     JOB_FAILED = 1
     UNWELL = 1
+    NOT_ALL_REMOVED = 1
     BAD_INPUT = 2
     UNREACHABLE = 3
     NOT_FOUND = 4
@@ -46,8 +47,9 @@ class ExitCode(IntEnum):
 
 
 EXIT_CODES = (
-    "Exit status: 0 done, 1 the job failed or was cancelled, 2 bad input, 3 no server answers, 4 not found, "
-    "5 the server failed, 6 not allowed (no token, or not the right one), 130 interrupted."
+    "Exit status: 0 done, 1 the job failed or was cancelled ('doctor': something is a problem; 'prune': something "
+    "could not be removed), 2 bad input, 3 no server answers, 4 not found, 5 the server failed, "
+    "6 not allowed (no token, or not the right one), 130 interrupted."
 )
 
 JobIdArgument = Annotated[

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from service.cli.options import Output
-from service.cli.words import knobs, limits
+from service.cli.words import ending, knobs
 
 if TYPE_CHECKING:
     from service.plans.schemas import PlanView
@@ -39,7 +39,7 @@ def plan_lines(plan: PlanView) -> list[str]:
         *plan.notes,
         f"{waits}{plan.reason}",
         f"{trials} at once, each of {spec.training.epochs} epochs; first {points}",
-        f"ends after {limits(spec.budget)}" + (", or when no gain is expected" if spec.budget.stop_early else ""),
+        f"ends after {ending(spec)}",
         f"at most {plan.epochs} epochs in all",
         "The whole job, as a file to submit:",
     ]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.options import Output, OutputOption
+from service.cli.options import ExitCode, Output, OutputOption
 from service.cli.serve import StateDirOption, server_settings
 
 __all__ = ["register"]
@@ -41,6 +41,7 @@ def prune(
     """Remove what ended jobs need no more: half-written files, and what is older than it is to be kept.
 
     Counts from a job's end. Never touches a job that has not ended. A server does the same every hour by its settings.
+    Exit status 1 if something could not be removed.
     """
     from service.administration import policy_of
     from service.administration import prune as prune_state
@@ -67,7 +68,7 @@ def prune(
     if kept := [each for each in found if each.kept is not None]:
         for each in kept:
             typer.echo(f"kept {each.what} of job {each.job}: {each.kept}", err=True)
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.NOT_ALL_REMOVED)
 
 
 def _days(given: float | None, otherwise: timedelta | None) -> timedelta | None:

@@ -40,42 +40,47 @@ def watch(job_id: JobIdArgument, output: OutputOption = Output.TABLE, server: Se
 
 def report(
     job_id: JobIdArgument,
-    output: Annotated[
+    file: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "-o", metavar="FILE", help="Write HTML into this file; Markdown where it ends in .md."
-        ),
+        typer.Option("--file", "-o", metavar="FILE", help="Write HTML into this file; Markdown where it ends in .md."),
     ] = None,
     html: Annotated[bool, typer.Option("--html", help="Print HTML: one file with all charts, no network.")] = False,
+    output: Annotated[
+        Output, typer.Option("--output", help="For people, or for programs. Without a short form: here -o is FILE.")
+    ] = Output.TABLE,
     server: ServerOption = DEFAULT_SERVER,
 ) -> None:
-    """Tell what a job tried, found and why it stopped: a finished one in Markdown, any one in HTML with charts."""
-    from service.cli.connection import connect
+    """Tell what a job tried, found and why it stopped: a finished one in Markdown, any one in HTML with charts.
 
-    if output is not None and str(output) in list(Output):
+    With --output json, says its format and the file that it was written to, or holds its text where no file is named.
+    """
+    from service.cli.connection import connect
+    from service.cli.screen import write_json
+
+    if file is not None and str(file) in list(Output):
         raise SpecError(
-            f"a report has no form {output}, and -o names the file that it is written to",
-            "Name a file, such as report.html or report.md",
+            f"here -o names the file that the report is written to, and {file} is no file's name",
+            f"Name a file, such as report.html or report.md, or say --output {file}",
         )
     with connect(server) as client:
-        is_html = html or (output is not None and output.suffix.lower() not in _MARKDOWN)
+        is_html = html or (file is not None and file.suffix.lower() not in _MARKDOWN)
         text = client.report(job_id, html=is_html)
-    if output is None:
+    if file is not None:
+        _write(text, to=file)
+    if output is Output.JSON:
+        where = {"file": str(file), "text": None} if file is not None else {"file": None, "text": text}
+        told = {"job": job_id, "format": "html" if is_html else "markdown", **where}
+        write_json(told, dict[str, str | None])
+    elif file is not None:
+        typer.echo(file)
+    else:
         typer.echo(text, nl=False)
-        return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f"{output.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
-    typer.echo(output)
 
 
 def export(
     job_id: JobIdArgument,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to; made if it is not there.")],
+    output: OutputOption = Output.TABLE,
     server: ServerOption = DEFAULT_SERVER,
 ) -> None:
     """Write what a finished job leaves into a folder: weights, recipe, the lines that train, job file, report.
@@ -83,19 +88,35 @@ def export(
     Files of an earlier export are replaced.
     """
     from service.cli.connection import connect
+    from service.cli.screen import write_json
 
     with connect(server) as client:
         job = client.job(job_id)
         best = job.former or client.best(job_id)  # of the round that has ended, while another runs
         texts = _texts(client, job, best)  # all is fetched before anything is written
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
-            typer.echo(folder / name)
+        written = [folder / name for name in texts]
+        for file, text in zip(written, texts.values(), strict=True):
+            file.write_text(text, encoding="utf-8")
         if best.weights_url is not None:
-            typer.echo(client.download_weights(job_id, to=folder / "weights.safetensors"))
+            written.append(client.download_weights(job_id, to=folder / "weights.safetensors"))
         else:
             typer.echo("no weights: the job has not ended well, or its trials were simulated", err=True)
+    if output is Output.JSON:
+        write_json({"job": job_id, "files": [str(file) for file in written]}, dict[str, str | list[str]])
+    else:
+        typer.echo("\n".join(map(str, written)))
+
+
+def _write(text: str, *, to: Path) -> None:
+    """Writes a file that is there whole or as it was."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    partial = to.with_name(f"{to.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(to)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _texts(client: Client, job: JobView, best: BestView) -> dict[str, str]:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from service.cli.words import knobs, percent
 from service.client import Client
-from service.schemas import JobView, TrialState, TrialView
+from service.schemas import BestView, JobView, TrialState, TrialView
 
-__all__ = ["Snapshot", "changes", "look"]
+__all__ = ["Snapshot", "changes", "look", "point_in_words"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def changes(before: Snapshot | None, after: Snapshot) -> list[str]:
             lines.append(f"trial {trial.number} {_ending(trial)}")
     job = after.job
     if before and job.former and job.former != before.job.former and not before.job.ended_at:
-        found = f"{percent(job.former.validation_accuracy)} at {knobs(job.former.params)}"
+        found = point_in_words(job.former)
         lines.append(f"job {job.id} had ended meanwhile, with {found}, and goes on in another round")
     if job.stop_reason and not job.ended_at and not (before and before.job.stop_reason):
         confirming = (place for place, line in enumerate(lines) if "started (confirm)" in line)
@@ -55,6 +55,11 @@ def changes(before: Snapshot | None, after: Snapshot) -> list[str]:
         # after them.
         lines.insert(0 if is_new_state and not job.ended_at else len(lines), line)
     return lines
+
+
+def point_in_words(best: BestView) -> str:
+    """A point with its accuracy, in one line."""
+    return f"{percent(best.validation_accuracy)} at {knobs(best.params)}"
 
 
 def _has_started(trial: TrialView, job: JobView) -> bool:

@@ -71,12 +71,18 @@ def list_all(output: OutputOption = Output.TABLE, state_dir: StateDirOption = No
 @_TOKENS.command(epilog="Example: fixnorm-tune token revoke ann")
 def revoke(
     which: Annotated[str, typer.Argument(metavar="ID|NAME", help="A token's id, or the name of all that are ended.")],
+    output: OutputOption = Output.TABLE,
     state_dir: StateDirOption = None,
 ) -> None:
     """End a token, or all of a name, and the browsers that logged in with them. At once, on every server."""
+    from service.access.schemas import TokenView
     from service.administration import revoke_tokens
+    from service.cli.screen import write_json
 
     ended = revoke_tokens(server_settings(state_dir=state_dir), which)
+    if output is Output.JSON:
+        write_json([TokenView.model_validate(row, from_attributes=True) for row in ended], list[TokenView])
+        return
     for row in ended:
         typer.echo(f"token {row.id} of {row.name} is revoked")
     if not ended:

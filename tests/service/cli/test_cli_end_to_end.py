@@ -94,6 +94,8 @@ def test_what_a_finished_job_leaves_is_exported_and_its_recipe_is_a_job_again(
     assert "no weights" in done.stderr  # nothing was trained
     names = ("job.yaml", "recipe.yaml", "training.py", "best.json", "report.md", "report.html")
     assert done.stdout.splitlines() == [str(folder / name) for name in names]
+    told = json.loads(tune("export", job_id, folder, "-o", "json").stdout)
+    assert told == {"job": job_id, "files": [str(folder / name) for name in names]}
     assert load_job_file(folder / "job.yaml") == load_job_file(job_file)
     found = BestView.model_validate_json((folder / "best.json").read_text())
     recipe = load_job_file(folder / "recipe.yaml")

@@ -51,7 +51,7 @@ def test_create_prints_the_token_alone_list_never_does_and_revoke_ends_it(run: C
     assert f"token {listed[0]['id']} of ann is revoked" in run("token", "revoke", "ann").stdout
     assert "already" in run("token", "revoke", "ann").stdout
     missing = run("token", "revoke", "bob")
-    assert missing.exit_code == 2
+    assert missing.exit_code == 4
     assert "token list" in missing.stderr
 
 
@@ -87,6 +87,25 @@ def test_the_token_comes_from_the_option_the_environment_or_the_login(
     assert run("list", "--server", other).exit_code == 6  # kept for one server, sent to no other
     assert run("logout", "--server", url).exit_code == 0
     assert run("list", "--server", url).exit_code == 6
+
+
+def test_what_was_done_about_tokens_and_the_database_is_told_to_programs_too(
+    run: Callable[..., Result], url: str
+) -> None:
+    def told(*args: str, **more: str) -> Any:
+        done = run(*args, "-o", "json", **more)
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    token = told("token", "create", "ann")
+    kept = told("login", "--server", url, input=f"{token['token']}\n")
+    assert kept == {"server": url, "kept_in": str(tokens_file())}
+    assert told("logout", "--server", url) == {"server": url, "forgotten": True}
+    assert told("logout", "--server", url) == {"server": url, "forgotten": False}
+    (ended,) = told("token", "revoke", "ann")
+    assert (ended["id"], ended["revoked_at"] is None) == (token["id"], False)
+    assert told("token", "revoke", "ann") == []
+    assert told("database", "upgrade") == {"upgraded": False}
 
 
 @pytest.mark.parametrize("token", ["", "a b", "a\nb", "ü"])

@@ -231,18 +231,30 @@ def test_a_terminal_gets_a_live_table(server: StandIn) -> None:
 
 def test_the_live_view_fits_on_the_screen_and_shows_the_newest_trials() -> None:
     now = Snapshot(job(best=best()), tuple(trial(number) for number in range(40)))
-    console = Console(file=io.StringIO(), width=150)
-    console.print(live_view(now, height=20))
+    console = Console(file=io.StringIO(), width=150, height=20)
+    console.print(live_view(now, console=console))
     lines = text_of(console).splitlines()
     assert len(lines) < 20
     assert lines[0] == "job j1 (digits) RUNNING: searching"
     assert any(line.split()[:1] == ["39"] for line in lines)
-    assert "(29 earlier trials are not shown)" in lines
+    assert "(28 earlier trials are not shown)" in lines
     assert lines[-3] == "1 of 3 trials; best so far 98.26 % at lr 0.01235, fc_norm 2.3"
     assert lines[-2:] == [
         "at most about 5s to go",
         "ends after 12 trials, 2 of them to confirm the best point, or once no gain is expected",
     ]
+
+
+@pytest.mark.parametrize("width", [60, 150])
+def test_the_live_view_says_why_the_search_is_over_and_that_the_job_had_ended_before(width: int) -> None:
+    reopened = job(best=best(), former=best(validation_accuracy=0.97), stop_reason="max_trials 5 is used up" * 3)
+    console = Console(file=io.StringIO(), width=width, height=20)
+    console.print(live_view(Snapshot(reopened, tuple(map(trial, range(40)))), console=console))
+    lines = text_of(console).splitlines()
+    assert len(lines) == 19  # however many lines a sentence takes
+    told = " ".join(" ".join(lines).split())
+    assert "had ended before, with 97.00 % at lr 0.01235, fc_norm 2.3, and goes on in another round" in told
+    assert told.endswith(f"the search is over: {reopened.stop_reason}")
 
 
 def test_a_proxy_in_the_place_of_a_server_that_restarts_is_waited_for(server: StandIn) -> None:
@@ -294,5 +306,5 @@ def test_an_interrupt_leaves_the_job_running_and_says_how_to_watch_again(server:
         finally:
             run.kill()
     assert run.returncode == 130
-    assert errors == "\njob j1 keeps running; watch it again: fixnorm-tune show j1 --watch\n"
+    assert errors == "\njob j1 keeps running; watch it again: fixnorm-tune watch j1\n"
     assert server.sent("POST", "/api/v1/jobs/j1/cancel") == []

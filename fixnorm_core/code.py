@@ -17,7 +17,7 @@ from fixnorm_core.files import replacing
 from fixnorm_core.reach import Reach
 from fixnorm_core.spec import JobSpec
 
-__all__ = ["import_code", "is_kept", "keep_code", "named_by_code", "needs_code"]
+__all__ = ["import_code", "is_kept", "keep_code", "kept_code", "named_by_code", "named_for_sending", "needs_code"]
 
 _SENT = re.compile(r"code:(?P<factory>[A-Za-z]\w*)", re.ASCII)
 _KEPT = re.compile(r"code@(?P<digest>[0-9a-f]{64}):(?P<factory>[A-Za-z]\w*)", re.ASCII)
@@ -37,8 +37,16 @@ def named_by_code(spec: JobSpec, *, reach: Reach) -> JobSpec:
     """The job as it is stored: the file's digest in place of the file.
 
     Raises:
-        SpecError: If a file comes where none may, or with a job that names no factory of it.
+        SpecError: If a file comes where none may, or with a job that names no factory of it; or if the job names a file
+            by its digest that is not kept here.
     """
+    for name in (spec.model.name, spec.data.name):
+        kept = _KEPT.fullmatch(name)
+        if kept is not None and reach.code is not None and not _path(reach.code, kept["digest"]).is_file():
+            raise SpecError(
+                f"{name!r} is of a Python file that has not come to this server",
+                f"Send the file with the job, and name the factory code:{kept['factory']}",
+            )
     if spec.code is None:
         return spec
     if reach.code is None:
@@ -61,13 +69,39 @@ def named_by_code(spec: JobSpec, *, reach: Reach) -> JobSpec:
     return spec.model_copy(update={"model": model, "data": data, "code": None})
 
 
+def kept_code(spec: JobSpec, *, folder: Path) -> str | None:
+    """The file that a stored job came with; None if it came with none, or it is not there any more.
+
+    Args:
+        spec: As it is stored.
+        folder: Where :func:`keep_code` has kept it.
+    """
+    if (digest := _digest_in(spec)) is None:
+        return None
+    try:
+        return _path(folder, digest).read_bytes().decode()
+    except FileNotFoundError:
+        return None
+
+
+def named_for_sending(spec: JobSpec) -> JobSpec:
+    """A stored job as it is sent again together with its file, which is not put in: ``code:factory``."""
+    if (digest := _digest_in(spec)) is None:
+        return spec
+    model, data = (
+        part.model_copy(update={"name": part.name.replace(f"code@{digest}:", "code:")})
+        for part in (spec.model, spec.data)
+    )
+    return spec.model_copy(update={"model": model, "data": data})
+
+
 def keep_code(text: str, *, folder: Path) -> None:
     """Keeps a file for the workers, whole or not at all.
 
     Raises:
         OSError: If there is no room, say.
     """
-    path = folder / f"{_digest(text)}.py"
+    path = _path(folder, _digest(text))
     if not path.exists():
         with replacing(path) as file:
             file.write(text.encode())
@@ -88,7 +122,7 @@ def import_code(module_name: str, reach: Reach) -> ModuleType:
     name = f"code_{digest}"
     if name in sys.modules:
         return sys.modules[name]
-    path = Path(reach.code or "") / f"{digest}.py"
+    path = _path(reach.code or "", digest)
     try:
         text = path.read_bytes()
     except FileNotFoundError:
@@ -106,6 +140,16 @@ def import_code(module_name: str, reach: Reach) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _digest_in(spec: JobSpec) -> str | None:
+    """Of the one file that a stored job names; two can come with no job again."""
+    named = {match["digest"] for name in (spec.model.name, spec.data.name) if (match := _KEPT.fullmatch(name))}
+    return named.pop() if len(named) == 1 else None
+
+
+def _path(folder: Path | str, digest: str) -> Path:
+    return Path(folder) / f"{digest}.py"
 
 
 def _digest(text: str) -> str:

@@ -237,6 +237,11 @@ class Settings(BaseSettings):
         """Where data sets live."""
         return self.data_root or self.state_dir / "data"
 
+    @property
+    def kept_code(self) -> Path:
+        """Where the Python files that came with jobs are kept, also once none may come any more."""
+        return self.state_dir / "code"
+
     def reach(self, *, tokens: bool) -> Reach:
         """What jobs may read.
 
@@ -247,7 +252,7 @@ class Settings(BaseSettings):
             roots = ANYWHERE
         else:
             roots = Roots.at((self.images, *(self.allowed_data_roots or ())))
-        code = str(self.state_dir / "code") if self.allow_code else None
+        code = str(self.kept_code) if self.allow_code else None
         return Reach(roots, self.allowed_modules, code, str(self.data_cache or self.state_dir / "cache"))
 
 

@@ -83,6 +83,7 @@ NEEDS: Mapping[tuple[str, str], Need] = {
     ("GET", f"{_JOB}/summary"): _READ,
     ("GET", f"{_JOB}/weights"): _READ,
     ("GET", f"{_JOB}/report"): _READ,
+    ("GET", f"{_JOB}/code"): _READ,
     ("POST", f"{_JOB}/pause"): _OWN,
     ("POST", f"{_JOB}/resume"): _OWN,
     ("POST", f"{_JOB}/stop"): _OWN,

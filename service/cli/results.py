@@ -85,6 +85,8 @@ def export(
 ) -> None:
     """Write what a finished job leaves into a folder: weights, recipe, the lines that train, job file, report.
 
+    Also the Python file that came with it: 'submit job.yaml --code code.py' runs the job again.
+
     Files of an earlier export are replaced.
     """
     from service.cli.connection import connect
@@ -120,6 +122,8 @@ def _write(text: str, *, to: Path) -> None:
 
 
 def _texts(client: Client, job: JobView, best: BestView) -> dict[str, str]:
+    from fixnorm_core.code import is_kept
+    from service.client import NotFoundError
     from service.reporting.recipe import job_file, submitted_file, training_code
 
     texts = {
@@ -128,6 +132,11 @@ def _texts(client: Client, job: JobView, best: BestView) -> dict[str, str]:
         "training.py": training_code(job.spec, best),
         "best.json": best.model_dump_json(indent=2) + "\n",
     }
+    if is_kept(job.spec.model.name) or is_kept(job.spec.data.name):
+        try:
+            texts["code.py"] = client.code(job.id)
+        except NotFoundError as error:
+            typer.echo(f"no code.py: {error.detail}", err=True)
     if best.report is not None:
         texts["report.md"] = client.report(job.id)
     texts["report.html"] = client.report(job.id, html=True)

@@ -154,6 +154,10 @@ class AsyncClient:
         """As :meth:`Client.report`."""
         return await self._run(calls.report(job_id, html=html))
 
+    async def code(self, job_id: str) -> str:
+        """As :meth:`Client.code`."""
+        return await self._run(calls.code(job_id))
+
     async def download_weights(self, job_id: str, *, to: Path) -> Path:
         """As :meth:`Client.download_weights`."""
         return await self._run(calls.download_weights(job_id, to=to))

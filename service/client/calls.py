@@ -124,6 +124,11 @@ def report(job_id: str, *, html: bool) -> Steps[str]:
     return answer.text
 
 
+def code(job_id: str) -> Steps[str]:
+    answer = yield from ask("GET", _path(job_id, "code"), kind="text/plain")
+    return answer.text
+
+
 def download_weights(job_id: str, *, to: Path) -> Steps[Path]:
     target = to / f"{job_id}.safetensors" if to.is_dir() else to
     yield from open_stream(_path(job_id, "weights"), "application/octet-stream")

@@ -210,6 +210,14 @@ class Client:
         """What a job tried and found: a finished one in Markdown, any one as an HTML document that needs no network."""
         return self._run(calls.report(job_id, html=html))
 
+    def code(self, job_id: str) -> str:
+        """The Python file that came with a job.
+
+        Raises:
+            NotFoundError: If it came with none.
+        """
+        return self._run(calls.code(job_id))
+
     def download_weights(self, job_id: str, *, to: Path) -> Path:
         """Fetches the best point's weights (safetensors); the file appears whole or not at all.
 

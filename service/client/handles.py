@@ -106,6 +106,10 @@ class Job:
         """As :meth:`Client.report`."""
         return self._client.report(self.id, html=html)
 
+    def code(self) -> str:
+        """As :meth:`Client.code`."""
+        return self._client.code(self.id)
+
     def download_weights(self, *, to: Path) -> Path:
         """As :meth:`Client.download_weights`."""
         return self._client.download_weights(self.id, to=to)
@@ -199,6 +203,10 @@ class AsyncJob:
     async def report(self, *, html: bool = False) -> str:
         """As :meth:`Client.report`."""
         return await self._client.report(self.id, html=html)
+
+    async def code(self) -> str:
+        """As :meth:`Client.code`."""
+        return await self._client.code(self.id)
 
     async def download_weights(self, *, to: Path) -> Path:
         """As :meth:`Client.download_weights`."""

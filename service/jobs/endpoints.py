@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Response
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse
 
+from fixnorm_core.code import kept_code
 from fixnorm_core.spec import JobSpec, Summary
 from service.access.callers import Calling
 from service.access.headers import REPORT_POLICY
@@ -45,6 +46,7 @@ __all__ = [
     "cancel_job",
     "change_job",
     "extend_job",
+    "fetch_code",
     "fetch_report",
     "final_file",
     "list_jobs",
@@ -168,6 +170,17 @@ def fetch_weights(job_id: str, running: Running) -> FileResponse:
     """The best run's weights, as safetensors."""
     path = final_file(running, job_id, "weights")
     return FileResponse(path, media_type="application/octet-stream", filename=f"{job_id}.safetensors")
+
+
+@router.get("/{job_id}/code", responses=_NOT_FOUND, response_class=PlainTextResponse)
+def fetch_code(job_id: str, running: Running) -> PlainTextResponse:
+    """The Python file that came with a job."""
+    text = kept_code(spec_of(_find(running, job_id)), folder=running.settings.kept_code)
+    if text is None:
+        raise NotFound(
+            f"{job_id} came with no Python file, or it was deleted", "`fixnorm-tune show` tells of what it is"
+        )
+    return PlainTextResponse(text)
 
 
 @router.get("/{job_id}/report", responses=_NOT_FOUND | {409: _PROBLEM}, response_class=FileResponse)

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 import optuna
 from optuna.exceptions import StorageInternalError
 
+from fixnorm_core.code import kept_code
 from fixnorm_core.reports import EpochReport, TrialResult
 from service.jobs import repository
 from service.jobs.folders import trial_folder
@@ -39,7 +40,8 @@ def report_page(running: Runtime, job: JobView, trials: Sequence[TrialView]) -> 
             attempts = repository.attempts_of(session, [job.id])
         run = result_of(job.best.weights_trial, attempts=attempts)
         history = read_history(trial_folder(running.settings.state_dir, job.id, job.best.weights_trial))
-    return render_page(Reported(job, trials, study_of(running, job), run, history, _versions(), running.now()))
+    code = kept_code(job.spec, folder=running.settings.kept_code)
+    return render_page(Reported(job, trials, study_of(running, job), run, history, _versions(), running.now(), code))
 
 
 def study_of(running: Runtime, job: JobView) -> optuna.Study | None:

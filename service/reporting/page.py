@@ -50,6 +50,7 @@ class Reported:
         history: Its epochs.
         server_versions: Packages of the server, by name.
         at: When the report is made, in UTC.
+        code: The Python file that came with the job.
     """
 
     job: JobView
@@ -59,6 +60,7 @@ class Reported:
     history: Sequence[EpochReport]
     server_versions: Mapping[str, str]
     at: datetime
+    code: str | None = None
 
 
 @dataclass(slots=True)
@@ -102,6 +104,7 @@ def render_page(reported: Reported) -> str:
         "data": _data(spec, reported.run, best),
         "environment": _environment(reported),
         "repeats": _repeats(spec),
+        "sent": reported.code,
         "submitted": submitted_file(spec),
         "file": job_file(spec, best) if best is not None else None,
         "code": training_code(spec, best) if best is not None else None,

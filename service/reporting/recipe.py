@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from fixnorm_core.code import named_for_sending
 from fixnorm_core.spec import JobSpec, Method, TrainingSpec
 from service.schemas import BestView
 
@@ -15,8 +16,9 @@ __all__ = ["job_file", "submitted_file", "training_code"]
 def submitted_file(spec: JobSpec) -> str:
     """The job as it was submitted, as YAML: what it is of, and all else that differs from the defaults.
 
-    Without its webhook, which may be a secret.
+    Without its webhook, which may be a secret, and the Python file that came with it.
     """
+    spec = named_for_sending(spec)
     stored = spec.model_dump(mode="json", exclude_defaults=True, exclude={"webhook"})
     named: dict[str, Any] = {"name": spec.name}
     for part, name in (("model", spec.model.name), ("data", spec.data.name)):
@@ -26,7 +28,7 @@ def submitted_file(spec: JobSpec) -> str:
 
 def job_file(spec: JobSpec, best: BestView) -> str:
     """The job again, beginning at the best point: only what differs from the defaults, as YAML."""
-    point = {}
+    spec, point = named_for_sending(spec), {}
     for knob, value in best.params.items():
         span = spec.search.space[knob]
         point[knob] = min(max(float(f"{value:.4g}"), span.low), span.high)

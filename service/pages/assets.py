@@ -8,9 +8,12 @@ from pathlib import Path
 
 import plotly
 
+from service import reporting
+
 __all__ = ["address_of", "find_asset"]
 
 _STATIC = Path(__file__).with_name("static")
+_SHARED = Path(reporting.__file__).parent / "templates" / "copy.js"  # a report has it within itself
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
@@ -30,4 +33,7 @@ def address_of(name: str) -> str:
 @lru_cache
 def _assets() -> dict[str, Path]:
     ours = {path.name: path for path in _STATIC.iterdir() if path.suffix in _TYPES}
-    return ours | {"plotly.min.js": Path(plotly.__file__).parent / "package_data" / "plotly.min.js"}
+    return ours | {
+        _SHARED.name: _SHARED,
+        "plotly.min.js": Path(plotly.__file__).parent / "package_data" / "plotly.min.js",
+    }

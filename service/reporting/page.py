@@ -111,7 +111,7 @@ def render_page(reported: Reported) -> str:
         "charts": _script_safe(charts.drawn),
         "plotly": packed_plotly() if charts.drawn else "",
         "style": Markup(_read("report.css")),  # ours  # nosec B704
-        "script": Markup(_read("report.js")),  # ours  # nosec B704
+        "script": Markup(_read("copy.js") + _read("report.js")),  # ours  # nosec B704
     }
     return _environment_of_templates().get_template("report.html").render(values)
 

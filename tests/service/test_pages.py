@@ -175,6 +175,24 @@ def test_without_scripts_a_page_still_tells_everything_but_charts(
         assert "Without JavaScript" in page.locator("noscript").inner_text()
 
 
+@pytest.mark.parametrize("clipboard", [True, False])
+def test_a_recipe_is_copied_over_plain_http_too_where_a_page_has_no_clipboard(
+    browser: Browser, http: httpx.Client, job: dict[str, Any], clipboard: bool
+) -> None:
+    url = str(http.base_url).rstrip("/")
+    job_id = wait_for(http, submit(url, job)).id
+    with watched_page(browser, url, permissions=["clipboard-read", "clipboard-write"]) as page:
+        if not clipboard:
+            page.add_init_script("delete Navigator.prototype.clipboard")
+        page.goto(f"/jobs/{job_id}")
+        assert page.evaluate("'clipboard' in navigator") is clipboard
+        page.get_by_role("button", name="Copy").nth(1).click()
+        page.get_by_role("button", name="Copied").wait_for()
+        page.evaluate("document.body.append(document.createElement('textarea'))")
+        page.locator("textarea").press("Control+V")
+        assert page.locator("textarea").input_value().strip() == page.locator("#file").inner_text().strip()
+
+
 def test_every_asset_is_the_servers_own_and_may_be_kept(http: httpx.Client, job: dict[str, Any]) -> None:
     job_id = http.post(JOBS, json=job).json()["id"]
     page = http.get(f"/jobs/{job_id}")

@@ -4,10 +4,13 @@
 (() => {
   const KINDS = ["job.changed", "job.ended", "attempt.started", "attempt.ended", "trial.epoch", "trial.ended", "node.quarantined"];
   const PAUSE_MILLISECONDS = 400; // between two looks, however much happens
+  const AGAIN_MILLISECONDS = 3000; // between two tries at a server that answers wrongly
   const live = document.getElementById("live");
   const lost = document.getElementById("lost");
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  let charts = null;
+  const hasEnded = () => live.querySelector("[data-ended]") !== null;
+  const told = () => live.querySelector("[data-last-event]").dataset.lastEvent;
+  let charts = null, source = null, timer = null, seen = told();
 
   // One call at a time, and one more after it if it was asked for meanwhile
   function paced(work) {
@@ -25,6 +28,11 @@
     const answer = await fetch(`/jobs/${live.dataset.job}/charts`);
     if (answer.ok) { charts = await answer.json(); await draw(); }
   });
+
+  function look() {
+    refresh();
+    redraw();
+  }
 
   async function draw() {
     if (charts === null) return;
@@ -48,29 +56,55 @@
     }
   }
 
+  // While a job goes on, its events tell when to look. What is shown decides whether there is more to follow: an ended
+  // job can be extended or retried elsewhere, which htmx finds out by looking now and then.
   function follow() {
-    const address = `/api/v1/jobs/${live.dataset.job}/events?after=${live.dataset.lastEvent}`;
-    const source = new EventSource(address); // goes on by itself after a break, at the last event that it has seen
-    for (const kind of KINDS) source.addEventListener(kind, () => { refresh(); redraw(); });
-    source.addEventListener("job.ended", () => source.close());
-    source.onopen = () => { lost.hidden = true; };
-    source.onerror = () => { lost.hidden = source.readyState !== EventSource.CONNECTING; };
-    addEventListener("pagehide", () => source.close());
+    const opened = new EventSource(`/api/v1/jobs/${live.dataset.job}/events?after=${seen}`);
+    source = opened;
+    for (const kind of KINDS) {
+      opened.addEventListener(kind, (event) => { seen = event.lastEventId; look(); });
+    }
+    opened.addEventListener("job.ended", leave);
+    opened.onopen = () => { lost.hidden = true; };
+    opened.onerror = () => {
+      lost.hidden = false;
+      if (opened.readyState !== EventSource.CLOSED) return; // after a lost connection it tries again by itself
+      leave(); // but not after an answer such as 502
+      lookAgain();
+    };
   }
+
+  function leave() {
+    source?.close();
+    source = null;
+  }
+
+  function lookAgain() {
+    clearTimeout(timer);
+    timer = setTimeout(look, AGAIN_MILLISECONDS);
+  }
+
+  live.addEventListener("htmx:finally:request", (event) => {
+    if (event.detail.ctx.response?.status !== 200) {
+      lost.hidden = false;
+      lookAgain();
+    } else if (!hasEnded()) {
+      if (source === null) follow();
+    } else {
+      lost.hidden = true;
+      if (seen !== told()) redraw(); // it went on and has ended again between two looks
+      seen = told();
+    }
+  });
+  addEventListener("pagehide", leave);
+  addEventListener("pageshow", (event) => { if (event.persisted) refresh(); });
 
   document.addEventListener("submit", (event) => {
     const question = event.target.dataset.confirm;
     if (question && !confirm(question)) event.preventDefault();
   });
-  document.addEventListener("click", async (event) => {
-    const button = event.target.closest("[data-copy]");
-    if (button === null) return;
-    await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
-    button.textContent = "Copied";
-    setTimeout(() => { button.textContent = "Copy"; }, 1500);
-  });
   dark.addEventListener("change", draw);
 
   redraw();
-  if (!live.hasAttribute("data-ended")) follow();
+  if (!hasEnded()) follow();
 })();

@@ -1,4 +1,4 @@
-// Draws a report's charts in the colors of the system, and copies texts. All that it needs is in this page.
+// Draws a report's charts in the colors of the system. All that it needs is in this page.
 "use strict";
 
 (() => {
@@ -39,15 +39,6 @@
     }
     document.body.dataset.drawn = dark.matches ? "dark" : "light";
   }
-
-  document.addEventListener("click", (event) => {
-    const button = event.target.closest("[data-copy]");
-    if (button === null) return;
-    // A page without a site has no clipboard of its own; what is selected can be copied even there
-    getSelection().selectAllChildren(document.getElementById(button.dataset.copy));
-    button.textContent = document.execCommand("copy") ? "Copied" : "Press Ctrl+C";
-    setTimeout(() => { button.textContent = "Copy"; }, 1500);
-  });
 
   const stored = document.getElementById("charts");
   if (stored === null) return;

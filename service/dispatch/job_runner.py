@@ -46,6 +46,7 @@ from service.events.records import last_of
 from service.jobs import repository
 from service.jobs.amended import spec_of
 from service.jobs.folders import best_folder
+from service.jobs.reopening import CUT_OFF
 from service.jobs.views import trial_views, validation_examples
 from service.queue.share import Obstacle, Turn
 from service.reporting.figures import surface_chart
@@ -59,6 +60,7 @@ log = structlog.get_logger(__name__)
 
 _LONGEST_SLEEP = timedelta(days=1)
 _DISK_WAIT = timedelta(seconds=30)
+_WHY_ENDED = {JobState.CANCELLED: "the job was cancelled", JobState.FAILED: CUT_OFF}
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,9 +281,7 @@ class JobRunner:
 
     def _end_job(self, job: JobRow, state: JobState, reason: str, **values: object) -> None:
         """Ends a job: first everything that runs, then its state."""
-        self.attempts.cancel(
-            job.id, reason="the job was cancelled" if state is JobState.CANCELLED else "the job has ended"
-        )
+        self.attempts.cancel(job.id, reason=_WHY_ENDED.get(state, "the job has ended"))
         if job.study_id is not None:
             self.attempts.open_study(job.id).end_open_trials()
             self.attempts.tell_events(job.id)

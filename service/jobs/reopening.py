@@ -29,7 +29,10 @@ from service.problems import NotFound, VerbImpossible
 from service.schemas import TERMINAL_STATES, JobState
 from service.trackers import positions
 
-__all__ = ["begun_before", "extend", "failed_before", "retry"]
+__all__ = ["CUT_OFF", "begun_before", "extend", "failed_before", "retry"]
+
+CUT_OFF = "the job has failed"
+"""Why an attempt was ended whose job failed by others: when those are tried again, so is its trial."""
 
 _CHARGED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -145,10 +148,11 @@ def begun_before(round_: int, rows: Sequence[AttemptRow]) -> frozenset[int]:
 def failed_before(round_: int, trials: Sequence[FrozenTrial], rows: Sequence[AttemptRow]) -> tuple[int, ...]:
     """The search trials that were begun before a round, have failed, and have not been tried again as others.
 
-    One that was ended from outside (by a limit, with the job) has not failed. Confirming runs are made again anyway.
+    One that was ended as its job failed by others counts too: it would be missing for their fault. One that was ended
+    by a limit, or with a cancelled job, does not. Confirming runs are made again anyway.
     """
     begun = begun_before(round_, rows)
-    last = {row.trial_number: row.state for row in rows if row.kind == AttemptKind.TRAIN}
+    last = {row.trial_number: row for row in rows if row.kind == AttemptKind.TRAIN}
     tried = {trial.user_attrs.get(RETRIES) for trial in trials}
     return tuple(
         trial.number
@@ -156,8 +160,15 @@ def failed_before(round_: int, trials: Sequence[FrozenTrial], rows: Sequence[Att
         if trial.state is TrialState.FAIL
         and trial.number in begun
         and trial.number not in tried
-        and last.get(trial.number) == AttemptState.FAILED
+        and trial.number in last
+        and _has_failed(last[trial.number])
         and trial.user_attrs.get(KIND) != CONFIRM
+    )
+
+
+def _has_failed(attempt: AttemptRow) -> bool:
+    return attempt.state == AttemptState.FAILED or (
+        attempt.state == AttemptState.CANCELLED and attempt.reason == CUT_OFF
     )
 
 

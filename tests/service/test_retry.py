@@ -16,9 +16,9 @@ from fixnorm_core.spec import JobSpec
 from fixnorm_core.tuning.attributes import RETRIES
 from service.client import Client, ProblemError
 from service.composition import Service, build
-from service.database.rows import AttemptKind
+from service.database.rows import AttemptKind, AttemptState
 from service.jobs import repository
-from service.jobs.reopening import retry
+from service.jobs.reopening import CUT_OFF, retry
 from service.jobs.verbs import STOP, ask
 from service.problems import NotFound, VerbImpossible
 from service.schemas import JobState
@@ -72,6 +72,21 @@ def test_a_failed_job_goes_on_with_new_trials_at_the_failed_points(
             assert found[number].state is TrialState.COMPLETE
             assert found[origin].state is TrialState.FAIL  # kept as such
         assert [trial.state for trial in found].count(TrialState.COMPLETE) == spec.budget.max_trials
+
+
+def test_a_trial_that_was_ended_for_anothers_fault_is_tried_again_with_it(settings: Settings, spec: JobSpec) -> None:
+    budget = spec.budget.model_copy(update={"parallel_trials": 2, "confirm_runs": 0})
+    spec = spec.model_copy(update={"budget": budget})
+    slow = settings.model_copy(update={"epoch_seconds": 0.05})
+    with server(slow, backend=flaky(1, FailureKind.FATAL)) as service:
+        job_id = put(service, spec)
+        assert run_to_end(service, job_id) is JobState.FAILED
+        assert [row.reason for row in attempts(service, job_id) if row.state == AttemptState.CANCELLED] == [CUT_OFF]
+        again(service, job_id)
+        assert go_on(service, job_id) is JobState.SUCCEEDED
+        assert retried(service, job_id) == {2: 0, 3: 1}
+        found = trials(service, job_id)
+        assert [found[number].params for number in (2, 3)] == [found[number].params for number in (0, 1)]
 
 
 def test_what_fails_in_every_round_is_tried_once_a_round(settings: Settings, spec: JobSpec) -> None:

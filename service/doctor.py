@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -78,7 +79,22 @@ def _torch(what: str) -> Finding:
     except (ImportError, OSError, RuntimeError) as error:
         way_out = f"Install versions that do: {install_command('server')}"
         return Finding(what, Condition.PROBLEM, f"{pair} do not work together: {error}", way_out)
+    if trouble := _trouble_in_own_code():
+        says = f"{pair}; trials can use them, but 'import torchvision' in code of your own fails: {trouble}"
+        way_out = "Write 'from fixnorm_core.vision import torchvision' there, or install both from one index, in one build"
+        return Finding(what, Condition.WARNING, says, way_out)
     return Finding(what, Condition.OK, pair)
+
+
+def _trouble_in_own_code() -> str:
+    """Why a program that knows nothing of :mod:`fixnorm_core.vision` cannot import torchvision; empty if it can.
+
+    A process of its own finds out: what was declared in this one would hide it.
+    """
+    tried = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, text=True, check=False)
+    if tried.returncode == 0:
+        return ""
+    return (tried.stderr.strip().splitlines() or [f"exit status {tried.returncode}"])[-1]
 
 
 def _cuda(what: str) -> Finding:

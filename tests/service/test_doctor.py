@@ -88,6 +88,22 @@ def test_a_torch_and_a_torchvision_that_do_not_fit_are_a_problem_with_its_way_ou
     assert found["torch"]["way_out"].startswith("Install versions that do: pip install '.[server]' in a checkout, or ")
 
 
+@pytest.mark.parametrize(
+    ("package", "condition"),
+    [("raise RuntimeError('operator torchvision::nms does not exist')", "warning"), ("", "ok")],
+)
+def test_torchvision_is_imported_as_a_users_own_code_would(
+    here: Path, monkeypatch: pytest.MonkeyPatch, package: str, condition: str
+) -> None:
+    (here / "torchvision.py").write_text(package)
+    monkeypatch.setenv("PYTHONPATH", str(here))  # of the process that tries it, not of this one
+    _, found = ask()
+    assert found["torch"]["condition"] == condition
+    if package:
+        assert "in code of your own fails: RuntimeError: operator torchvision::nms" in found["torch"]["says"]
+        assert "'from fixnorm_core.vision import torchvision'" in found["torch"]["way_out"]
+
+
 def test_a_full_disk_a_missing_package_and_a_bad_setting_are_found(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(here)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**20))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-__all__ = ["DataError", "FixNormError", "ModelError", "RolesError", "SpecError", "WeightsError"]
+__all__ = ["DataError", "FixNormError", "MissingDataError", "ModelError", "RolesError", "SpecError", "WeightsError"]
 
 
 class FixNormError(Exception):
@@ -43,6 +43,12 @@ class DataError(FixNormError):
     """A data set that does not exist, is empty, or cannot be read."""
 
     code = "invalid_data"
+
+
+class MissingDataError(DataError):
+    """The folder of a data set is not there."""
+
+    code = "missing_data"
 
 
 class RolesError(FixNormError):

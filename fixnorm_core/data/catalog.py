@@ -136,7 +136,7 @@ def check_data(spec: DataSpec, *, root: Path | None = None, reach: Reach = LOCAL
     try:
         path = _absolute(spec.path or spec.name, root=root, roots=reach.roots)
         if origin is Origin.FOLDER:
-            inspect_folder(path, roots=reach.roots)
+            inspect_folder(path, roots=reach.roots, written=spec.path)
         elif path.exists() and not path.is_dir():
             raise DataError(f"{path} is a file, and {spec.name!r} is kept in a folder", "Set data.path to a folder")
     except OutsideRoots:
@@ -185,7 +185,7 @@ def _absolute(given: str, *, root: Path | None, roots: Roots) -> Path:
     if root is None:
         raise DataError(
             f"data path {str(path)!r} is relative, and no data root is set that it could start from",
-            "Give an absolute path, or set FIXNORM_DATA_ROOT where the server runs; in a job file, "
-            f"'./{path}' means a folder beside the job file",
+            f"Give an absolute path, or set FIXNORM_DATA_ROOT where the server runs; './{path}' means a folder beside the "
+            "job file, on a command line one in the working directory",
         )
     return (root.expanduser() / path).resolve()

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fixnorm_core.errors import DataError
+from fixnorm_core.errors import DataError, MissingDataError
 from fixnorm_core.reach import ANYWHERE, Roots
 
 __all__ = ["IMAGE_SUFFIXES", "FolderLayout", "inspect_folder", "list_images"]
@@ -41,26 +41,28 @@ class FolderLayout:
     classes: tuple[str, ...]
 
 
-def inspect_folder(root: Path, *, roots: Roots = ANYWHERE) -> FolderLayout:
+def inspect_folder(root: Path, *, roots: Roots = ANYWHERE, written: str | None = None) -> FolderLayout:
     """Finds splits and classes; reads names only, and per class no further than its first image.
 
     Args:
         root: The image folder.
         roots: Where it and whatever links in it lead to must be.
+        written: The path as the user gave it, where ``root`` was made of that.
 
     Raises:
         OutsideRoots: If it is elsewhere, or a link in it leads elsewhere.
-        DataError: If ``root`` does not exist or is not an image folder of two classes or more, a class holds no image,
+        MissingDataError: If ``root`` does not exist.
+        DataError: If it is not an image folder of two classes or more, a class holds no image,
             or a split has a class that the training split lacks.
     """
     root = Path(roots.confine(root))
     if not root.is_dir():
-        what = "is a file" if root.exists() else "does not exist"
-        raise DataError(
-            f"the data folder {root} {what}",
-            "Give the absolute path of a folder that is there, or a path that starts from FIXNORM_DATA_ROOT; in a job "
-            f"file, './{root.name}' means a folder beside the job file",
-        )
+        way_out = "Give the absolute path of a folder that is there, or a path that starts from FIXNORM_DATA_ROOT"
+        if written is not None and not written.startswith(("/", "~")):
+            way_out += f"; './{written}' means one beside the job file, on a command line one in the working directory"
+        if root.exists():
+            raise DataError(f"the data folder {root} is a file", way_out)
+        raise MissingDataError(f"the data folder {root} does not exist", way_out)
     train = Path(roots.confine(root / "train"))
     if not (
         train.is_dir() and _folders(train, roots)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +31,7 @@ __all__ = [
     "SetOption",
     "TrialsOption",
     "describe",
+    "told_of_folders_here",
 ]
 
 FileArgument = Annotated[Path | None, typer.Argument(metavar="FILE", help="A job file (YAML).")]
@@ -134,6 +136,28 @@ def describe(
             "Give a FILE, or --recipe NAME, or options such as --model resnet18 --dataset cifar10 --epochs 30",
         )
     return read_job("{}", origin="the job", folder=Path(), changes=changes)
+
+
+@contextmanager
+def told_of_folders_here(path: str | None, *, file: Path | None) -> Iterator[None]:
+    """Where the server has no folder of this relative path, and there is one here, its refusal says how to mean that.
+
+    Args:
+        path: The job's ``data.path``.
+        file: The job file that it stands in; None where it was given on the command line.
+    """
+    from service.client import ProblemError
+
+    try:
+        yield
+    except ProblemError as error:
+        if error.code == "missing_data" and path is not None and ((file.parent if file else Path()) / path).is_dir():
+            option, place = ("data.path: ", f"beside {file}") if file is not None else ("--data ", "in this directory")
+            error.way_out = (
+                f"did you mean {option}./{path}? That folder is {place}; without './' a path starts at the server's "
+                "data root, FIXNORM_DATA_ROOT"
+            )
+        raise
 
 
 def _read_code(path: Path) -> str:

@@ -22,6 +22,7 @@ from service.cli.described import (
     SetOption,
     TrialsOption,
     describe,
+    told_of_folders_here,
 )
 from service.cli.options import DEFAULT_SERVER, Output, OutputOption, ServerOption, WatchOption, command_for
 
@@ -77,7 +78,8 @@ def submit(
         "seed": seed,
     }
     spec = describe(file, recipe=recipe, options=options, written=changes or (), code=code)
-    with connect(server) as client:
+    was_set = data is not None or any(change.partition("=")[0].strip() == "data.path" for change in changes or ())
+    with connect(server) as client, told_of_folders_here(spec.data.path, file=None if was_set else file):
         if dry_run:
             show_plan(client.plan(spec), output=output)
             return

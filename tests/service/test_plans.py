@@ -116,3 +116,22 @@ def test_nothing_given_is_refused_with_what_can_be(http: httpx.Client) -> None:
     result = dry_run(http)
     assert result.exit_code == 2
     assert "--model resnet18 --dataset cifar10 --epochs 30" in result.stderr
+
+
+def test_a_folder_that_is_here_and_not_at_the_server_is_told_of(
+    http: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine" / "flowers").mkdir(parents=True)
+    file = tmp_path / "mine" / "job.yaml"
+    file.write_text("name: mine\ndata: {name: imagefolder, path: flowers}\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for arguments, meant in (
+        (["--dataset", "imagefolder", "--data", "mine/flowers"], "did you mean --data ./mine/flowers?"),
+        (["--dataset", "imagefolder", "--set", "data.path=mine/flowers"], "did you mean --data ./mine/flowers?"),
+        ([str(file), "--data", "mine/flowers"], "did you mean --data ./mine/flowers?"),
+        ([str(file)], "did you mean data.path: ./flowers?"),
+    ):
+        result = dry_run(http, *arguments)
+        assert result.exit_code == 2
+        assert meant in result.stderr
+    assert "did you mean" not in dry_run(http, "--dataset", "imagefolder", "--data", "mine/trees").stderr

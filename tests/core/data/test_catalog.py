@@ -72,9 +72,10 @@ def test_image_folder_needs_a_path(tmp_path: Path) -> None:
 
 
 def test_missing_folder_says_what_was_looked_for(tmp_path: Path) -> None:
-    message = refusal(tmp_path, path="nowhere")
-    assert f"{tmp_path / 'nowhere'} does not exist" in message
-    assert "'./nowhere'" in message
+    message = refusal(tmp_path, path="no/where")
+    assert f"{tmp_path / 'no/where'} does not exist" in message
+    assert "'./no/where'" in message
+    assert "./" not in refusal(tmp_path, path=str(tmp_path / "no" / "where"))  # no way to mean it otherwise
 
 
 def test_file_is_not_a_folder(tmp_path: Path) -> None:

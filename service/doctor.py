@@ -81,7 +81,7 @@ def _torch(what: str) -> Finding:
         return Finding(what, Condition.PROBLEM, f"{pair} do not work together: {error}", way_out)
     if trouble := _trouble_in_own_code():
         says = f"{pair}; trials can use them, but 'import torchvision' in code of your own fails: {trouble}"
-        way_out = "Write 'from fixnorm_core.vision import torchvision' there, or install both from one index, in one build"
+        way_out = "Write 'from fixnorm_core.vision import torchvision' there, or install both in one build"
         return Finding(what, Condition.WARNING, says, way_out)
     return Finding(what, Condition.OK, pair)
 

@@ -99,7 +99,8 @@ class CandidateView(_View):
         params: The knobs.
         validation_accuracy: Mean over ``runs`` training runs at this point: the confirming ones, if there is one.
         standard_error: Of that mean: over seeds and validation images when a point was repeated, else of the one
-            run over validation images alone. ``standard_error_source`` says which.
+            run over validation images alone. ``standard_error_source`` says which. How much seeds matter is estimated
+            from all repeated points together, of a point that was run once from the others alone.
         runs: Training runs that the mean is over.
         trials: Their numbers.
         confirmed: Whether they are confirming runs; if not, the point was chosen for this mean, which is therefore too
@@ -123,7 +124,12 @@ class CandidateView(_View):
         runs = "1 run" if self.runs == 1 else f"{self.runs} runs"
         if self.confirmed is False:
             runs += ", unconfirmed: the point was chosen for this number, so it is too high on average"
-        return f"{runs}; standard error over {self.standard_error_source}"
+        source = f"standard error over {self.standard_error_source}"
+        if self.runs == 1 and self.standard_error_source == "seeds and images":
+            source += ", of seeds as at other points, which were run again"
+        if self.validation_accuracy == 1.0:
+            source += ", which with so many images does not take 100 % for certain"
+        return f"{runs}; {source}"
 
 
 class BestView(CandidateView):

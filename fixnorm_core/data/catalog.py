@@ -185,7 +185,7 @@ def _absolute(given: str, *, root: Path | None, roots: Roots) -> Path:
     if root is None:
         raise DataError(
             f"data path {str(path)!r} is relative, and no data root is set that it could start from",
-            f"Give an absolute path, or set FIXNORM_DATA_ROOT where the server runs; './{path}' means a folder beside the "
-            "job file, on a command line one in the working directory",
+            f"Give an absolute path, or set FIXNORM_DATA_ROOT where the server runs; './{path}' means a folder beside "
+            "the job file, on a command line one in the working directory",
         )
     return (root.expanduser() / path).resolve()

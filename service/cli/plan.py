@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from service.cli.options import Output
-from service.cli.words import ending, knobs
+from service.cli.words import counted, ending, knobs
 
 if TYPE_CHECKING:
     from service.plans.schemas import PlanView
@@ -30,7 +30,7 @@ def show_plan(plan: PlanView, *, output: Output) -> None:
 def plan_lines(plan: PlanView) -> list[str]:
     """The plan in sentences."""
     spec = plan.spec
-    trials = "1 trial" if plan.trials_at_once == 1 else f"{plan.trials_at_once} trials"
+    trials = counted(plan.trials_at_once, "trial")
     waits = "" if plan.place is None else f"place {plan.place} in the queue: "
     points = "; then ".join(knobs(point) for point in plan.first_points)
     return [
@@ -38,8 +38,8 @@ def plan_lines(plan: PlanView) -> list[str]:
         f"{spec.model.name} on {spec.data.name}, {spec.search.method} by {spec.search.sampler}",
         *plan.notes,
         f"{waits}{plan.reason}",
-        f"{trials} at once, each of {spec.training.epochs} epochs; first {points}",
+        f"{trials} at once, each of {counted(spec.training.epochs, 'epoch')}; first {points}",
         f"ends after {ending(spec)}",
-        f"at most {plan.epochs} epochs in all",
+        f"at most {counted(plan.epochs, 'epoch')} in all",
         "The whole job, as a file to submit:",
     ]

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.access.schemas import TokenView
-from service.cli.words import knobs, limits, local_time, number, percent, sparkline
+from service.cli.words import counted, knobs, limits, local_time, number, percent, sparkline
 from service.nodes.schemas import NodeView
 from service.queue.schemas import Amount, QueueView
 from service.retention.policy import Pruned
@@ -170,7 +170,7 @@ def job_block(job: JobView, *, server: str) -> Text:
         "state": f"{job.state}{f': {job.reason}' if job.reason else ''}",
         "trials": f"{job.progress.finished} of {job.progress.max_trials} finished, {job.progress.running} running, "
         f"{job.progress.failed} failed",
-        "model": f"{spec.model.name} on {spec.data.name}, {spec.training.epochs} epochs",
+        "model": f"{spec.model.name} on {spec.data.name}, {counted(spec.training.epochs, 'epoch')}",
         "search": f"{spec.search.method} by {spec.search.sampler}: "
         + ", ".join(f"{knob} in [{number(r.low)}, {number(r.high)}]" for knob, r in spec.search.space.items()),
         **({"warm start": "; ".join(job.notes)} if job.notes else {}),

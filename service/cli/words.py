@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from fixnorm_core.spec import BudgetSpec, JobSpec, SamplerName, duration_text, moment_text
-from service.reporting.rows import local_time, percent
+from service.reporting.rows import counted, local_time, percent
 from service.schemas import JobView, TrialState, TrialView
 
-__all__ = ["ending", "knobs", "limits", "local_time", "number", "percent", "sparkline", "time_left"]
+__all__ = ["counted", "ending", "knobs", "limits", "local_time", "number", "percent", "sparkline", "time_left"]
 
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -28,7 +28,7 @@ def knobs(params: Mapping[str, float]) -> str:
 
 def limits(budget: BudgetSpec) -> str:
     """What ends a job, in one line."""
-    words = [f"{budget.max_trials} trials"]
+    words = [counted(budget.max_trials, "trial")]
     if budget.confirming_trials:
         words.append(f"{budget.confirming_trials} of them to confirm {_points(budget.confirm_top_k)}")
     if budget.max_time is not None:
@@ -42,7 +42,7 @@ def limits(budget: BudgetSpec) -> str:
     if budget.max_time_without_progress is not None:
         words.append(f"{duration_text(budget.max_time_without_progress)} without progress")
     if budget.max_trials_without_progress is not None:
-        words.append(f"{budget.max_trials_without_progress} trials without progress")
+        words.append(f"{counted(budget.max_trials_without_progress, 'trial')} without progress")
     if budget.max_failed is not None:
         words.append(f"until {budget.max_failed} have failed")
     return ", ".join(words)

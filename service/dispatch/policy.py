@@ -186,10 +186,11 @@ def _search(facts: JobFacts, *, room: int) -> Action:
 def _used_up(budget: BudgetSpec, shares: Shares) -> str:
     if not shares.kept:
         return f"max_trials {budget.max_trials} is used up"
-    kept = "1 is" if shares.kept == 1 else f"{shares.kept} are"
     spent = shares.confirming - shares.kept
-    before = f" and {spent} that confirmed before" if spent else ""
-    return f"max_trials is {budget.max_trials}: {shares.search} to search{before} are used up, {kept} to confirm"
+    before = f", {spent} that confirmed before" if spent else ""
+    searched = f"{shares.search} for the search{before}"
+    # True before and after these runs: it stays as the reason of the job's end
+    return f"max_trials {budget.max_trials} is used up: {searched}, {shares.kept} for confirming what it found"
 
 
 def _finish(facts: JobFacts, *, room: int) -> Action:

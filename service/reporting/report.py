@@ -8,7 +8,7 @@ from fixnorm_core.reports import EpochReport, RoleNames, TrialResult
 from fixnorm_core.spec import JobSpec, warm_starts_of
 from service.database.rows import JobRow
 from service.reporting.diagnostics import DIAGNOSTICS_NOTE, diagnostic_rows
-from service.reporting.rows import percent, result_rows
+from service.reporting.rows import counted, percent, result_rows
 from service.schemas import BestView, TrialView
 
 __all__ = ["render_report"]
@@ -35,8 +35,9 @@ def render_report(
     """
     sections = [
         f"# {job.name} ({job.id})",
-        f"{spec.model.name} on {spec.data.name}, {spec.training.epochs} epochs a trial, method {spec.search.method}, "
-        f"sampler {spec.search.sampler}. With charts, as one HTML file: `fixnorm-tune report {job.id} -o report.html`.",
+        f"{spec.model.name} on {spec.data.name}, {counted(spec.training.epochs, 'epoch')} a trial, "
+        f"method {spec.search.method}, sampler {spec.search.sampler}. "
+        f"With charts, as one HTML file: `fixnorm-tune report {job.id} -o report.html`.",
         *(f"Warm start: {one.note}." for one in warm_starts_of(spec.search, training=spec.training)),
         "## Result",
         _table(("what", "value"), result_rows(best)),

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from service.schemas import BestView
 
-__all__ = ["local_time", "percent", "result_rows"]
+__all__ = ["counted", "local_time", "percent", "result_rows"]
 
 
 def result_rows(best: BestView) -> Iterable[tuple[str, str]]:
@@ -25,6 +25,11 @@ def result_rows(best: BestView) -> Iterable[tuple[str, str]]:
     if best.epochs_saved:
         yield "epochs saved", f"{best.epochs_saved}, by stopping trials that would have lost"
     yield "weights", f"{best.weights} (of trial {best.weights_trial})" if best.weights else "none were kept"
+
+
+def counted(number: int, thing: str) -> str:
+    """So many things: ``1 epoch``, ``2 epochs``."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def percent(share: float | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from service.reporting.rows import counted
 from service.schemas import JobState, JobView, TrialState, TrialView
 
 __all__ = ["what_was_tried", "why_it_stopped"]
@@ -30,14 +31,14 @@ _KINDS = (
 def what_was_tried(job: JobView, trials: Sequence[TrialView]) -> str:
     """The trials in one or two sentences: how many of which kind, of what, and how they went."""
     spec = job.spec
-    what = f"{spec.model.name} on {spec.data.name}, {_count(spec.training.epochs, 'epoch')} each"
+    what = f"{spec.model.name} on {spec.data.name}, {counted(spec.training.epochs, 'epoch')} each"
     if not trials:
         return f"No trial has begun. Each would train {what}."
     confirming = sum(trial.kind == "confirm" for trial in trials)
     searching = len(trials) - confirming
     kinds = [f"{searching} at points that sampler {spec.search.sampler} proposed"] if searching else []
     kinds += [f"{confirming} to confirm the best with new seeds"] if confirming else []
-    told = f"{_count(len(trials), 'trial')} of {what}: {' and '.join(kinds)}."
+    told = f"{counted(len(trials), 'trial')} of {what}: {' and '.join(kinds)}."
     states = [trial.state for trial in trials]
     fates = [f"{states.count(state)} {words}" for state, words in _KINDS if state in states]
     fated = f" Of these, {', '.join(fates)}." if fates else ""
@@ -50,10 +51,6 @@ def why_it_stopped(job: JobView) -> str:
     is_over = job.stop_reason is not None and job.stop_reason != reason
     searched = f" The search is over: {_sentence(job.stop_reason or '')}" if is_over else ""
     return f"{beginning}: {_sentence(reason)}{searched}" if reason else f"{beginning}.{searched}"
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _sentence(text: str) -> str:

@@ -142,7 +142,8 @@ def test_confirming_runs_that_are_cut_short_are_counted_in_the_reason(
     assert view.best is not None
     assert view.best.trials == (1,)
     assert view.reason == (
-        "max_trials is 3: 1 to search are used up, 2 are to confirm; max_time left no time for 1 of 2 confirming runs"
+        "max_trials 3 is used up: 1 for the search, 2 for confirming what it found; "
+        "max_time left no time for 1 of 2 confirming runs"
     )
     assert view.best.stop_reason == view.reason
 
@@ -235,7 +236,7 @@ def test_the_best_points_are_confirmed_side_by_side_and_the_result_tells_the_run
     view, trials = run(http, job, sampler=sampler, max_trials=9, parallel_trials=4, confirm_top_k=2, confirm_runs=2)
     assert view.state is JobState.SUCCEEDED, view.reason
     assert kinds(trials) == ["search"] * 5 + [CONFIRM] * 4
-    assert view.reason == "max_trials is 9: 5 to search are used up, 4 are to confirm"
+    assert view.reason == "max_trials 9 is used up: 5 for the search, 4 for confirming what it found"
     best = view.best
     assert best is not None
     assert best.runner_up is not None

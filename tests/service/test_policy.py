@@ -98,12 +98,12 @@ def test_a_trial_that_was_stopped_early_is_charged_and_is_no_failure() -> None:
     trials = [trial(0, state=TrialState.FAIL), trial(1, state=TrialState.PRUNED), trial(2, state=TrialState.FAIL)]
     assert decision(trials) == Ask()
     trials = [trial(0, 0.5), trial(1, state=TrialState.PRUNED), trial(2, 0.6)]
-    assert decision(trials) == EndSearch("max_trials is 4: 3 to search are used up, 1 is to confirm")
+    assert decision(trials) == EndSearch("max_trials 4 is used up: 3 for the search, 1 for confirming what it found")
 
 
 def test_the_search_ends_when_its_part_of_the_budget_is_used_up() -> None:
     trials = [trial(number, 0.5 + number / 10) for number in range(3)]
-    assert decision(trials) == EndSearch("max_trials is 4: 3 to search are used up, 1 is to confirm")
+    assert decision(trials) == EndSearch("max_trials 4 is used up: 3 for the search, 1 for confirming what it found")
     one = BUDGET.model_copy(update={"max_trials": 1, "confirm_runs": 0})
     assert decide(JobFacts(one, trials[:1])) == EndSearch("max_trials 1 is used up")
 
@@ -338,7 +338,7 @@ def test_a_reopened_search_goes_on_and_keeps_as_many_runs_to_confirm_as_the_firs
     assert again(SPENT, seven) == again(found, seven) == Ask()
     found.append(trial(5, 0.9, lr=0.4))
     assert again(found, seven) == EndSearch(
-        "max_trials is 7: 5 to search and 1 that confirmed before are used up, 1 is to confirm"
+        "max_trials 7 is used up: 5 for the search, 1 that confirmed before, 1 for confirming what it found"
     )
     assert again(found, seven, search_over="x") == Confirm({"lr": 0.4, "fc_norm": 2.0})
     assert again([*found, trial(6, 0.9, lr=0.4, confirm=True)], seven, search_over="x") == Evaluate(5)

@@ -221,6 +221,18 @@ def test_best_of_a_running_job_says_that_it_is_not_final(server: StandIn, cli: C
     assert not any("test accuracy" in line or "report" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "source", "words"),
+    [
+        (0.8611, "seeds and images", "seeds and images, of seeds as at other points, which were run again"),
+        (1.0, "images", "images, which with so many images does not take 100 % for certain"),
+    ],
+)
+def test_what_a_single_runs_error_comes_from_is_told(accuracy: float, source: str, words: str) -> None:
+    alone = best(validation_accuracy=accuracy, standard_error=0.2543, standard_error_source=source, runs=1)
+    assert alone.basis == f"1 run; standard error over {words}"
+
+
 def test_best_before_any_result_is_not_found(server: StandIn, cli: CLI) -> None:
     server.on("GET", "/api/v1/jobs/j1/best", problem(409, "no_result_yet", "no trial is complete"))
     result = cli("best", "j1")

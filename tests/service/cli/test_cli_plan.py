@@ -34,3 +34,14 @@ def test_a_search_is_said_to_end_early_only_where_its_sampler_does_that(
     line = ends(search={"sampler": sampler}, budget={"stop_early": stop_early})
     assert line.endswith(", or once no gain is expected") is stops
     assert ("no gain" in line) is stops
+
+
+def test_one_of_a_thing_is_told_in_the_singular() -> None:
+    spec = JobSpec.model_validate({"training": {"epochs": 1}, "budget": {"max_trials": 1, "confirm_runs": 0}})
+    points = ({"lr": 0.01, "fc_norm": 2.0},)
+    plan = PlanView(spec=spec, notes=(), first_points=points, trials_at_once=1, epochs=1, place=None, reason="room")
+    said = "\n".join(plan_lines(plan))
+    assert "1 trial at once, each of 1 epoch;" in said
+    assert "at most 1 epoch in all" in said
+    assert "ends after 1 trial" in said
+    assert "1 epochs" not in said

@@ -167,11 +167,23 @@ class BestView(CandidateView):
         point = ", ".join(f"{knob} {value:.4g}" for knob, value in other.params.items())
         runs = ("1 run" if other.runs == 1 else f"{other.runs} runs") + ("" if other.confirmed else ", unconfirmed")
         accuracy = f"{100 * other.validation_accuracy:.2f} % ± {100 * other.standard_error:.2f} % ({runs}) at {point}"
+        if (more := self._doubts(other)) is not None:
+            return f"{accuracy}; {more}"
         if self.told_apart is None:
             return f"{accuracy}; how much of the difference is the seed's luck is not known without repeated runs"
         if self.told_apart:
             return f"{accuracy}; worse by more than the standard error"
         return f"{accuracy}; the two cannot be told apart, the difference is within the standard error"
+
+    def _doubts(self, other: CandidateView) -> str | None:
+        """Where the confirming runs have spoken against the point that they were to confirm: what follows from it."""
+        mine, others = self.expected_accuracy, other.expected_accuracy
+        if not self.confirmed or other.confirmed or mine is None or others is None or others <= mine:
+            return None
+        return (
+            f"the sampler now expects more of it, {100 * others:.2f} % against {100 * mine:.2f} %: the confirming runs "
+            "were worse than the run that chose their point, and more trials would settle it (extend)"
+        )
 
 
 class JobView(_View):

@@ -203,7 +203,9 @@ def best_block(job: JobView, best: BestView, *, server: str) -> Text:
     if best.rivalry:
         rows["runner-up"] = best.rivalry
     if best.test:
-        rows["test accuracy"] = f"{percent(best.test.accuracy)} ({best.test.examples} images)"
+        rows["test accuracy"] = (
+            f"{percent(best.test.accuracy)} ({best.test.examples} images; the weights of trial {best.weights_trial})"
+        )
     ended = best.stop_reason or job.stop_reason or job.reason
     rows["trials used"] = f"{job.progress.finished} of {job.progress.max_trials}{f': {ended}' if ended else ''}"
     if best.epochs_saved:

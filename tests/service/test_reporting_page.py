@@ -97,7 +97,18 @@ def test_the_result_tells_error_confirming_runs_rival_and_test_accuracy() -> Non
     assert "98.26 % ± 0.35 %" in text
     assert "Confirmed by 3 runs with seeds that chose nothing" in text
     assert "the two cannot be told apart" in text
-    assert "97.50 % 360 images" in text
+    assert "97.50 % 360 images, trial 1's weights" in text
+
+
+def test_confirming_runs_that_speak_against_their_point_are_said_to() -> None:
+    rival = best(params={"lr": 0.5, "fc_norm": 1.0}, validation_accuracy=0.99, runs=1, confirmed=False)
+    doubted = best(confirmed=True, expected_accuracy=0.81, told_apart=False)
+    for expected, is_doubted in ((0.86, True), (0.8, False), (None, False)):
+        other = rival.model_copy(update={"expected_accuracy": expected})
+        text = words(page(found=doubted.model_copy(update={"runner_up": other})))
+        assert ("the sampler now expects more of it, 86.00 % against 81.00 %" in text) is is_doubted
+    confirmed = rival.model_copy(update={"expected_accuracy": 0.86, "confirmed": True})
+    assert "now expects more" not in words(page(found=doubted.model_copy(update={"runner_up": confirmed})))
 
 
 def test_surface_curves_history_importance_and_slices_are_drawn() -> None:

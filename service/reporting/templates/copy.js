@@ -5,7 +5,7 @@ document.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-copy]");
   if (button === null) return;
   const place = document.getElementById(button.dataset.copy);
-  // Selected first: over http beyond loopback and from a file there is no clipboard, but what is selected can be copied
+  // Selected first: on an address that is not secure and from a file there is no clipboard, but what is selected can be copied
   getSelection().selectAllChildren(place);
   let copied = true;
   try { await navigator.clipboard.writeText(place.textContent); } catch { copied = document.execCommand("copy"); }

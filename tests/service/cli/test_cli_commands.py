@@ -19,7 +19,7 @@ Best point of job j1 (digits)
   lr                   0.01235
   fc_norm              2.3
   validation accuracy  98.26 % ± 0.35 % (3 runs; standard error over seeds and images)
-  test accuracy        97.50 % (360 images)
+  test accuracy        97.50 % (360 images; the weights of trial 1)
   trials used          3 of 3: all 3 trials are used
   weights              /data/jobs/j1/weights.safetensors
   report               /data/jobs/j1/report.md

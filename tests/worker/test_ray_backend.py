@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from fixnorm_core.code import keep_code
+from fixnorm_core.reach import Reach
 from fixnorm_core.spec import DataSpec, JobSpec, ModelSpec, TrainingSpec, TrialSpec
 from worker.contracts import (
     Cancelled,
@@ -188,6 +190,48 @@ def test_each_slot_tells_its_node_and_its_gpus_and_an_idle_one_gives_its_part_of
     assert [update.place for update in updates if update.attempt_id == "whole" and update.outcome] == [places["a"]]
     backend.cancel("b")
     assert [update.attempt_id for update in backend.poll() if update.outcome] == ["b"]
+
+
+CODE = """
+from torch import nn
+
+
+class Mine(nn.Sequential):
+    def forward(self, images):
+        if self.training:
+            raise ValueError("my own mistake")
+        return super().forward(images)
+
+
+def build(num_classes):
+    return Mine(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
+
+
+def broken(num_classes):
+    return {}["my own key"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("factory", "error", "line"),
+    [("build", "ValueError: my own mistake", 8), ("broken", "KeyError: 'my own key'", 17)],
+)
+def test_the_traceback_of_a_users_code_is_theirs_and_not_rays(
+    factory: str, error: str, line: int, backend: RayBackend, tmp_path: Path
+) -> None:
+    keep_code(CODE, folder=tmp_path / "code")
+    (kept,) = (tmp_path / "code").iterdir()
+    mine = trial().model_copy(update={"model": ModelSpec(name=f"code@{kept.stem}:{factory}")})
+    reach = Reach(code=str(tmp_path / "code"))
+    backend.start(TrainTask(f"mine-{factory}", mine, str(tmp_path / "trial"), reach=reach), ONE)
+    outcome = outcome_of(poll_until(backend, ended=1), f"mine-{factory}")
+    assert isinstance(outcome, Failed)
+    logged = log_path(tmp_path / "trial", f"mine-{factory}").read_text()
+    assert f'File "{kept}", line {line}' in logged
+    assert error in logged
+    assert error.split(": ")[1] in outcome.message
+    for wrapping in ("/ray/", "RayTaskError", "ray::"):
+        assert wrapping not in logged + outcome.message
 
 
 def test_an_unknown_attempt_can_be_cancelled(backend: RayBackend) -> None:

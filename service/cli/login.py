@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import typer
 
 from service.cli.options import DEFAULT_SERVER, Output, OutputOption, ServerOption
@@ -16,7 +18,10 @@ def register(app: typer.Typer) -> None:
 
 
 def login(output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_SERVER) -> None:
-    """Ask for a server's token, try it, and keep it for later commands (in ~/.config, for you alone to read)."""
+    """Ask for a server's token, try it, and keep it for later commands (in ~/.config, for you alone to read).
+
+    A server that asks nobody for tokens cannot try one: it is kept, and that is said.
+    """
     from service.cli.connection import given_token, keep_token
     from service.cli.screen import write_json
     from service.client import Client
@@ -24,11 +29,24 @@ def login(output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_SE
     token = given_token.get() or typer.prompt("Token", hide_input=True, err=True)
     with Client(server, token=token.strip()) as client:
         client.jobs(limit=1)
+    was_tried = not _lets_anybody_in(server)
     kept_in = keep_token(server, token.strip())
     if output is Output.JSON:
-        write_json({"server": server, "kept_in": str(kept_in)}, dict[str, str])
+        write_json({"server": server, "kept_in": str(kept_in), "tried": was_tried}, dict[str, str | bool])
         return
     typer.echo(f"the token is kept in {kept_in} and sent to {server} alone")
+    if not was_tried:
+        typer.echo("it could not be tried: this server asks nobody for tokens yet", err=True)
+
+
+def _lets_anybody_in(server: str) -> bool:
+    import httpx
+
+    from service.client.address import Connection
+
+    without_token = Connection(server, token=None, timeout=timedelta(seconds=30)).options | {"headers": None}
+    with httpx.Client(**without_token) as http:
+        return http.get("/api/v1/jobs", params={"limit": 1}).is_success
 
 
 def logout(output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_SERVER) -> None:

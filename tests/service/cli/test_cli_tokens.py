@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from service.cli.main import app
 from service.client import BadTokenError, Client, ProblemError
 from service.composition import build
 from service.settings import BackendName, Settings
+
+OPERATIONS = Path(__file__).parents[3] / "docs" / "operations.md"
 
 
 @pytest.fixture
@@ -99,13 +103,38 @@ def test_what_was_done_about_tokens_and_the_database_is_told_to_programs_too(
 
     token = told("token", "create", "ann")
     kept = told("login", "--server", url, input=f"{token['token']}\n")
-    assert kept == {"server": url, "kept_in": str(tokens_file())}
+    assert kept == {"server": url, "kept_in": str(tokens_file()), "tried": True}
     assert told("logout", "--server", url) == {"server": url, "forgotten": True}
     assert told("logout", "--server", url) == {"server": url, "forgotten": False}
     (ended,) = told("token", "revoke", "ann")
     assert (ended["id"], ended["revoked_at"] is None) == (token["id"], False)
     assert told("token", "revoke", "ann") == []
     assert told("database", "upgrade") == {"upgraded": False}
+
+
+def test_a_server_that_asks_nobody_cannot_try_a_token_and_asks_from_its_next_start_on(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
+    def server() -> AbstractContextManager[str]:
+        return serving(build(Settings(state_dir=tmp_path / "state", backend=BackendName.SIMULATOR, cpus=1)).app)
+
+    with server() as address:
+        kept = run("login", "--server", address, input="wrong\n")
+        assert kept.exit_code == 0
+        assert "it could not be tried: this server asks nobody for tokens yet" in kept.stderr
+        run("logout", "--server", address)
+        run("token", "create", "ann")
+        assert run("list", "--server", address).exit_code == 0
+    with server() as address:
+        assert run("login", "--server", address, input="wrong\n").exit_code == 6
+        run("token", "revoke", "ann")
+        assert run("list", "--server", address).exit_code == 6
+    with server() as address:
+        assert run("list", "--server", address).exit_code == 6  # for ever, but for what the page says to do:
+    with closing(sqlite3.connect(tmp_path / "state" / "fixnorm.db")) as database:
+        database.executescript(re.findall("`(DELETE FROM .*?)`", OPERATIONS.read_text(encoding="utf-8"))[0])
+    with server() as address:
+        assert run("list", "--server", address).exit_code == 0
 
 
 @pytest.mark.parametrize("token", ["", "a b", "a\nb", "ü"])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fixnorm_core.data.batches import Normalization
 from fixnorm_core.data.decode import decode_files
 from fixnorm_core.data.types import TrainingData
-from fixnorm_core.errors import WeightsError
+from fixnorm_core.errors import DataError, WeightsError
 from fixnorm_core.files import replacing
 from fixnorm_core.models.build import build_model
 from fixnorm_core.reach import LOCAL, Reach
@@ -92,7 +92,10 @@ class Classifier:
         device, size = next(self.model.parameters()).device, inference_batch_size(self.image_size)
         out = [torch.empty(0, len(self.classes), device=device)]
         for start in range(0, len(files), size):
-            images = decode_files(files[start : start + size], side=self.image_size, channels=self.channels)
+            try:
+                images = decode_files(files[start : start + size], side=self.image_size, channels=self.channels)
+            except DataError as error:  # its way out is that of a data set
+                raise DataError(error.rule, "Give the path of an image, or leave it out") from error
             out.append(self.predict(images.to(device)))
         return torch.cat(out)
 

@@ -174,12 +174,15 @@ def _ask(verb: str, job_id: str, *, output: Output, server: str) -> None:
             "cancel": client.cancel,
             "retry": client.retry,
         }
-        _tell(asks[verb](job_id), output=output)
+        job = asks[verb](job_id)
+    _tell(job, output=output, had_ended=verb == "cancel" and job.state in ("SUCCEEDED", "FAILED"))
 
 
-def _tell(job: JobView, *, output: Output) -> None:
+def _tell(job: JobView, *, output: Output, had_ended: bool = False) -> None:
     if output is Output.JSON:
         typer.echo(job.model_dump_json(indent=2))
+    elif had_ended:
+        typer.echo(f"job {job.id} had ended before and stays {job.state}: {job.reason}")
     else:
         typer.echo(f"job {job.id} is {job.state}: {job.reason}")
 

@@ -91,6 +91,7 @@ def export(
     """
     from service.cli.connection import connect
     from service.cli.screen import write_json
+    from service.cli.words import no_weights
 
     with connect(server) as client:
         job = client.job(job_id)
@@ -103,7 +104,7 @@ def export(
         if best.weights_url is not None:
             written.append(client.download_weights(job_id, to=folder / "weights.safetensors"))
         else:
-            typer.echo("no weights: the job has not ended well, or its trials were simulated", err=True)
+            typer.echo(f"no weights: {no_weights(job)}", err=True)
     if output is Output.JSON:
         write_json({"job": job_id, "files": [str(file) for file in written]}, dict[str, str | list[str]])
     else:

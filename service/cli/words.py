@@ -9,9 +9,20 @@ from datetime import timedelta
 
 from fixnorm_core.spec import BudgetSpec, JobSpec, SamplerName, duration_text, moment_text
 from service.reporting.rows import counted, local_time, percent
-from service.schemas import JobView, TrialState, TrialView
+from service.schemas import TERMINAL_STATES, JobState, JobView, TrialState, TrialView
 
-__all__ = ["counted", "ending", "knobs", "limits", "local_time", "number", "percent", "sparkline", "time_left"]
+__all__ = [
+    "counted",
+    "ending",
+    "knobs",
+    "limits",
+    "local_time",
+    "no_weights",
+    "number",
+    "percent",
+    "sparkline",
+    "time_left",
+]
 
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -52,6 +63,15 @@ def ending(spec: JobSpec) -> str:
     """What ends a job, its search's own doing too, in one line."""
     stops = spec.budget.stop_early and spec.search.sampler is SamplerName.FIXNORM
     return limits(spec.budget) + (", or once no gain is expected" if stops else "")
+
+
+def no_weights(job: JobView) -> str:
+    """Why nothing was kept of a job's weights."""
+    if job.state is JobState.SUCCEEDED:
+        return "the job's trials trained none (a simulator ran them), or they were removed since"
+    if job.state in TERMINAL_STATES:
+        return f"the job is {job.state}, and one that has succeeded keeps them"
+    return f"the job is {job.state}; they are kept once it has succeeded"
 
 
 def time_left(job: JobView, trials: Sequence[TrialView]) -> str:

@@ -39,6 +39,7 @@ from service.schemas import (
     Problem,
     TrialView,
 )
+from service.settings import BackendName
 from service.webhooks import deliveries
 from service.webhooks.targets import check_address
 
@@ -278,10 +279,18 @@ def final_file(running: Running, job_id: str, what: str) -> Path:
     if path is None:
         raise NoResultYet(
             f"{job_id} is {job.state} and has no {what}",
-            "A job keeps them once it has succeeded; jobs of the simulator train nothing and keep no weights. "
+            f"{_when_kept(running, JobState(job.state), what)} "
             f"`fixnorm-tune report {job_id} -o report.html` shows a job in any state",
         )
     return Path(path)
+
+
+def _when_kept(running: Running, state: JobState, what: str) -> str:
+    if running.settings.backend is BackendName.SIMULATOR and what == "weights":
+        return "This server runs its simulator, which trains nothing."
+    if state is JobState.SUCCEEDED and what == "weights":
+        return "They were removed, or a simulator ran the job, which trains nothing."
+    return f"A job keeps its {what} once it has succeeded" + (", not before." if state not in TERMINAL_STATES else ".")
 
 
 def _view(running: Running, job: JobRow) -> JobView:

@@ -18,6 +18,7 @@ from service.jobs.folders import trial_folder
 from service.problems import NoResultYet, NotFound
 from service.runtime import Running, Runtime
 from service.schemas import ATTEMPT_HEADER, Problem
+from service.settings import BackendName
 from worker.contracts import log_path
 
 __all__ = ["router"]
@@ -58,13 +59,21 @@ def stream_log(
     if not path.exists() and not (follow and row.state in LIVE_ATTEMPT_STATES):
         raise NoResultYet(
             f"attempt {count} at trial {number} of {job_id} is {row.state} and has logged nothing",
-            "Ask again later; jobs of the simulator train nothing and log nothing unless something goes wrong",
+            _why_nothing(running, row, f"fixnorm-tune logs {job_id} {number}"),
         )
     if follow and row.state not in LIVE_ATTEMPT_STATES and not _read(path, offset):
         return Response(status_code=HTTPStatus.NO_CONTENT, headers={ATTEMPT_HEADER: str(count)})
     headers = {ATTEMPT_HEADER: str(count), "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     pieces = _pieces(running, row.id, path, offset=offset, follow=follow)
     return StreamingResponse(pieces, media_type="text/plain; charset=utf-8", headers=headers)
+
+
+def _why_nothing(running: Runtime, row: AttemptRow, command: str) -> str:
+    if running.settings.backend is BackendName.SIMULATOR:
+        return "This server runs its simulator, which trains nothing and logs nothing unless something goes wrong"
+    if row.state in LIVE_ATTEMPT_STATES:
+        return f"Its worker has not said anything yet: '{command} --follow' waits for what it says"
+    return "It ended before its worker said anything"
 
 
 def _attempt(running: Runtime, job_id: str, number: int, count: int | None) -> tuple[AttemptRow, int]:

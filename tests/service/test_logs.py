@@ -12,14 +12,17 @@ import httpx
 import pytest
 from serving import serving
 from typer.testing import CliRunner
+from waiting import wait_until
 
 from fixnorm_core.spec import JobSpec
 from service.cli.main import app
 from service.client import Client, following
 from service.composition import Service, build
 from service.jobs.folders import trial_folder
-from service.settings import Settings
-from worker.contracts import log_path
+from service.settings import BackendName, Settings
+from worker.contracts import Resources, log_path
+from worker.recording import Recording
+from worker.simulator import SimulatorBackend
 
 
 @pytest.fixture
@@ -151,6 +154,33 @@ def test_what_is_not_there_is_refused_in_words(http: httpx.Client, attempt: tupl
     path.unlink()
     answer = http.get(f"/api/v1/jobs/{job_id}/trials/0/logs")
     assert (answer.status_code, answer.json()["code"]) == (409, "no_result_yet")
+    assert "simulator" in answer.json()["way_out"]
+
+
+def test_the_simulator_is_spoken_of_only_where_a_server_runs_it(settings: Settings, job: dict[str, Any]) -> None:
+    """Of a trial that has said nothing, and of weights and a report that are not there yet."""
+    slow = SimulatorBackend(
+        Recording.packaged(), Resources(cpus=4.0, gpus=0.0), epoch_seconds=60.0
+    )  # in a cluster's place
+    real = settings.model_copy(update={"backend": BackendName.RAY})
+    with serving(build(real, backend=slow).app) as url, httpx.Client(base_url=url, timeout=30) as http:
+        job_id = http.post("/api/v1/jobs", json=job).json()["id"]
+        wait_until(lambda: http.get(f"/api/v1/jobs/{job_id}").json()["progress"]["running"])
+
+        def refusal(path: str) -> tuple[str, str]:
+            problem = http.get(f"/api/v1/jobs/{job_id}/{path}").json()
+            assert problem["code"] == "no_result_yet"
+            return problem["detail"], problem["way_out"]
+
+        quiet = refusal("trials/0/logs")
+        assert quiet[1].endswith(f"'fixnorm-tune logs {job_id} 0 --follow' waits for what it says")
+        for what in ("weights", "report"):
+            detail, way_out = refusal(what)
+            assert detail == f"{job_id} is RUNNING and has no {what}"
+            assert way_out.startswith(f"A job keeps its {what} once it has succeeded, not before.")
+        http.post(f"/api/v1/jobs/{job_id}/cancel")
+        wait_until(lambda: http.get(f"/api/v1/jobs/{job_id}").json()["state"] == "CANCELLED")
+        assert refusal("report")[1].startswith("A job keeps its report once it has succeeded. `fixnorm-tune report ")
 
 
 def test_the_command_prints_the_log_of_the_trial_that_runs(

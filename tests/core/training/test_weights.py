@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from fixnorm_core import load_classifier
 from fixnorm_core.data.load import load_test_split
 from fixnorm_core.data.types import TrainingData
-from fixnorm_core.errors import WeightsError
+from fixnorm_core.errors import DataError, WeightsError
 from fixnorm_core.files import replacing
 from fixnorm_core.spec import DataSpec, TrialSpec
 from fixnorm_core.training import checkpoint
@@ -67,6 +67,12 @@ def test_predictions_of_grey_files_are_those_of_the_images_that_are_evaluated(
     assert (probabilities.argmax(dim=1) == test.labels).double().mean().item() == (
         evaluate_weights(weights, split="test").accuracy
     )
+
+
+def test_a_picture_that_is_not_there_is_refused_without_talk_of_a_job(weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"missing\.png cannot be read as an image") as refused:
+        load_classifier(weights).predict_files([tmp_path / "missing.png"])
+    assert refused.value.way_out == "Give the path of an image, or leave it out"
 
 
 def test_predictions_of_oblong_colour_files_are_those_that_are_evaluated(make_trial: MakeTrial, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from standin import Answer, StandIn, best, job, problem, trial
 from typer.testing import Result
 
 from fixnorm_core.spec import JobSpec
+from service.cli.words import no_weights
 from service.queue.schemas import QueueView
 from service.schemas import BestView, CandidateView, FieldProblem, JobPage, JobState, JobView, TrialState, TrialView
 
@@ -233,6 +234,18 @@ def test_what_a_single_runs_error_comes_from_is_told(accuracy: float, source: st
     assert alone.basis == f"1 run; standard error over {words}"
 
 
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [
+        (JobState.RUNNING, "the job is RUNNING; they are kept once it has succeeded"),
+        (JobState.CANCELLED, "the job is CANCELLED, and one that has succeeded keeps them"),
+        (JobState.SUCCEEDED, "the job's trials trained none (a simulator ran them), or they were removed since"),
+    ],
+)
+def test_an_export_without_weights_says_why_by_the_jobs_state(state: JobState, why: str) -> None:
+    assert no_weights(job(state)) == why
+
+
 def test_best_before_any_result_is_not_found(server: StandIn, cli: CLI) -> None:
     server.on("GET", "/api/v1/jobs/j1/best", problem(409, "no_result_yet", "no trial is complete"))
     result = cli("best", "j1")
@@ -244,6 +257,13 @@ def test_cancel_says_what_the_job_is_now(server: StandIn, cli: CLI) -> None:
     server.on("POST", "/api/v1/jobs/j1/cancel", job(JobState.CANCELLED, reason="cancelled by a person"))
     result = cli("cancel", "j1")
     assert (result.exit_code, result.stdout) == (0, "job j1 is CANCELLED: cancelled by a person\n")
+
+
+def test_cancelling_a_job_that_has_ended_says_that_it_had(server: StandIn, cli: CLI) -> None:
+    server.on("POST", "/api/v1/jobs/j1/cancel", job(JobState.SUCCEEDED, reason="nothing to gain"))
+    result = cli("cancel", "j1")
+    assert result.stdout == "job j1 had ended before and stays SUCCEEDED: nothing to gain\n"
+    assert result.exit_code == 0  # what was asked for is so
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from optuna import Study
 from fixnorm_core.spec import JobSpec
 from fixnorm_core.tuning.choice import build_sampler, search_space
 from fixnorm_core.tuning.sampler import FixNormSampler
-from service.reporting.charts import count_axis, log_axis, trial_label
+from service.reporting.charts import count_axis, log_axis, round_ticks, trial_label
 from service.schemas import BestView, TrialState, TrialView
 
 __all__ = ["curves_chart", "surface_chart"]
@@ -30,10 +30,9 @@ _GRID = 31
 _KNOBS = 2
 _LEVELS = 16
 _BELOW_MEDIAN = 6.0
-_NARROWEST = 0.1  # percentage points
+_NARROWEST = 2.0  # percentage points: what differs by less than that looks alike, as it is
 _FAILED = {"width": 2.5, "color": _DIVERGED}
 _WHOLE = {"cliponaxis": False}  # a mark at a limit of its knob is not cut off
-_COLORBAR = {"title": {"text": "%"}, "thickness": 12, "tickformat": ".4~g"}
 
 
 def curves_chart(trials: Sequence[TrialView], *, best: BestView | None) -> Chart:
@@ -82,7 +81,7 @@ def surface_chart(spec: JobSpec, trials: Sequence[TrialView], *, best: BestView 
     expected = _expected(spec, study, across, up) if study is not None and finished else None
     found = [100 * (trial.validation_accuracy or 0.0) for trial in finished]
     low, high = _color_range(found, expected[2] if expected is not None else None)
-    colors = {"colorscale": "Viridis", "showscale": expected is None, "colorbar": _COLORBAR}
+    colors = {"colorscale": "Viridis", "showscale": expected is None, "colorbar": _colorbar(low, high)}
     traces = [_belief(*expected, across, up, low=low, high=high)] if expected is not None else []
     marker = {"size": 13, "color": found, "cmin": low, "cmax": high, "line": {"width": 1.5, "color": "#fff"}, **colors}
     failed = [trial for trial in trials if trial.state is TrialState.FAILED]  # below: another try lies on top
@@ -139,7 +138,7 @@ def _belief(xs: Values, ys: Values, expected: Values, across: str, up: str, *, l
         "autocontour": False,
         "contours": {"start": low, "end": high, "size": (high - low) / _LEVELS},
         "colorscale": "Viridis",
-        "colorbar": _COLORBAR,
+        "colorbar": _colorbar(low, high),
         "opacity": 0.8,
         "line": {"width": 0.5, "color": "rgba(255,255,255,0.4)"},
         "hovertemplate": f"expected %{{z:.2f}} %<br>{across} %{{x:.3g}}, {up} %{{y:.3g}}<extra></extra>",
@@ -156,6 +155,16 @@ def _color_range(found: Sequence[float], expected: Values | None) -> tuple[float
     if len(found) == 1 and expected is not None:  # nothing to tell apart yet but what is expected
         low = float(expected.min())
     return (low, high) if high - low > _NARROWEST else (high - _NARROWEST, high)
+
+
+def _colorbar(low: float, high: float) -> dict[str, Any]:
+    ticks = round_ticks(low, high)
+    return {
+        "title": {"text": "%"},
+        "thickness": 12,
+        "tickvals": ticks,
+        "ticktext": [f"{tick:g}" for tick in ticks],
+    }
 
 
 def _dots(trials: Sequence[TrialView], across: str, up: str, *, name: str, marker: dict[str, Any]) -> list[Trace]:

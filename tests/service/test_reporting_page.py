@@ -14,11 +14,14 @@ from reported import RUN, SPACE, TRIALS, epoch, page, study_of
 from standin import best, job, trial
 
 from fixnorm_core.spec import DataSpec, JobSpec, Method, SearchSpec, TrainingSpec
+from service.reporting.charts import round_ticks
 from service.reporting.diagnostics import diagnostic_charts
 from service.reporting.figures import curves_chart
 from service.reporting.optuna_charts import history_chart, importance_chart, knobs_of, slice_chart
 from service.reporting.story import what_was_tried, why_it_stopped
 from service.schemas import JobState, TrialState, TrialView
+
+DONE = [each for each in TRIALS if each.state is TrialState.COMPLETE][:3]
 
 
 def charts(text: str) -> dict[str, dict[str, Any]]:
@@ -185,6 +188,25 @@ def test_one_finished_trial_has_a_surface_of_what_is_expected_and_none_has_empty
     failed, *_ = charts(page(JobState.FAILED, TRIALS[3:4], found=None)).values()
     assert [trace["name"] for trace in failed["data"]] == ["failed"]
     assert curves_chart(TRIALS[3:4], best=None)["layout"]["yaxis"]["range"] == [0, 100]
+
+
+def test_accuracies_that_are_nearly_alike_look_so_and_the_color_bar_has_round_numbers() -> None:
+    near = [each.model_copy(update={"validation_accuracy": 0.9991 + 0.0003 * place}) for place, each in enumerate(DONE)]
+    surface, *_ = charts(page(found=best(params=dict(near[0].params)), trials=near)).values()
+    marks = next(trace for trace in surface["data"] if trace["name"] == "complete")["marker"]
+    assert marks["cmax"] - marks["cmin"] == pytest.approx(2.0)
+    assert marks["cmax"] == pytest.approx(max(marks["color"]), abs=0.1)
+    bar = surface["data"][0]["colorbar"]
+    assert bar["tickvals"] == [98.0, 98.5, 99.0, 99.5]
+    assert bar["ticktext"] == ["98", "98.5", "99", "99.5"]
+
+
+@pytest.mark.parametrize("high", [7e-2, 0.9, 2.0, 4.9, 12.0, 37.0, 100.0])
+def test_ticks_are_a_few_round_numbers_of_the_span(high: float) -> None:
+    ticks = round_ticks(0.013, high)
+    assert 3 <= len(ticks) <= 9
+    assert 0.013 <= ticks[0] < ticks[-1] <= high
+    assert all(len(f"{tick:g}".replace("0", "").replace(".", "")) <= 2 for tick in ticks)
 
 
 def test_weight_decays_two_knobs_have_a_surface_too() -> None:

@@ -17,9 +17,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	@KEEP=$(KEEP) BIN=$(BIN) sh examples/demo.sh
 
-# Files of tests shared out to three processes, since many wait for servers and slots, in the order of their names: the longest
-# come first. WORKERS=0 runs all in one process.
+# Files of tests shared out to three processes, since many wait for servers and slots, in the order of tests/conftest.py: the
+# longest come first. WORKERS=0 runs all in one process.
 WORKERS ?= 3
+# The hundreds of processes that tests start would each compile every module anew
+unexport PYTHONDONTWRITEBYTECODE
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 

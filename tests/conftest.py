@@ -14,10 +14,36 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
     from postgres import Postgres
 
+ROOT = Path(__file__).parents[1]
+
 # Before torch is imported anywhere: tests run beside each other on few cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ray's slots are as patient as can be by default, and would hardly get a turn beside other tests
 os.environ.setdefault("RAY_worker_niceness", "0")
+
+
+# Several processes share the files out in this order, so that none is left alone with one of these at the end
+LONGEST_FIRST = (
+    "tests/acceptance/test_kill.py",
+    "tests/acceptance/test_cluster_of_two.py",
+    "tests/acceptance/test_external_cluster.py",
+    "tests/acceptance/test_ranks.py",
+    "tests/acceptance/test_topology.py",
+    "tests/worker/test_ray_ranks.py",
+    "tests/core/recipes/test_large_recipes.py",
+    "tests/service/test_extend.py",
+    "tests/core/training/test_ranks.py",
+    "tests/service/test_recovery.py",
+    "tests/worker/test_ray_several_nodes.py",
+    "tests/worker/test_ray_cluster.py",
+    "tests/worker/test_ray_backend.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest files first, and leaves all else as it is."""
+    places = {ROOT / name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

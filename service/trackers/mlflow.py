@@ -21,6 +21,7 @@ JOB_TAG, TRIAL_TAG = "fixnorm_tune.job", "fixnorm_tune.trial"
 
 _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",  # nobody is told of jobs but the server that was named
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # where each run can be seen
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # who follows the jobs tries again
 }

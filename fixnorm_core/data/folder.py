@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from fixnorm_core.errors import DataError, MissingDataError
 from fixnorm_core.reach import ANYWHERE, Roots
 
-__all__ = ["IMAGE_SUFFIXES", "FolderLayout", "inspect_folder", "list_images"]
+__all__ = ["IMAGE_SUFFIXES", "FolderLayout", "count_images", "inspect_folder", "list_images"]
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -82,6 +83,21 @@ def list_images(split: Path, classes: Sequence[str], *, roots: Roots = ANYWHERE)
         OutsideRoots: If a link leads out of ``roots``.
     """
     return [(path, label) for label, name in enumerate(classes) for _, path in sorted(_images(split / name, roots))]
+
+
+def count_images(split: Path, classes: Sequence[str], *, most: int, roots: Roots = ANYWHERE) -> tuple[int, ...] | None:
+    """The images of each class of a split; None, after so many, if there are more than ``most``.
+
+    Raises:
+        OutsideRoots: If a link leads out of ``roots``.
+    """
+    counts: list[int] = []
+    for name in classes:
+        room = most - sum(counts)
+        counts.append(sum(1 for _ in islice(_images(split / name, roots), room + 1)))
+        if counts[-1] > room:
+            return None
+    return tuple(counts)
 
 
 def _classes(train: Path, roots: Roots) -> tuple[str, ...]:

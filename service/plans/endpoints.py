@@ -40,4 +40,12 @@ def plan_job(spec: JobSpec, running: Running, calling: Calling) -> PlanView:
     )
     check_deadline(checked, now)
     with running.database.read() as session:
-        return plan(checked, session, nodes=nodes, layout=running.layout(), rules=running.rules, now=now)
+        return plan(
+            checked,
+            session,
+            nodes=nodes,
+            layout=running.layout(),
+            rules=running.rules,
+            now=now,
+            reach=running.reach,
+        )

@@ -8,7 +8,10 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
-from fixnorm_core.spec import JobSpec, warm_starts_of
+from fixnorm_core.data.counts import count_by_class
+from fixnorm_core.errors import DataError
+from fixnorm_core.reach import LOCAL, Reach
+from fixnorm_core.spec import DataSpec, JobSpec, TrainingSpec, warm_starts_of
 from service.plans.schemas import PlanView
 from service.queue.places import Place, find_places
 from service.queue.share import Rules
@@ -22,6 +25,8 @@ from worker.room import Layout
 __all__ = ["first_points", "plan"]
 
 _NAME = "the job of this plan"
+_FEW_STEPS = 50
+"""A trial of fewer has hardly begun to learn."""
 
 
 def plan(
@@ -32,6 +37,7 @@ def plan(
     layout: Layout | Sequence[Node],
     rules: Rules,
     now: datetime,
+    reach: Reach = LOCAL,
 ) -> PlanView:
     """What would become of a job.
 
@@ -42,14 +48,22 @@ def plan(
         layout: What is held on which of them, as for :func:`service.queue.places.find_places`.
         rules: The operator's, of fair share.
         now: The time.
+        reach: What of the data may be looked at.
     """
     place = _place(spec, session, layout=layout, rules=rules, now=now)
     fitting = (_many(Resources.of(spec.resources), node.total) for node in nodes)
     at_once = min(spec.trials_at_once, sum(fitting), spec.budget.max_trials)
     waits = place.obstacle is not None
+    images, doubts = _images(spec.data, reach)
+    steps = None
+    if images is not None:
+        steps = math.ceil(sum(images["train"].values()) / spec.training.batch_size)
+        doubts += _doubts(spec.training, sum(images["train"].values()), steps=steps)
     return PlanView(
         spec=spec,
-        notes=tuple(each.note for each in warm_starts_of(spec.search, training=spec.training)),
+        notes=(*(each.note for each in warm_starts_of(spec.search, training=spec.training)), *doubts),
+        images=images,
+        steps_per_epoch=steps,
         first_points=tuple(first_points(spec, count=at_once)),
         trials_at_once=at_once,
         epochs=spec.budget.max_trials * spec.training.epochs,
@@ -66,6 +80,32 @@ def first_points(spec: JobSpec, *, count: int) -> list[dict[str, float]]:
         return [study.ask().params for _ in range(count)]
     finally:
         close_storage(storage)
+
+
+def _images(data: DataSpec, reach: Reach) -> tuple[dict[str, dict[str, int]] | None, list[str]]:
+    """The images of each class by split, and what is wrong with them."""
+    try:
+        counted = count_by_class(data, reach=reach)
+    except DataError as error:
+        return None, [f"its trials would fail: {error}"]
+    except OSError:  # a folder that went away meanwhile
+        counted = None
+    return ({part.name.lower(): counts for part, counts in counted.items()} if counted is not None else None), []
+
+
+def _doubts(training: TrainingSpec, images: int, *, steps: int) -> list[str]:
+    """What is likely to be a mistake, of a trial on so many images in so many steps an epoch."""
+    doubts = []
+    if training.batch_size > images:
+        doubts.append(
+            f"training.batch_size {training.batch_size} is more than the {images} training images: an epoch is 1 step"
+        )
+    if (total := steps * training.epochs) < _FEW_STEPS:
+        doubts.append(
+            f"a trial is {total} step{'' if total == 1 else 's'} in all, in which hardly anything is learned: lower "
+            "training.batch_size or raise training.epochs"
+        )
+    return doubts
 
 
 def _place(spec: JobSpec, session: Session, *, layout: Layout | Sequence[Node], rules: Rules, now: datetime) -> Place:

@@ -135,3 +135,27 @@ def test_a_folder_that_is_here_and_not_at_the_server_is_told_of(
         assert result.exit_code == 2
         assert meant in result.stderr
     assert "did you mean" not in dry_run(http, "--dataset", "imagefolder", "--data", "mine/trees").stderr
+
+
+def test_a_plan_counts_images_and_steps_and_doubts_what_can_hardly_learn(http: httpx.Client, tmp_path: Path) -> None:
+    for label, many in (("cat", 20), ("dog", 10)):
+        (tmp_path / "pets" / label).mkdir(parents=True)
+        for index in range(many):
+            (tmp_path / "pets" / label / f"{index}.png").touch()
+    folder = ("--dataset", "imagefolder", "--data", str(tmp_path / "pets"))
+    lines = dry_run(http, *folder, "--epochs", "3", "--batch-size", "64").stdout.splitlines()
+    assert "# images: 19 train (cat 13, dog 6), 5 validation (cat 3, dog 2), 6 test (cat 4, dog 2)" in lines
+    assert "# 1 step an epoch, 3 in a trial" in lines
+    assert "# note: training.batch_size 64 is more than the 19 training images: an epoch is 1 step" in lines
+    assert any(
+        line.startswith("# note: a trial is 3 steps in all, in which hardly anything is learned") for line in lines
+    )
+    lines = dry_run(http, *folder, "--epochs", "20", "--batch-size", "4").stdout.splitlines()
+    assert "# 5 steps an epoch, 100 in a trial" in lines
+    assert not any(line.startswith("# note") for line in lines)
+    (tmp_path / "pets" / "owl").mkdir()
+    (tmp_path / "pets" / "owl" / "0.png").touch()
+    lines = dry_run(http, *folder, "--set", "data.train_limit=2").stdout.splitlines()
+    assert any(
+        line.startswith("# note: its trials would fail: train_limit is 2, below the 3 classes") for line in lines
+    )

@@ -146,6 +146,8 @@ class TrialResult(_Report):
             ``training.checkpoints.best`` does not ask for it, and when no epoch ended well.
         best_weights: Path of that epoch's weights; None likewise.
         train_examples: Size of the training split; None from a release that did not tell it.
+        largest_class_share: The validation accuracy that always naming one class would have: the largest class's share.
+            None where nothing was trained, and from a release that did not tell it.
     """
 
     outcome: TrialOutcome
@@ -165,6 +167,7 @@ class TrialResult(_Report):
     best_epoch: int | None = None
     best_weights: str | None = None
     train_examples: int | None = None
+    largest_class_share: float | None = None
 
 
 class FinishedRun(BaseModel):

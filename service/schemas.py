@@ -146,6 +146,7 @@ class BestView(CandidateView):
         runner_up: The next best point, of the confirmed ones if there are several; None if there is no other.
         told_apart: Whether it is worse by more than the standard error of the difference; None without one, or while no
             repeated run tells how much the seed matters.
+        largest_class_share: The validation accuracy of always naming the largest class; None where that is not known.
     """
 
     weights_trial: int
@@ -157,6 +158,15 @@ class BestView(CandidateView):
     epochs_saved: int = 0
     runner_up: CandidateView | None = None
     told_apart: bool | None = None
+    largest_class_share: float | None = None
+
+    @property
+    def basis(self) -> str:
+        """As of any point; and whether it is no better than no network at all."""
+        share = self.largest_class_share
+        if share is None or self.validation_accuracy > share:
+            return super().basis
+        return f"{super().basis}; no better than always naming the largest class, {100 * share:.2f} %"
 
     @property
     def rivalry(self) -> str | None:

@@ -15,7 +15,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from fixnorm_core.data.load import load_training_data, log_skipped
-from fixnorm_core.data.types import TrainingData
+from fixnorm_core.data.types import Images, TrainingData
 from fixnorm_core.errors import SpecError
 from fixnorm_core.reach import LOCAL, Reach
 from fixnorm_core.reports import EpochReport, FinishedRun, TrialOutcome, TrialResult
@@ -185,6 +185,7 @@ class Trainer:
             validation_loss=last.validation_loss,
             train_examples=len(self._data.train),
             validation_examples=len(self._data.validation),
+            largest_class_share=_largest_class_share(self._data.validation),
             classes=len(self._data.classes),
             epochs=last.epoch,
             seconds=sum(report.seconds for report in self._reports),
@@ -229,6 +230,10 @@ def _risk(fit: Fit) -> float | None:
     except Exception:
         _log.warning("cross-boundary risk could not be measured; the result goes without it", exc_info=True)
         return None
+
+
+def _largest_class_share(split: Images) -> float:
+    return int(split.labels.cpu().bincount().max()) / len(split)
 
 
 def _best(reports: Sequence[EpochReport]) -> EpochReport | None:

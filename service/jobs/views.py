@@ -125,6 +125,7 @@ def best_view(best: Recommendation, *, attempts: Sequence[AttemptRow], saved: in
         epochs_saved=saved,
         runner_up=CandidateView(**_judgement(best.runner_up)) if best.runner_up is not None else None,
         told_apart=best.told_apart,
+        largest_class_share=result.largest_class_share if result is not None else None,
     )
 
 

@@ -41,6 +41,10 @@ def test_run_reports_every_epoch_and_leaves_weights_alone(
     assert (result.outcome, result.epochs, result.classes) == (TrialOutcome.COMPLETE, 4, 10)
     assert result.validation_accuracy == reports[-1].validation_accuracy
     assert result.validation_examples == 100
+    assert (
+        result.largest_class_share
+        == max(small_digits.validation.labels.tolist().count(label) for label in range(10)) / 100
+    )
     assert result.seconds == sum(report.seconds for report in reports)
     assert result.roles.head == ("head.weight",)
     assert result.device == "cpu"

@@ -234,6 +234,13 @@ def test_what_a_single_runs_error_comes_from_is_told(accuracy: float, source: st
     assert alone.basis == f"1 run; standard error over {words}"
 
 
+def test_an_accuracy_that_naming_one_class_would_have_is_told_as_such() -> None:
+    said = best(validation_accuracy=0.6, largest_class_share=0.6).basis
+    assert said.endswith("; no better than always naming the largest class, 60.00 %")
+    assert "largest class" not in best(validation_accuracy=0.61, largest_class_share=0.6).basis
+    assert "largest class" not in best(validation_accuracy=0.6).basis
+
+
 @pytest.mark.parametrize(
     ("state", "why"),
     [

@@ -29,6 +29,8 @@ from service.metrics import endpoints as metrics
 from service.nodes import endpoints as nodes
 from service.pages import api, login
 from service.pages import endpoints as pages
+from service.pages import logs as log_pages
+from service.pages.problems import ProblemPages
 from service.plans import endpoints as plans
 from service.problems import NotReady
 from service.queue import endpoints as queue
@@ -57,12 +59,13 @@ def create_app(runtime: Runtime, *, start: Callable[[], None], close: Callable[[
     app.state.runtime = runtime
     problems.install(app)
     app.include_router(pages.router)
+    app.include_router(log_pages.router)
     app.include_router(api.router)
     app.include_router(login.router)
     access = runtime.access
     inner = guarded(WithDashboard(app, runtime.storage), access)
     limited = SizeLimit(inner, limit=runtime.settings.max_request_bytes)
-    return SafeHeaders(SameOrigin(limited, open_to_all=not access.required))
+    return SafeHeaders(ProblemPages(SameOrigin(limited, open_to_all=not access.required)))
 
 
 def describe_api() -> dict[str, Any]:

@@ -142,6 +142,9 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
         detail = f"the request has more bytes than the {limit} that this server reads"
         way_out = "Send less, or let the server read more: FIXNORM_MAX_REQUEST_BYTES"
         return _answer(status, detail=detail, code="request_too_large", way_out=way_out)
+    if status is HTTPStatus.NOT_FOUND:  # only the router says so; what is missing otherwise has a class of its own
+        detail = f"there is nothing at {request.url.path}"
+        return _answer(status, detail=detail, code="not_found", way_out="Jobs are at /, the API is described at /docs")
     way_out = "Send JSON, as UTF-8" if status is HTTPStatus.BAD_REQUEST else ""  # FastAPI's only one: no text at all
     return _answer(status, detail=str(error.detail), code=status.phrase.lower().replace(" ", "_"), way_out=way_out)
 

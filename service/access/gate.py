@@ -14,6 +14,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.access.browsers import shows_a_page
 from service.access.callers import Access, Caller, Refused, TokenBackend, address_of, owner_of
 from service.access.scopes import Scope as Allowed
 from service.access.scopes import need_of
@@ -88,7 +89,7 @@ class _Gate:
 def _stranger(conn: HTTPConnection, method: str) -> Response:
     """A browser is led to the page where one logs in; a program is told what to send."""
     way_in = f"/login?next={quote(_wanted(conn), safe='/')}"
-    if conn.headers.get("hx-request") is None and method == "GET" and _is_page(conn):
+    if method == "GET" and shows_a_page(conn):
         return RedirectResponse(way_in, HTTPStatus.SEE_OTHER, headers={"Cache-Control": "no-store"})
     refused = Refused(
         HTTPStatus.UNAUTHORIZED,
@@ -105,10 +106,6 @@ def _wanted(conn: HTTPConnection) -> str:
     page = conn.headers.get("hx-current-url")
     target = urlsplit(page) if page is not None else conn.url
     return target.path + (f"?{target.query}" if target.query else "")
-
-
-def _is_page(conn: HTTPConnection) -> bool:
-    return "text/html" in conn.headers.get("accept", "") and not conn.url.path.startswith("/api/")
 
 
 def _forbidden(detail: str, way_out: str) -> JSONResponse:

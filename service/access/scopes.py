@@ -71,6 +71,8 @@ NEEDS: Mapping[tuple[str, str], Need] = {
     ("GET", "/jobs/{job_id}/live"): _READ,
     ("GET", "/jobs/{job_id}/charts"): _READ,
     ("GET", "/jobs/{job_id}/report.html"): _READ,
+    ("GET", "/jobs/{job_id}/trials/{number}/log"): _READ,
+    ("GET", "/jobs/{job_id}/trials/{number}/log/live"): _READ,
     ("POST", "/jobs/{job_id}/{verb}"): _OWN,
     ("GET", "/api/v1/jobs"): _READ,
     ("POST", "/api/v1/jobs"): _SUBMIT,

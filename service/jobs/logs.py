@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +14,7 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from service.database.rows import LIVE_ATTEMPT_STATES, AttemptKind, AttemptRow
+from service.database.rows import LIVE_ATTEMPT_STATES, AttemptKind, AttemptRow, JobRow
 from service.jobs import repository
 from service.jobs.folders import trial_folder
 from service.problems import NoResultYet, NotFound
@@ -21,7 +23,7 @@ from service.schemas import ATTEMPT_HEADER, Problem
 from service.settings import BackendName
 from worker.contracts import log_path
 
-__all__ = ["router"]
+__all__ = ["AttemptLog", "find_log", "read_end", "router", "why_nothing"]
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -39,6 +41,33 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class AttemptLog:
+    """Where an attempt logs.
+
+    Attributes:
+        job: Its job.
+        attempts: All attempts at its trial, in their order.
+        count: Its number among them, from 1.
+        path: The log; there is none before the first line.
+    """
+
+    job: JobRow
+    attempts: Sequence[AttemptRow]
+    count: int
+    path: Path
+
+    @property
+    def attempt(self) -> AttemptRow:
+        """The attempt."""
+        return self.attempts[self.count - 1]
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it may log more."""
+        return self.attempt.state in LIVE_ATTEMPT_STATES
+
+
 @router.get("/{job_id}/trials/{number}/logs", response_class=StreamingResponse, responses=_RESPONSES)
 def stream_log(
     job_id: str,
@@ -54,33 +83,38 @@ def stream_log(
     connection or the server may end before that, whoever follows asks again, with the attempt of the answer's header
     and the bytes that have arrived as the offset, until the answer is 204.
     """
-    row, count = _attempt(running, job_id, number, attempt)
-    path = log_path(trial_folder(running.settings.state_dir, job_id, number), row.id)
-    if not path.exists() and not (follow and row.state in LIVE_ATTEMPT_STATES):
+    log = find_log(running, job_id, number, attempt)
+    if not log.path.exists() and not (follow and log.is_live):
         raise NoResultYet(
-            f"attempt {count} at trial {number} of {job_id} is {row.state} and has logged nothing",
-            _why_nothing(running, row, f"fixnorm-tune logs {job_id} {number}"),
+            f"attempt {log.count} at trial {number} of {job_id} is {log.attempt.state} and has logged nothing",
+            why_nothing(running, log, f"fixnorm-tune logs {job_id} {number}"),
         )
-    if follow and row.state not in LIVE_ATTEMPT_STATES and not _read(path, offset):
-        return Response(status_code=HTTPStatus.NO_CONTENT, headers={ATTEMPT_HEADER: str(count)})
-    headers = {ATTEMPT_HEADER: str(count), "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    pieces = _pieces(running, row.id, path, offset=offset, follow=follow)
+    if follow and not log.is_live and not _read(log.path, offset):
+        return Response(status_code=HTTPStatus.NO_CONTENT, headers={ATTEMPT_HEADER: str(log.count)})
+    headers = {ATTEMPT_HEADER: str(log.count), "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    pieces = _pieces(running, log.attempt.id, log.path, offset=offset, follow=follow)
     return StreamingResponse(pieces, media_type="text/plain; charset=utf-8", headers=headers)
 
 
-def _why_nothing(running: Runtime, row: AttemptRow, command: str) -> str:
+def why_nothing(running: Runtime, log: AttemptLog, command: str) -> str:
+    """Why an attempt has logged nothing, in words; ``command`` would show what it logs."""
     if running.settings.backend is BackendName.SIMULATOR:
         return "This server runs its simulator, which trains nothing and logs nothing unless something goes wrong"
-    if row.state in LIVE_ATTEMPT_STATES:
+    if log.is_live:
         return f"Its worker has not said anything yet: '{command} --follow' waits for what it says"
     return "It ended before its worker said anything"
 
 
-def _attempt(running: Runtime, job_id: str, number: int, count: int | None) -> tuple[AttemptRow, int]:
-    """An attempt and its number among those at the trial."""
+def find_log(running: Runtime, job_id: str, number: int, count: int | None) -> AttemptLog:
+    """The log of an attempt at a trial: of that ``count``, from 1, or of the last one to train it.
+
+    Raises:
+        NotFound: If there is no such job, trial or attempt.
+    """
     with running.database.read() as session:
-        if repository.find_job(session, job_id) is None:
-            raise NotFound(f"there is no job {job_id!r}", "`fixnorm-tune list` shows all jobs")
+        job = repository.find_job(session, job_id)
+        if job is None:
+            raise NotFound.job(job_id)
         rows = [row for row in repository.attempts_of(session, [job_id]) if row.trial_number == number]
     if not rows:
         raise NotFound(f"{job_id} has started no trial {number}", f"`fixnorm-tune trials {job_id}` shows its trials")
@@ -93,7 +127,22 @@ def _attempt(running: Runtime, job_id: str, number: int, count: int | None) -> t
             f"trial {number} of {job_id} has {len(rows)} attempts, and no attempt {count}",
             f"Ask for one from 1 to {len(rows)}, or leave attempt out for the last that trained it",
         )
-    return rows[count - 1], count
+    path = log_path(trial_folder(running.settings.state_dir, job_id, number), rows[count - 1].id)
+    return AttemptLog(job, rows, count, path)
+
+
+def read_end(path: Path, most: int) -> tuple[str, int]:
+    """The last lines of a log, at most ``most`` bytes of them, and how many bytes all of it has; 0 where none is."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - most))
+            end = file.read(most)
+    except FileNotFoundError:
+        return "", 0
+    if size > most:  # it begins with a whole line, unless one line is all of it
+        end = end[end.find(b"\n") + 1 :]
+    return end.decode(errors="replace"), size
 
 
 async def _pieces(running: Runtime, attempt_id: str, path: Path, *, offset: int, follow: bool) -> AsyncIterator[bytes]:

@@ -31,6 +31,7 @@ __all__ = ["router"]
 router = APIRouter(include_in_schema=False)
 
 _JOBS_ON_A_PAGE = 50
+_MOST_DIGITS = 9  # Python takes no number of very many
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def _extend(job_id: str, running: Runtime, number: int) -> JobView:
     try:
         extension = Extension(trials=number)
     except ValidationError:
-        raise SpecError(f"{number} more trials are no extension", "Give a number from 1 to 100000") from None
+        raise SpecError("a job is extended by 1 to 100000 trials", "Give such a number") from None
     return jobs.extend_job(job_id, extension, running)
 
 
@@ -95,10 +96,7 @@ def show_list(running: Running, cursor: str | None = None) -> HTMLResponse:
 @router.get("/jobs/{job_id}", response_class=HTMLResponse)
 def show_job(job_id: str, running: Running, calling: Calling) -> HTMLResponse:
     """One job, live."""
-    try:
-        return render("job.html", **_job(running, job_id, calling))
-    except NotFound as missing:
-        return render("missing.html", status=HTTPStatus.NOT_FOUND, rule=missing.rule)
+    return render("job.html", **_job(running, job_id, calling))
 
 
 @router.get("/jobs/{job_id}/live", response_class=HTMLResponse)
@@ -131,7 +129,8 @@ async def act(job_id: str, verb: str, running: Running, request: Request) -> Red
         raise NotFound(f"there is no verb {verb!r}", f"Those that there are: {', '.join(VERBS)}")
     fields = parse_qs((await request.body()).decode(errors="replace"))
     text = fields.get("number", ["0"])[0]
-    await run_in_threadpool(VERBS[verb].act, job_id, running, int(text) if text.isdecimal() else 0)
+    number = int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else 0
+    await run_in_threadpool(VERBS[verb].act, job_id, running, number)
     return RedirectResponse(f"/jobs/{job_id}", HTTPStatus.SEE_OTHER)
 
 

@@ -11,7 +11,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from starlette.responses import HTMLResponse
 
-from service.cli.words import knobs, local_time, number, percent
+from fixnorm_core.disk import size_text
+from service.cli.words import knobs, number, percent
 from service.pages.assets import address_of
 from service.schemas import TERMINAL_STATES
 
@@ -44,6 +45,12 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
+def moment(time: datetime) -> Markup:
+    """A time on the server's clock, with its zone: the reader may be in another."""
+    there = time.astimezone()
+    return Markup('<time datetime="{}">{}</time>').format(there.isoformat(), f"{there:%Y-%m-%d %H:%M:%S %Z}")
+
+
 def took(started: datetime | None, ended: datetime | None, now: datetime) -> str:
     """How long something has run, to the second; a dash before its start."""
     if started is None:
@@ -68,6 +75,13 @@ def sparkline(curve: Sequence[float], *, epochs: int, low: float, high: float) -
     ).format(width, height, points)
 
 
+def sentence(text: str) -> str:
+    """Words as a sentence of their own; one that begins with a name or a path keeps that as it is."""
+    first = text.partition(" ")[0]
+    begun = text[:1].upper() + text[1:] if first.isalpha() else text
+    return begun if begun.endswith((".", "!", "?")) else f"{begun}."
+
+
 def prose(text: str) -> Markup:
     """Paragraphs of plain words with ``code`` in them."""
     paragraphs = (part for part in re.split(r"\n\s*\n", text.strip()) if part)
@@ -88,13 +102,15 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {
+        "bytes": size_text,
         "coded": coded,
         "duration": duration,
         "knobs": knobs,
-        "local_time": local_time,
+        "moment": moment,
         "number": number,
         "percent": percent,
         "prose": prose,
+        "sentence": sentence,
     }
     made.globals |= {"asset": address_of, "sparkline": sparkline, "took": took, "TERMINAL_STATES": TERMINAL_STATES}
     return made

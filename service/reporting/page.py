@@ -24,7 +24,7 @@ from service.reporting.diagnostics import DIAGNOSTICS_NOTE, diagnostic_charts, d
 from service.reporting.figures import curves_chart, surface_chart
 from service.reporting.optuna_charts import history_chart, importance_chart, knobs_of, slice_chart
 from service.reporting.recipe import job_file, submitted_file, training_code
-from service.reporting.rows import local_time, percent
+from service.reporting.rows import percent
 from service.reporting.story import what_was_tried, why_it_stopped
 from service.schemas import BestView, JobView, TrialState, TrialView
 
@@ -238,5 +238,5 @@ def _environment_of_templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"percent": percent, "local_time": local_time, "value": _value}
+    made.filters |= {"percent": percent, "value": _value}
     return made

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 from waiting import wait_for
+from watching import save_picture, watched_page
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 
 @pytest.mark.both_databases
@@ -20,6 +24,21 @@ def test_it_shows_a_jobs_study(http: httpx.Client, job: dict[str, Any]) -> None:
     page = http.get(view.dashboard)
     assert page.status_code == 200
     assert "Optuna Dashboard" in page.text
+
+
+def test_a_trials_link_on_a_jobs_page_shows_that_trial_there(
+    browser: Browser, http: httpx.Client, job: dict[str, Any]
+) -> None:
+    view = wait_for(http, http.post("/api/v1/jobs", json=job).json()["id"])
+    found = http.get(f"/api/v1/jobs/{view.id}/trials").json()[2]
+    with watched_page(browser, str(http.base_url).rstrip("/")) as page:
+        page.goto(f"/jobs/{view.id}")
+        page.locator("#trial-2").get_by_role("link", name="2", exact=True).click()
+        page.get_by_role("heading", name="Trial 2 ").wait_for()
+        assert page.url.endswith("/trials?numbers=2")
+        save_picture(page, "dashboard-trial")
+        text = page.locator("body").inner_text()
+    assert f"lr {found['params']['lr']}" in text
 
 
 def test_its_scripts_are_served_with_and_without_accepted_encodings(http: httpx.Client) -> None:

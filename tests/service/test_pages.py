@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -19,6 +21,7 @@ from fixnorm_core.spec import JobSpec, Method
 from fixnorm_core.training.optimization import rest_lr_factor
 from service.composition import build
 from service.pages.endpoints import VERBS
+from service.pages.rendering import moment
 from service.reporting.recipe import job_file, training_code
 from service.schemas import JobState, JobView
 from service.settings import Settings
@@ -116,7 +119,6 @@ def test_an_ended_job_is_extended_on_its_page_which_shows_it_going_on_to_a_secon
         page.get_by_role("link", name="Report").wait_for()
         save_picture(page, "extended")
     assert view.progress.finished > first.progress.finished
-    assert httpx.post(f"{url}/jobs/{job_id}/extend", data={"number": "none"}).status_code == 422
 
 
 def test_a_failed_job_says_why_and_its_failed_trials_are_trained_again_by_a_button(
@@ -219,14 +221,6 @@ def test_another_sites_page_cannot_press_a_button(http: httpx.Client, job: dict[
     assert (pressed.status_code, pressed.headers["location"]) == (303, f"/jobs/{job_id}")
 
 
-def test_a_job_that_does_not_exist_and_a_verb_that_does_not_are_not_found(http: httpx.Client) -> None:
-    page = http.get("/jobs/job-nope")
-    assert (page.status_code, page.headers["content-type"]) == (404, "text/html; charset=utf-8")
-    assert "There is no job" in page.text
-    assert http.post("/jobs/job-nope/explode").status_code == 404
-    assert http.post("/jobs/job-nope/cancel").status_code == 404
-
-
 def test_jobs_come_in_pages(http: httpx.Client, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.pages.endpoints._JOBS_ON_A_PAGE", 2)
     for number in range(3):
@@ -236,6 +230,24 @@ def test_jobs_come_in_pages(http: httpx.Client, job: dict[str, Any], monkeypatch
     (older,) = re.findall(r'href="(/\?cursor=[^"]+)"', first)
     rest = http.get(older).text
     assert ("job 2" in rest, "job 0" in rest, "Newest jobs" in rest) == (False, True, True)
+
+
+@pytest.mark.parametrize(
+    ("zone", "shown"), [("UTC0", "2026-11-27 00:12:05 UTC"), ("IST-5:30", "2026-11-27 05:42:05 IST")]
+)
+def test_a_time_is_told_with_the_servers_zone(monkeypatch: pytest.MonkeyPatch, zone: str, shown: str) -> None:
+    with monkeypatch.context() as there:
+        there.setenv("TZ", zone)
+        time.tzset()
+        told = moment(datetime(2026, 11, 27, 0, 12, 5, tzinfo=UTC))
+    time.tzset()
+    assert f">{shown}</time>" in told
+    assert datetime.fromisoformat(told.split('"')[1]) == datetime(2026, 11, 27, 0, 12, 5, tzinfo=UTC)
+
+
+def test_the_list_tells_times_with_their_zone(http: httpx.Client, job: dict[str, Any]) -> None:
+    view = JobView.model_validate(http.post(JOBS, json=job).json())
+    assert f"submitted {moment(view.created_at)}" in http.get("/").text
 
 
 @pytest.mark.parametrize("norm", [1.0, 2.0, "init"])

@@ -158,3 +158,16 @@ def test_a_report_runs_as_a_page_of_no_site(
         page.locator(".main-svg").first.wait_for()
         assert page.evaluate("self.origin") == "null"
         assert page.title() != "owned"
+
+
+def test_whoever_may_not_press_a_button_reads_why_and_how_to_log_in(
+    calls: Callable[[str | None], httpx.Client], job: dict[str, Any]
+) -> None:
+    job_id = calls("submit").post("/api/v1/jobs", json=job).json()["id"]
+    refused = calls("read").post(f"/jobs/{job_id}/pause", headers=HTML)
+    assert (refused.status_code, "<h1>Not allowed</h1>" in refused.text) == (403, True)
+    assert "Log out" in refused.text
+    stranger = calls(None).post(f"/jobs/{job_id}/pause", headers=HTML)
+    assert (stranger.status_code, stranger.headers["content-type"]) == (401, "text/html; charset=utf-8")
+    assert stranger.headers["www-authenticate"].startswith("Bearer")
+    assert f'href="/login?next=/jobs/{job_id}"' in stranger.text

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -14,7 +16,7 @@ from fixnorm_core.explain import explain
 from fixnorm_core.spec import JobSpec
 from fixnorm_core.summaries import read_warm_start
 
-__all__ = ["load_job_file", "read_job"]
+__all__ = ["load_job_file", "make_job", "read_job"]
 
 
 def load_job_file(path: Path, *, changes: Sequence[Change] = ()) -> JobSpec:
@@ -65,6 +67,29 @@ def read_job(text: str, *, origin: str, folder: Path, changes: Sequence[Change] 
         too = ", or what is set in it," if changes else ""
         raise SpecError("\n".join(lines), f"Correct {origin}{too} and submit it again") from error
     return _with_absolute_data(spec, folder=_start_of("data.path", folder, changes))
+
+
+def make_job(**fields: Any) -> JobSpec:
+    """A job from Python, of what a job file has: ``make_job(name="a", training={"epochs": 5})``.
+
+    As :class:`~fixnorm_core.spec.JobSpec`, but a ``data.path`` that begins with ``./`` or ``../`` and files of
+    ``search.warm_start`` start at the working directory, and a broken rule is refused in a job file's words, with the
+    name that a mistyped one was meant to be.
+
+    Args:
+        fields: The groups of fields, as mappings or as specs.
+
+    Raises:
+        SpecError: Something breaks a rule; it lists every broken one.
+    """
+    document = deepcopy(fields)
+    read_warm_start(document, folder=Path())
+    try:
+        spec = JobSpec.model_validate(document)
+    except ValidationError as error:
+        broken = [f"{each.field}: {each.rule}" if each.field else each.rule for each in explain(error)]
+        raise SpecError("\n".join(broken), "docs/reference/job-file.md lists every field") from error
+    return _with_absolute_data(spec, folder=Path())
 
 
 def _read(path: Path) -> str:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from fixnorm_core.errors import SpecError
-from fixnorm_core.jobfile import load_job_file
-from fixnorm_core.spec import JobSpec
+from fixnorm_core.jobfile import load_job_file, make_job
+from fixnorm_core.spec import JobSpec, TrainingSpec
 
 
 def write(folder: Path, text: str) -> Path:
@@ -167,3 +167,22 @@ def test_only_a_path_that_begins_with_dots_starts_at_the_job_file(tmp_path: Path
     file = write(folder, f"data: {{name: imagefolder, path: {given}}}\n")
     here = folder.resolve()
     assert load_job_file(file).data.path == expected.format(here=here, above=here.parent)
+
+
+def test_a_job_made_in_python_is_that_of_a_file_and_its_paths_start_where_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = {"name": "imagefolder", "path": "./flowers"}
+    made = make_job(name="a", data=data, training=TrainingSpec(epochs=5))
+    file = write(tmp_path, "name: a\ndata: {name: imagefolder, path: ./flowers}\ntraining: {epochs: 5}\n")
+    assert made == load_job_file(file)
+    assert data["path"] == "./flowers"
+
+
+def test_a_job_made_in_python_is_refused_in_a_job_files_words() -> None:
+    with pytest.raises(SpecError) as refused:
+        make_job(trainig={}, budget={"max_trials": 0})
+    assert "trainig: unknown field 'trainig'; did you mean 'training'?" in refused.value.rule.splitlines()
+    assert "budget.max_trials: 0 does not fit; it should be greater than or equal to 1" in refused.value.rule
+    assert "job-file" in refused.value.way_out

@@ -44,6 +44,14 @@ def commands(page: Path) -> list[list[str]]:
     return found
 
 
+def make_flowers(folder: Path) -> None:
+    """The images that a how-to says are its reader's."""
+    for index in range(40):
+        place = folder / "flowers" / ("daisy", "tulip")[index % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), (index, 0, 0)).save(place / f"{index:04}.jpg")
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("server")
@@ -56,11 +64,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
 def test_the_python_of_a_how_to_runs_as_it_stands(page: Path, server: str, tmp_path: Path) -> None:
+    make_flowers(tmp_path)
     for number, code in enumerate(blocks(page, "python")):
         script = tmp_path / f"block_{number}.py"
         script.write_text(code, encoding="utf-8")
         environment = os.environ | {"FIXNORM_SERVER": server, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
         assert done.stdout
 
@@ -120,10 +131,7 @@ def test_the_jobs_that_a_how_to_submits_would_be_taken(
 ) -> None:
     page = ROOT / "docs" / "how-to" / f"{name}.md"
     (tmp_path / "my-job.yaml").write_text(blocks(page, "yaml")[0], encoding="utf-8")
-    for index in range(40):
-        folder = tmp_path / "flowers" / ("daisy", "tulip")[index % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (40, 40), (index, 0, 0)).save(folder / f"{index:04}.jpg")
+    make_flowers(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FIXNORM_SERVER", server)
     submissions = [words for words in commands(page) if words[0] == "submit"]

@@ -245,6 +245,15 @@ def test_a_time_is_told_with_the_servers_zone(monkeypatch: pytest.MonkeyPatch, z
     assert datetime.fromisoformat(told.split('"')[1]) == datetime(2026, 11, 27, 0, 12, 5, tzinfo=UTC)
 
 
+def test_a_page_says_one_epoch_and_what_its_time_counts(http: httpx.Client, job: dict[str, Any]) -> None:
+    one = job | {"training": job["training"] | {"epochs": 1}}
+    job_id = http.post("/api/v1/jobs", json=one).json()["id"]
+    wait_for(http, job_id)
+    text = http.get(f"/jobs/{job_id}").text
+    assert "1 epoch a trial" in text
+    assert "from its first start to its end" in text  # of a retried job the time in between too
+
+
 def test_the_list_tells_times_with_their_zone(http: httpx.Client, job: dict[str, Any]) -> None:
     view = JobView.model_validate(http.post(JOBS, json=job).json())
     assert f"submitted {moment(view.created_at)}" in http.get("/").text

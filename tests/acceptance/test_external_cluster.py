@@ -19,6 +19,8 @@ from service.schemas import TERMINAL_STATES, EventKind, JobState, TrialState, Tr
 
 pytestmark = pytest.mark.ray
 
+EPOCHS = 30
+
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[RayHead]:
@@ -43,11 +45,11 @@ def server(head: RayHead, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
         server.stop()
 
 
-def spec(*, trials: int, epochs: int) -> JobSpec:
+def spec(*, trials: int) -> JobSpec:
     return JobSpec(
         model=ModelSpec(options={"width": 8}),
         data=DataSpec(train_limit=400),
-        training=TrainingSpec(epochs=epochs),
+        training=TrainingSpec(epochs=EPOCHS),
         budget=BudgetSpec(max_trials=trials, parallel_trials=1, confirm_runs=1, stop_early=False),
     )
 
@@ -56,7 +58,7 @@ def until(condition: Callable[[], bool], what: str, *, seconds: float = 300.0) -
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not in {seconds:g} s: {what}"
-        time.sleep(0.05)
+        time.sleep(0.1)
 
 
 def is_training(client: Client, job_id: str, number: int) -> bool:
@@ -82,9 +84,8 @@ def epochs_told(state_dir: Path, job_id: str) -> list[tuple[int | None, int | No
 def test_the_same_attempts_go_on_when_the_server_is_killed_and_when_it_is_stopped(
     head: RayHead, server: ServerProcess, tmp_path: Path
 ) -> None:
-    epochs = 60
     with Client(server.url) as client:
-        job_id = client.submit(spec(trials=2, epochs=epochs)).id
+        job_id = client.submit(spec(trials=2)).id
     for number, sign in enumerate((signal.SIGKILL, signal.SIGTERM)):
         with Client(server.url) as client:
             until(lambda client=client, number=number: is_training(client, job_id, number), f"trial {number} trains")
@@ -104,9 +105,9 @@ def test_the_same_attempts_go_on_when_the_server_is_killed_and_when_it_is_stoppe
         trials = client.trials(job_id)
         assert [trial.attempts for trial in trials] == [1, 1]
         assert sorted(epochs_told(tmp_path / "state", job_id)) == [
-            (number, epoch) for number in (0, 1) for epoch in range(1, epochs + 1)
+            (number, epoch) for number in (0, 1) for epoch in range(1, EPOCHS + 1)
         ]
-        undisturbed = client.wait(client.submit(spec(trials=2, epochs=epochs)).id)
+        undisturbed = client.wait(client.submit(spec(trials=2)).id)
         assert told(client.trials(undisturbed.id)) == told(trials)
     assert server.log.count("attempt.adopted") == 2
 
@@ -115,7 +116,7 @@ def test_a_cluster_that_dies_is_told_of_and_when_it_is_back_the_job_goes_on_as_t
     head: RayHead, server: ServerProcess
 ) -> None:
     with Client(server.url) as client:
-        job_id = client.submit(spec(trials=2, epochs=60)).id
+        job_id = client.submit(spec(trials=2)).id
         until(lambda: is_training(client, job_id, 0), "trial 0 trains")
         head.kill()
         address = head.environment["RAY_ADDRESS"]
@@ -127,5 +128,5 @@ def test_a_cluster_that_dies_is_told_of_and_when_it_is_back_the_job_goes_on_as_t
         assert view.state is JobState.SUCCEEDED, view.reason
         trials = client.trials(job_id)
         assert {trial.state for trial in trials} == {TrialState.COMPLETE}
-        undisturbed = client.wait(client.submit(spec(trials=2, epochs=60)).id)
+        undisturbed = client.wait(client.submit(spec(trials=2)).id)
         assert told(client.trials(undisturbed.id)) == told(trials)

@@ -22,7 +22,7 @@ from service.schemas import JobState, TrialState
 
 pytestmark = pytest.mark.ray
 
-EPOCHS = 60
+EPOCHS = 30
 
 
 def job(*, trials: int, epochs: int = EPOCHS) -> JobSpec:
@@ -49,7 +49,7 @@ def until(condition: Callable[[], bool], what: str, *, seconds: float = 300.0) -
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not in {seconds:g} s: {what}"
-        time.sleep(0.05)
+        time.sleep(0.1)
 
 
 def epochs_of(client: Client, job_id: str, number: int) -> int:

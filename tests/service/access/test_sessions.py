@@ -109,7 +109,7 @@ def test_a_page_of_another_site_cannot_use_a_browsers_session(
     client.headers.pop("origin")
     for path in ("/api/v1/jobs", "/jobs/job-1/cancel", "/logout"):
         answer = client.post(path, json=job, headers=headers)
-        assert (answer.status_code, answer.json()["code"]) == (403, "not_from_here")
+        assert (answer.status_code, "may not change anything here" in answer.text) == (403, True)
     assert client.get("/api/v1/jobs").json()["jobs"] == []
     assert client.post("/api/v1/jobs", json=job, headers={"sec-fetch-site": "same-origin"}).status_code == 201
 

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 from fixnorm_core.errors import FixNormError
 
 if TYPE_CHECKING:
+    import httpx
+
     from service.client import Client
 
-__all__ = ["TokensFileError", "connect", "forget_token", "given_token", "keep_token", "tokens_file"]
+__all__ = ["TokensFileError", "connect", "forget_token", "given_token", "keep_token", "page", "tokens_file"]
 
 given_token: ContextVar[str | None] = ContextVar("given_token", default=None)
 """What ``--token`` or ``FIXNORM_TOKEN`` says."""
@@ -39,7 +41,23 @@ def connect(server: str, *, timeout: timedelta = timedelta(seconds=30)) -> Clien
     """
     from service.client import Client
 
-    return Client(server, timeout=timeout, token=given_token.get() or _kept().get(server.rstrip("/")))
+    return Client(server, timeout=timeout, token=_token_for(server))
+
+
+def page(server: str, path: str, *, timeout: timedelta = timedelta(seconds=30)) -> httpx.Response:
+    """What a browser with the same token would be shown at the end of all redirects.
+
+    Raises:
+        BadServerAddressError: As for :func:`connect`, and TokensFileError too.
+        httpx.HTTPError: If nothing answers, or redirects have no end.
+    """
+    import httpx
+
+    from service.client.address import Connection
+
+    connection = Connection(server, token=_token_for(server), timeout=timeout)
+    with httpx.Client(**connection.options, follow_redirects=True) as client:
+        return client.get(path, headers={"Accept": "text/html"})
 
 
 def tokens_file() -> Path:
@@ -63,6 +81,10 @@ def forget_token(server: str) -> bool:
         return False
     _write(tokens_file(), kept)
     return True
+
+
+def _token_for(server: str) -> str | None:
+    return given_token.get() or _kept().get(server.rstrip("/"))
 
 
 def _kept() -> dict[str, str]:

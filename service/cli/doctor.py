@@ -40,16 +40,20 @@ def doctor(output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_S
     else:
         console = make_console()
         for each in found:
-            console.print(_line(each), soft_wrap=True)
+            console.print(_line(each, width=console.width), soft_wrap=True)
     if any(each.condition is Condition.PROBLEM for each in found):
         raise typer.Exit(ExitCode.UNWELL)
 
 
-def _line(finding: Finding) -> Text:
+def _line(finding: Finding, *, width: int) -> Text:
     from rich.text import Text
 
-    line = Text.assemble((f"{finding.condition:<8}", _STYLES[finding.condition]), f" {finding.what:<10} {finding.says}")
-    return line.append(f"\n{'':20}{finding.way_out}", style="bold") if finding.way_out else line
+    from service.cli.tables import hanging
+
+    line = Text(hanging(f"{finding.condition:<8} {finding.what:<10} ", finding.says, width=width))
+    line.stylize(_STYLES[finding.condition], 0, len(finding.condition))
+    way_out = "\n" + hanging(f"{'':20}", finding.way_out, width=width)
+    return line.append(way_out, style="bold") if finding.way_out else line
 
 
 def _answer(server: str) -> list[Finding]:
@@ -74,8 +78,30 @@ def _answer(server: str) -> list[Finding]:
     unwell = [each for each in nodes if each.reason]
     return [
         Finding("server", Condition.OK, says),
+        _its_dashboard(server),
         *(Finding("node", Condition.WARNING, each.reason, _RELEASE.format(each.name)) for each in unwell),
     ]
 
 
+def _its_dashboard(server: str) -> Finding:
+    import httpx
+
+    from service.cli.connection import page
+    from service.doctor import Condition, Finding
+
+    address = f"{server.rstrip('/')}/dashboard"
+    try:
+        answer = page(server, "/dashboard")
+    except httpx.HTTPError as error:
+        return Finding("/dashboard", Condition.PROBLEM, f"{address}: {error}", _SERVER_LOG)
+    if answer.is_success and "Optuna Dashboard" in answer.text:
+        return Finding("/dashboard", Condition.OK, f"{address} shows the studies")
+    if answer.status_code in (401, 403) or answer.url.path == "/login":
+        way_out = "Run 'fixnorm-tune login', or give --token; in a browser, log in at /login"
+        return Finding("/dashboard", Condition.WARNING, f"{address} is for those who have a token", way_out)
+    says = f"{address} answers {answer.status_code} and is not Optuna's dashboard"
+    return Finding("/dashboard", Condition.PROBLEM, says, _SERVER_LOG)
+
+
+_SERVER_LOG = "The server's log says why; /dashboard must reach it whole, through a proxy too"
 _RELEASE = "Look at that machine; 'fixnorm-tune release {}' takes it into use again"

@@ -52,10 +52,11 @@ def follow(client: Client, job_id: str, *, output: Output) -> None:
         typer.echo(job.model_dump_json(indent=2))
     else:
         console.print(trials_table(end.trials))
-        _write(console, failure_lines(end.trials))
+        if is_live(console):  # elsewhere they were told as they happened
+            _write(console, failure_lines(end.trials))
         if job.best:
             console.print()
-            console.print(best_block(job, job.best, server=client.server), soft_wrap=True)
+            console.print(best_block(job, job.best, server=client.server, width=console.width), soft_wrap=True)
     if job.state is not JobState.SUCCEEDED:
         raise JobFailedError(
             f"job {job.id} is {job.state}: {job.reason}",
@@ -160,6 +161,6 @@ def _look_patiently(client: Client, job_id: str, *, console: Console, sleep: Cal
 
 def _write(console: Console, lines: list[str]) -> None:
     for line in lines:
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(line))
     # A pipe's reader is to see an event when it happens.
     console.file.flush()

@@ -73,11 +73,14 @@ def show(
         if output is Output.JSON:
             typer.echo(job.model_dump_json(indent=2))
         else:
-            make_console().print(job_block(job, server=client.server), soft_wrap=True)
+            console = make_console()
+            console.print(job_block(job, server=client.server, width=console.width), soft_wrap=True)
 
 
 def trials(job_id: JobIdArgument, output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_SERVER) -> None:
     """List a job's trials with their curves, and why any failed."""
+    from rich.text import Text
+
     from service.cli.connection import connect
     from service.cli.screen import make_console, write_json
     from service.cli.tables import failure_lines, trials_table
@@ -88,9 +91,10 @@ def trials(job_id: JobIdArgument, output: OutputOption = Output.TABLE, server: S
     if output is Output.JSON:
         write_json(found, list[TrialView])
         return
-    make_console().print(trials_table(found))
+    console = make_console()
+    console.print(trials_table(found))
     for line in failure_lines(found):
-        typer.echo(line)
+        console.print(Text(line))
 
 
 def best(job_id: JobIdArgument, output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_SERVER) -> None:
@@ -104,7 +108,8 @@ def best(job_id: JobIdArgument, output: OutputOption = Output.TABLE, server: Ser
         if output is Output.JSON:
             typer.echo(point.model_dump_json(indent=2))
             return
-        make_console().print(best_block(client.job(job_id), point, server=client.server), soft_wrap=True)
+        console, job = make_console(), client.job(job_id)
+        console.print(best_block(job, point, server=client.server, width=console.width), soft_wrap=True)
 
 
 def summary(

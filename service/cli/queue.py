@@ -21,7 +21,7 @@ def queue(output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_SE
     """Show who holds what, and which jobs wait for room, in which order and why."""
     from service.cli.connection import connect
     from service.cli.screen import make_console
-    from service.cli.tables import node_lines, queue_table, queue_title
+    from service.cli.tables import node_lines, queue_reasons, queue_table, queue_title
 
     with connect(server) as client:
         found = client.queue()
@@ -33,7 +33,9 @@ def queue(output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_SE
     for line in node_lines(found.nodes):
         console.print(line, soft_wrap=True)
     if found.jobs:
-        console.print(queue_table(found))
+        console.print(queue_table(found, width=console.width))
+        for line in queue_reasons(found, width=console.width):
+            console.print(line)
 
 
 def release(

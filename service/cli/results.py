@@ -125,12 +125,12 @@ def _write(text: str, *, to: Path) -> None:
 def _texts(client: Client, job: JobView, best: BestView) -> dict[str, str]:
     from fixnorm_core.code import is_kept
     from service.client import NotFoundError
-    from service.reporting.recipe import job_file, submitted_file, training_code
+    from service.reporting.recipe import job_file, submitted_file, training_file
 
     texts = {
         "job.yaml": submitted_file(job.spec),
         "recipe.yaml": job_file(job.spec, best),
-        "training.py": training_code(job.spec, best),
+        "training.py": training_file(job.spec, best),
         "best.json": best.model_dump_json(indent=2) + "\n",
     }
     if is_kept(job.spec.model.name) or is_kept(job.spec.data.name):

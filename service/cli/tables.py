@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
@@ -20,11 +21,13 @@ __all__ = [
     "best_block",
     "datasets_table",
     "failure_lines",
+    "hanging",
     "job_block",
     "jobs_table",
     "models_table",
     "node_lines",
     "pruned_table",
+    "queue_reasons",
     "queue_table",
     "queue_title",
     "recipes_table",
@@ -33,7 +36,10 @@ __all__ = [
 ]
 
 _ROOM_FOR_REASONS = 100
-"""Columns of a terminal."""
+_ROOM_FOR_SHARES = 110
+_ROOM_FOR_QUEUE = 160
+_ROOM_FOR_TIMES = 110
+"""Columns of a terminal that a table needs to have these in it."""
 
 _STYLES = {
     TrialState.COMPLETE: "green",
@@ -109,10 +115,15 @@ def queue_title(queue: QueueView) -> str:
     return f"trials hold {' and '.join(parts) or 'nothing'}; {jobs} for room"
 
 
-def queue_table(queue: QueueView) -> Table:
-    """One row for each job that has not ended, those that wait in their order first."""
+def queue_table(queue: QueueView, *, width: int) -> Table:
+    """One row for each job that has not ended, those that wait in their order first.
+
+    In few columns without the reasons, which :func:`queue_reasons` tells then, and without what a job's share is.
+    """
     with_gpus = queue.capacity.gpus > 0
-    table = _table("place", "id", "name", "state", "user", "weight", "priority", "holds", "trial", "since", "reason")
+    shares = ["weight", "priority"] if width >= _ROOM_FOR_SHARES else []
+    rest = ["waits since", "reason"] if width >= _ROOM_FOR_QUEUE else []
+    table = _table("place", "id", "name", "state", "user", *shares, "holds", "a trial needs", *rest)
     for entry in queue.jobs:
         table.add_row(
             "-" if entry.place is None else str(entry.place),
@@ -120,18 +131,28 @@ def queue_table(queue: QueueView) -> Table:
             entry.name,
             _state(entry.state),
             entry.user or "-",
-            number(entry.weight),
-            str(entry.priority),
+            *((number(entry.weight), str(entry.priority)) if shares else ()),
             _amount(entry.held, with_gpus=with_gpus),
             _amount(entry.needed, with_gpus=with_gpus),
-            local_time(entry.waiting_since),
-            entry.reason,
+            *((local_time(entry.waiting_since), entry.reason) if rest else ()),
         )
     return table
 
 
-def tokens_table(tokens: Sequence[TokenView]) -> Table:
-    """One row for each token, oldest first."""
+def queue_reasons(queue: QueueView, *, width: int) -> list[Text]:
+    """Why each job is where it is, a line each, where the table has no room for it."""
+    if width >= _ROOM_FOR_QUEUE:
+        return []
+    return [Text(f"{entry.id}: {entry.reason}") for entry in queue.jobs]
+
+
+def tokens_table(tokens: Sequence[TokenView], *, width: int) -> Table:
+    """One row for each token, oldest first; in few columns with what of its times matters now."""
+    if width < _ROOM_FOR_TIMES:
+        table = _table("id", "name", "scope", "last used", "good")
+        for token in tokens:
+            table.add_row(token.id, token.name, token.scope, local_time(token.last_used_at), _good(token))
+        return table
     table = _table("id", "name", "scope", "created", "expires", "last used", "revoked")
     for token in tokens:
         times = (token.created_at, token.expires_at, token.last_used_at, token.revoked_at)
@@ -158,13 +179,14 @@ def datasets_table(datasets: Sequence[DatasetView]) -> Table:
 def recipes_table(recipes: Sequence[RecipeView]) -> Table:
     """One row for each recipe."""
     table = _table("name", "about", "hardware")
+    table.columns[0].no_wrap = True  # it is to be typed
     for recipe in recipes:
         table.add_row(recipe.name, recipe.about, recipe.hardware)
     return table
 
 
-def job_block(job: JobView, *, server: str) -> Text:
-    """What a job is and where it stands."""
+def job_block(job: JobView, *, server: str, width: int) -> Text:
+    """What a job is and where it stands, in so many columns."""
     spec = job.spec
     rows = {
         "state": f"{job.state}{f': {job.reason}' if job.reason else ''}",
@@ -193,11 +215,11 @@ def job_block(job: JobView, *, server: str) -> Text:
         rows["webhook"] = f"{job.webhook.outcome}{f' ({local_time(at)})' if at else ''}"
     if job.dashboard:
         rows["dashboard"] = server + job.dashboard
-    return _block(f"Job {job.id} ({job.name})", rows)
+    return _block(f"Job {job.id} ({job.name})", rows, width=width)
 
 
-def best_block(job: JobView, best: BestView, *, server: str) -> Text:
-    """The result: the point, how good it is, what it cost, and where everything lies."""
+def best_block(job: JobView, best: BestView, *, server: str, width: int) -> Text:
+    """The result: the point, how good it is, what it cost, and where everything lies; in so many columns."""
     rows = {name: number(value) for name, value in best.params.items()}
     rows["validation accuracy"] = f"{percent(best.validation_accuracy)} ± {percent(best.standard_error)} ({best.basis})"
     if best.rivalry:
@@ -218,7 +240,7 @@ def best_block(job: JobView, best: BestView, *, server: str) -> Text:
     if job.dashboard:
         rows["dashboard"] = server + job.dashboard
     when = "Best point" if job.ended_at else "Best point so far"
-    return _block(f"{when} of job {job.id} ({job.name})", rows)
+    return _block(f"{when} of job {job.id} ({job.name})", rows, width=width)
 
 
 def pruned_table(found: Sequence[Pruned]) -> Table:
@@ -241,7 +263,8 @@ def _table(*columns: str) -> Table:
     """With two blanks between columns; where it is too wide, text is folded before anything is cut off."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for column in columns:
-        table.add_column(column, no_wrap=column not in {"name", "reason", "options", "about", "hardware"})
+        folds = column in {"name", "user", "reason", "options", "about", "hardware"}
+        table.add_column(column, no_wrap=not folds, overflow="fold")
     return table
 
 
@@ -250,14 +273,32 @@ def _amount(amount: Amount, *, with_gpus: bool) -> str:
     return f"{gpus}{number(amount.cpus)} CPU"
 
 
+def _good(token: TokenView) -> str:
+    if token.revoked_at is not None:
+        return f"revoked {local_time(token.revoked_at)}"
+    return "for ever" if token.expires_at is None else f"until {local_time(token.expires_at)}"
+
+
 def _state(state: JobState | TrialState) -> Text:
     return Text(state.value, style=_STYLES.get(state, ""))
 
 
-def _block(title: str, rows: dict[str, str]) -> Text:
-    width = max(map(len, rows))
-    lines = [f"  {name:<{width}}  {value}" for name, value in rows.items()]
-    return Text("\n".join([title, *lines]), no_wrap=True, overflow="ignore")
+def _block(title: str, rows: dict[str, str], *, width: int) -> Text:
+    """Names and values below a title; what does not fit goes on below its value. Paths and addresses stay whole."""
+    margin = max(map(len, rows)) + 4
+    lines = [title]
+    for name, value in rows.items():
+        lines.append(hanging(f"{f'  {name}':<{margin}}", value, width=width))
+    return Text("\n".join(lines), no_wrap=True, overflow="ignore")
+
+
+def hanging(head: str, text: str, *, width: int) -> str:
+    """A line that goes on below where its text begins when it is wider than so many columns; no word is cut."""
+    if len(head) + len(text) <= width:
+        return head + text
+    room = max(20, width - len(head))
+    parts = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False)
+    return head + f"\n{'':{len(head)}}".join(parts)
 
 
 def _place(path: str | None, url: str | None, *, server: str) -> str:

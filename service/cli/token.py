@@ -65,7 +65,8 @@ def list_all(output: OutputOption = Output.TABLE, state_dir: StateDirOption = No
     if output is Output.JSON:
         write_json(found, list[TokenView])
     else:
-        make_console().print(tokens_table(found))
+        console = make_console()
+        console.print(tokens_table(found, width=console.width))
 
 
 @_TOKENS.command(epilog="Example: fixnorm-tune token revoke ann")

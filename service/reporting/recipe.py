@@ -10,7 +10,7 @@ from fixnorm_core.code import named_for_sending
 from fixnorm_core.spec import JobSpec, Method, TrainingSpec
 from service.schemas import BestView
 
-__all__ = ["job_file", "submitted_file", "training_code"]
+__all__ = ["job_file", "submitted_file", "training_code", "training_file"]
 
 
 def submitted_file(spec: JobSpec) -> str:
@@ -60,6 +60,23 @@ def training_code(spec: JobSpec, best: BestView) -> str:
         f"base = torch.optim.{_class(training)}(groups, {_momentum(training)}{decay})\n"
         f"optimizer = FixNorm(base, model, roles=roles, fc_norm={best.params['fc_norm']:.4g}{held})\n"
     )
+
+
+def training_file(spec: JobSpec, best: BestView) -> str:
+    """:func:`training_code` as a file: what it needs before it, and what belongs to it."""
+    code, training = training_code(spec, best), spec.training
+    needs = ["model   your network, a torch.nn.Module, on the device where it trains"]
+    imports = ["import torch"]
+    if "images" in code:
+        needs.append("images  one batch of its inputs there, a float tensor of shape (n, channels, height, width)")
+        imports.append("from fixnorm_core import FixNorm, find_roles, parameter_groups")
+    lines = [
+        f"The optimizer of job {spec.name!r} at its best point, for a training loop of your own.",
+        "Define before these lines:",
+        *(f"  {need}" for need in needs),
+        f"Its rates are for {training.epochs} epochs of batches of {training.batch_size}, as in recipe.yaml.",
+    ]
+    return "".join(f"# {line}\n" for line in lines) + "\n" + "\n\n".join(imports) + "\n\n" + code
 
 
 def _written(document: dict[str, Any]) -> str:

@@ -11,10 +11,16 @@ from typing import Any
 
 import httpx
 import pytest
+from serving import serving
 from typer.testing import CliRunner, Result
 
 from service import doctor
+from service.access.scopes import Scope
+from service.administration import create_token
 from service.cli.main import app
+from service.composition import build
+from service.dashboard import WithDashboard
+from service.settings import Settings
 
 
 @pytest.fixture
@@ -51,6 +57,33 @@ def test_a_server_that_answers_is_told_with_its_duty(here: Path, http: httpx.Cli
     del here
     _, found = ask("--server", str(http.base_url))
     assert found["server"]["says"].endswith("and runs jobs")
+    assert (found["/dashboard"]["condition"], found["/dashboard"]["says"]) == (
+        "ok",
+        f"{str(http.base_url).rstrip('/')}/dashboard shows the studies",
+    )
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_servers_dashboard_that_does_not_show_is_a_problem_or_wants_a_token(
+    here: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(here))
+    service = build(settings)
+    if is_there:
+        create_token(settings, "ann", Scope.READ, lifetime=None)
+        service.close()
+        service = build(settings)  # asks for tokens from its start on
+    else:
+        monkeypatch.setattr(WithDashboard, "__call__", lambda self, *given: self._app(*given))
+    with serving(service.app) as url:
+        result, found = ask("--server", url)
+    told = found["/dashboard"]
+    if is_there:
+        assert (told["condition"], "fixnorm-tune login" in told["way_out"]) == ("warning", True)
+        assert result.exit_code == 0
+    else:
+        assert (told["condition"], "answers 404" in told["says"]) == ("problem", True)
+        assert result.exit_code == 1
 
 
 def test_what_does_not_answer_is_a_problem_with_its_way_out_and_without_its_password(

@@ -397,7 +397,7 @@ def test_queue_shows_who_waits_and_why_and_who_holds_what(server: StandIn, cli: 
     lines = cli("queue").stdout.splitlines()
     assert lines[0] == "trials hold 3.5 of 4 GPUs and 6 of 16 CPUs; 1 job waits for room"
     told = [" ".join(line.split()) for line in lines]
-    assert told[1] == "place id name state user weight priority holds trial since reason"
+    assert told[1] == "place id name state user weight priority holds a trial needs waits since reason"
     assert told[3] == "1 j2 digits QUEUED ann 2 5 0 GPU, 0 CPU 1 GPU, 2 CPU - waiting for room"
     assert told[4] == "- j1 digits RUNNING - 1 0 3.5 GPU, 6 CPU 0 GPU, 0 CPU - training trial 0"
     assert QueueView.model_validate_json(cli("queue", "-o", "json").stdout) == found

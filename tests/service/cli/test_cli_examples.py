@@ -6,7 +6,7 @@ import re
 import shlex
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from command_tree import COMMAND, EXAMPLES
 from processes import ServerProcess
 from terminal import environment_with_program
 
-from fixnorm_core.spec import JobSpec
-from service.client import Client
+from fixnorm_core.spec import JobSpec, ShareSpec
+from service.client import Client, Job
 from service.jobs.folders import trial_folder
 from service.schemas import JobState
 from worker.contracts import log_path
@@ -92,19 +92,40 @@ def test_every_command_has_an_example() -> None:
 def test_every_id_in_an_example_has_the_form_of_the_servers() -> None:
     shown = {name: list(ids_in(line)) for name, line in EXAMPLES.items()}
     assert sum(len(ids) for ids in shown.values()) >= 17
-    for name in ENDED | STATES.keys():
+    for name in ENDED | AFTER.keys():
         assert shown[name], name
     for name, ids in shown.items():
         assert all(JOB_ID.fullmatch(each) for each in ids), (name, ids)
 
 
-STATES = {
-    "pause": {JobState.PAUSED},
-    "resume": {JobState.QUEUED, JobState.RUNNING},
-    "stop": {JobState.SUCCEEDED},  # its example watches it end
-    "cancel": {JobState.CANCELLED, JobState.RUNNING},  # within a moment
+MANY = 100_000
+
+AFTER: dict[str, Callable[[Job], bool]] = {
+    "pause": lambda job: job.refresh().state is JobState.PAUSED,
+    "resume": lambda job: job.refresh().state in {JobState.QUEUED, JobState.RUNNING},
+    "stop": lambda job: job.refresh().state is JobState.SUCCEEDED,  # its example watches it end
+    "cancel": lambda job: job.wait().state is JobState.CANCELLED,
+    "extend": lambda job: job.refresh().progress.max_trials == MANY + 5,
+    "update": lambda job: (job.refresh().spec.share.weight, job.refresh().spec.share.max_gpus) == (2.0, None),
+    "retry": lambda job: [each.params for each in job.trials()[1:]] == [job.trials()[0].params],
 }
-"""Where a running job is after the example of a verb."""
+"""What is so after the example of a verb."""
+
+
+def prepare(name: str, client: Client) -> Job:
+    """A job that a verb has something to do with: one that runs, is paused, has a cap, has failed."""
+    if name == "retry":  # the simulator has no such curves
+        failing = job(max_trials=5, max_failures=1).model_dump(mode="json")
+        failed = client.submit(JobSpec.model_validate(failing | {"search": {"method": "weight_decay"}})).wait()
+        assert (failed.state, failed.progress.failed) == (JobState.FAILED, 1)
+        return client.attach(failed.id)
+    made = client.submit(job(max_trials=MANY).model_copy(update={"share": ShareSpec(max_gpus=1.0)}))
+    while made.refresh().progress.finished == 0:
+        time.sleep(0.05)
+    if name == "resume":
+        assert made.pause().state is JobState.PAUSED
+    return made
+
 
 ELSEWHERE = {"serve", "login", "logout", "token create", "token list", "token revoke"}
 """Examples with a test of their own below."""
@@ -118,20 +139,16 @@ def test_the_example_of_a_command_does_what_it_says(
     if "postgresql://..." in line:
         line = line.replace("postgresql://...", request.getfixturevalue("postgres_url"))
     with Client(place.url) as client:
-        running = None
-        if JOB_ID.search(line) and name not in ENDED:
-            running = client.submit(job(max_trials=100_000))
-            while running.refresh().progress.finished == 0:
-                time.sleep(0.05)
+        changed = prepare(name, client) if JOB_ID.search(line) and name not in ENDED else None
         shown = list(dict.fromkeys(JOB_ID.findall(line)))
-        real = dict(zip(shown, (running.id,) if running else place.ended, strict=False))
+        real = dict(zip(shown, (changed.id,) if changed else place.ended, strict=False))
         line = JOB_ID.sub(lambda found: real[found[0]], line)
         line = line.replace("10.0.0.7", client.nodes()[0].name)
         done = place.run(line, folder=tmp_path)
-        if running is not None:
-            state = running.refresh().state
-            running.cancel()
-            assert state in STATES.get(name, set(JobState)), state
+        if changed is not None:
+            is_so = done.returncode == 0 and AFTER[name](changed)
+            changed.cancel()
+            assert is_so, (done.stdout, done.stderr, changed.view)
     wanted = (0, 1) if name == "doctor" else (0,)  # a machine may lack something; that is what it is asked for
     assert done.returncode in wanted, (line, done.stdout, done.stderr)
     if target := re.search(r"(?:> |-o )(\S+\.\w+)$|export \S+ (\S+)$", line):

@@ -8,48 +8,120 @@ from __future__ import annotations
 import difflib
 import io
 import os
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
-from flaky import flaky
-from serving import serving, simulated
-from waiting import wait_for
+from command_tree import LEAVES
+from stage import Stage, stage
 
+from service.access.scopes import Scope
+from service.administration import create_token, revoke_tokens
 from service.cli.main import app
-from service.composition import build
-from worker.contracts import FailureKind
-from worker.recording import Recording
+from service.settings import Settings
 
 FOLDER = Path(__file__).parent / "snapshots"
+EVERY_FORM = ("piped", "json", "80", "120")
 
-COMMANDS = {
+LOOKS = {
     "list": ["list"],
     "show": ["show", "job-succeeded0"],
     "show-failed": ["show", "job-failed0000"],
+    "show-running": ["show", "job-running000"],
+    "show-waiting": ["show", "job-waiting000"],
+    "show-paused": ["show", "job-paused0000"],
+    "show-extended": ["show", "job-extended00"],
     "trials": ["trials", "job-succeeded0"],
     "trials-failed": ["trials", "job-failed0000"],
+    "trials-running": ["trials", "job-running000"],
     "best": ["best", "job-succeeded0"],
+    "best-running": ["best", "job-running000"],
     "queue": ["queue"],
     "models": ["models"],
     "datasets": ["datasets"],
     "recipes": ["recipes"],
+    "recipe": ["recipes", "digits"],
     "plan": ["submit", "--dry-run", "--model", "small_resnet", "--dataset", "digits", "--epochs", "8", "--trials", "5"],
+    "summary": ["summary", "job-succeeded0"],
+    "report": ["report", "job-succeeded0"],
+    "report-file": ["report", "job-succeeded0", "-o", "report.html"],
+    "export": ["export", "job-succeeded0", "exported"],
+    "logs": ["logs", "job-succeeded0", "4"],
+    "watch": ["watch", "job-succeeded0"],
+    "watch-failed": ["watch", "job-failed0000"],
+    "prune": ["prune", "--logs-days", "0", "--jobs-days", "0", "--dry-run"],
+    "doctor": ["doctor"],
+    "token-list": ["token", "list"],
 }
-FORMS = ("piped", "json", "80", "120")
-CASES = [(name, form) for name in COMMANDS for form in FORMS]
+"""Commands that change nothing, on one server whose jobs are in every state."""
 
-VOLATILE = (
-    (r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|\+00:00)?", "<time>"),
-    (r"http://127\.0\.0\.1:\d+", "<server>"),
-    (r"\b\d\.\d s\b", "0.0 s"),
-    (r'"seconds": [\d.e-]+', '"seconds": 0.0'),
-)
-"""What differs from run to run, and what stands in its place."""
+FRESH = "job-fresh00000"
+
+
+def waiting(stage: Stage) -> None:
+    stage.put(FRESH)
+
+
+def running(stage: Stage) -> None:
+    stage.put(FRESH)
+    stage.move(epochs=0)
+
+
+def paused(stage: Stage) -> None:
+    running(stage)
+    stage.client.pause(stage.jobs[FRESH])
+
+
+def ended(stage: Stage) -> None:
+    stage.run(stage.put(FRESH, max_trials=1, confirm_runs=0))
+
+
+def failed(stage: Stage) -> None:
+    stage.backend.losses = 1
+    stage.run(stage.put(FRESH, max_failures=1))
+
+
+def has_a_token(stage: Stage) -> None:
+    create_token(Settings(), "bob", Scope.SUBMIT, lifetime=None)
+
+
+def nothing(stage: Stage) -> None:
+    del stage
+
+
+DEEDS: dict[str, tuple[Callable[[Stage], None], list[str]]] = {
+    "submit": (nothing, ["submit", "--model", "small_resnet", "--dataset", "digits"]),
+    "pause": (running, ["pause", FRESH]),
+    "resume": (paused, ["resume", FRESH]),
+    "stop": (running, ["stop", FRESH]),
+    "cancel": (running, ["cancel", FRESH]),
+    "extend": (ended, ["extend", FRESH, "--trials", "5"]),
+    "retry": (failed, ["retry", FRESH, "--failed"]),
+    "update": (waiting, ["update", FRESH, "--weight", "2", "--max-gpus", "none", "--parallel-trials", "3"]),
+    "release": (nothing, ["release", "simulator"]),
+    "prune-nothing": (nothing, ["prune"]),
+    "token-create": (nothing, ["token", "create", "ann", "--days", "90"]),
+    "token-revoke": (has_a_token, ["token", "revoke", "bob"]),
+    "database-upgrade": (nothing, ["database", "upgrade"]),
+    "logout": (nothing, ["logout"]),
+}
+"""What each changes, it changes on a server of its own, of what is there before it."""
+
+FORMS = {
+    "summary": ("piped",),
+    "logs": ("piped",),
+    "report": ("piped",),
+    "watch": ("piped", "json"),
+    "watch-failed": ("piped", "json"),
+} | dict.fromkeys(DEEDS, ("piped", "json"))
+"""Where not all: what has one form, and what is a line or two whatever the width."""
+
+WITHOUT = {
+    "serve": "test_cli_end_to_end.py",
+    "login": "test_cli_tokens.py: it asks a person",
+}
+"""Commands without a snapshot, and where else they are looked at."""
 
 
 class Output(io.StringIO):
@@ -63,65 +135,75 @@ class Output(io.StringIO):
         return self._is_terminal
 
 
-@dataclass(frozen=True)
-class Place:
-    """A server, and its jobs' ids by the names that stand for them."""
-
-    url: str
-    folder: Path
-    jobs: dict[str, str]
-
-    def stable(self, text: str) -> str:
-        """Without what differs from run to run, and with four digits of what was computed."""
-        for name, job_id in self.jobs.items():
-            text = text.replace(job_id, name)
-        text = text.replace(str(self.folder), "<folder>")
-        for pattern, instead in VOLATILE:
-            text = re.sub(pattern, instead, text)
-        text = re.sub(r"\b\d\.\d{5,}(e-?\d+)?\b", lambda found: f"{float(found[0]):.4g}", text)
-        return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """A server with jobs in every state, none of which moves."""
+    with stage(tmp_path_factory.mktemp("shown")) as made:
+        made.backend.losses = 2
+        made.run(made.put("job-failed0000"))
+        made.run(made.put("job-succeeded0"))
+        made.log(made.jobs["job-succeeded0"], 4, "epoch 1 of 8: validation accuracy 0.4206\n")
+        extended = made.put("job-extended00")
+        made.run(extended)
+        made.put("job-running000", parallel_trials=2, max_trials=8)
+        made.move(epochs=11)
+        paused = made.put("job-paused0000")
+        made.move(epochs=1)
+        made.client.pause(paused)
+        made.client.extend(extended, 2)
+        made.move(epochs=2)
+        made.put("job-waiting000", cpus=4.0, share={"user": "ann", "weight": 2.0, "priority": 1})
+        made.move(epochs=0)
+        settings = Settings(state_dir=made.folder / "state", database_url=made.service.runtime.settings.database_url)
+        for name, scope in (("ann", Scope.SUBMIT), ("nightly-ci", Scope.READ), ("ann", Scope.ADMIN)):
+            create_token(settings, name, scope, lifetime=None)
+        revoke_tokens(settings, "nightly-ci")
+        yield made
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """A server whose first job has failed and whose second has succeeded."""
-    folder = tmp_path_factory.mktemp("snapshots")
-    settings = simulated(folder, database_url=f"sqlite:///{folder / 'fixnorm.db'}")
-    spec = Recording.packaged().job.model_dump(mode="json")
-    spec["search"] |= {"sampler": "random"}
-    budget = {"max_trials": 5, "confirm_runs": 2, "parallel_trials": 1, "max_failures": 2}
-    with (
-        serving(build(settings, backend=flaky(2, FailureKind.CRASHED)).app) as url,
-        httpx.Client(base_url=url, timeout=60) as client,
-    ):
-        jobs: dict[str, str] = {}
-        for name in ("job-failed0000", "job-succeeded0"):
-            given: dict[str, Any] = spec | {"name": name.strip("0").removeprefix("job-"), "budget": budget}
-            jobs[name] = str(client.post("/api/v1/jobs", json=given).raise_for_status().json()["id"])
-            assert len(jobs[name]) == len(name)  # or tables would have other widths
-            wait_for(client, jobs[name])
-        yield Place(url, folder, jobs)
+def changed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """A server for what changes something."""
+    with stage(tmp_path_factory.mktemp("changed")) as made:
+        yield made
 
 
-def printed(place: Place, command: list[str], form: str, patched: pytest.MonkeyPatch) -> str:
-    """What a command writes into a pipe, as JSON, or to a terminal of so many columns."""
-    arguments = [place.jobs.get(word, word) for word in command] + (["-o", "json"] if form == "json" else [])
-    output = Output(is_terminal=form.isdecimal())
-    for name, value in {"FIXNORM_SERVER": place.url, "NO_COLOR": "1", "TERM": "xterm", "TZ": "UTC"}.items():
-        patched.setenv(name, value)
-    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "FIXNORM_TOKEN"):
-        patched.delenv(name, raising=False)
-    patched.setenv("COLUMNS", form if form.isdecimal() else "80")
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The environment of a person whose machine has room."""
+    for name, value in {"NO_COLOR": "1", "TERM": "xterm", "TZ": "UTC"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "FIXNORM_TOKEN", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(2**40, 2**39, 2**39))
+    return monkeypatch
+
+
+def belongs_to(place: Stage, patched: pytest.MonkeyPatch) -> None:
+    """Commands look there for a server, its database and its files."""
+    patched.setenv("FIXNORM_SERVER", place.url)
+    patched.chdir(place.folder)  # where it lies is a matter of the machine
+    patched.setenv("FIXNORM_DATABASE_URL", "sqlite:///fixnorm.db")
+    patched.setenv("FIXNORM_STATE_DIR", "state")
     patched.setenv("XDG_CONFIG_HOME", str(place.folder))
+
+
+def printed(place: Stage, command: list[str], form: str, patched: pytest.MonkeyPatch) -> str:
+    """What a command writes into a pipe, as JSON, or to a terminal of so many columns; and on standard error."""
+    words = [place.jobs.get(word, word) for word in command]
+    output, errors = Output(is_terminal=form.isdecimal()), Output(is_terminal=False)
+    patched.setenv("COLUMNS", form if form.isdecimal() else "80")
     patched.setattr("sys.stdout", output)
-    app(arguments, standalone_mode=False)
-    patched.undo()
-    return place.stable(output.getvalue())
+    patched.setattr("sys.stderr", errors)
+    app([*words, *(["--output", "json"] if form == "json" else [])], standalone_mode=False)
+    text = output.getvalue()
+    if errors.getvalue():
+        text += f"\n--- on standard error ---\n{errors.getvalue()}"
+    return place.stable(text)
 
 
-@pytest.mark.parametrize(("name", "form"), CASES)
-def test_a_command_prints_what_it_printed(name: str, form: str, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = printed(place, COMMANDS[name], form, monkeypatch)
+def compare(now: str, name: str, form: str) -> None:
+    """Holds it against what was printed before."""
     file = FOLDER / f"{name}.{form}.txt"
     if os.environ.get("FIXNORM_SNAPSHOTS") == "write":
         file.parent.mkdir(exist_ok=True)
@@ -132,5 +214,35 @@ def test_a_command_prints_what_it_printed(name: str, form: str, place: Place, mo
     assert now == before, "\n".join(difference)
 
 
-def test_every_snapshot_is_of_a_command() -> None:
-    assert {file.name for file in FOLDER.iterdir()} == {f"{name}.{form}.txt" for name, form in CASES}
+def cases(commands: dict[str, object]) -> list[tuple[str, str]]:
+    return [(name, form) for name in commands for form in FORMS.get(name, EVERY_FORM)]
+
+
+@pytest.mark.parametrize(("name", "form"), cases(LOOKS))
+def test_a_command_prints_what_it_printed(name: str, form: str, shown: Stage, here: pytest.MonkeyPatch) -> None:
+    belongs_to(shown, here)
+    compare(printed(shown, LOOKS[name], form, here), name, form)
+
+
+@pytest.mark.parametrize(("name", "form"), cases(DEEDS))
+def test_what_a_command_has_done_is_told_as_it_was(
+    name: str, form: str, changed: Stage, here: pytest.MonkeyPatch
+) -> None:
+    belongs_to(changed, here)
+    prepare, command = DEEDS[name]
+    prepare(changed)
+    now = printed(changed, command, form, here)
+    for job in changed.client.jobs():
+        now = now.replace(job.id, FRESH)
+        changed.client.cancel(job.id)
+    changed.move(epochs=0)
+    compare(now, name, form)
+
+
+def test_every_snapshot_is_of_a_command_and_every_command_has_one() -> None:
+    wanted = {f"{name}.{form}.txt" for name, form in cases(LOOKS) + cases(DEEDS)}
+    assert {file.name for file in FOLDER.iterdir()} == wanted
+    commands = [*LOOKS.values(), *(command for _, command in DEEDS.values())]
+    told = {name for name in LEAVES if any(words[: len(name.split())] == name.split() for words in commands)}
+    assert told | WITHOUT.keys() == LEAVES.keys()
+    assert not told & WITHOUT.keys()

@@ -16,7 +16,7 @@ from sqlalchemy import create_engine, text
 from service.access.failures import FAILURES, WINDOW_SECONDS, Failures
 from service.access.scopes import Scope
 from service.access.settled import AdminTokenError, administrator_of
-from service.access.tokens import TOKEN_PATTERN, TokenError
+from service.access.tokens import TOKEN_PATTERN, TokenError, TokenNotFound
 from service.administration import create_token, list_tokens, revoke_tokens, upgrade_database
 from service.composition import Service, build
 from service.server import AddressError, run_server
@@ -47,7 +47,7 @@ def test_all_tokens_of_a_name_are_revoked_together_and_one_by_its_id(settings: S
     made = [create_token(settings, "ann", Scope.READ, lifetime=None)[1] for _ in range(3)]
     assert [row.id for row in revoke_tokens(settings, made[1].id)] == [made[1].id]
     assert {row.id for row in revoke_tokens(settings, "ann")} == {made[0].id, made[2].id}
-    with pytest.raises(TokenError, match="no token 'bob'"):
+    with pytest.raises(TokenNotFound, match="no token 'bob'"):
         revoke_tokens(settings, "bob")
 
 

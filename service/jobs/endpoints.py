@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
@@ -15,7 +15,7 @@ from fixnorm_core.code import kept_code
 from fixnorm_core.spec import JobSpec, Summary
 from service.access.callers import Calling
 from service.access.headers import REPORT_POLICY
-from service.database.rows import AttemptRow, DeliveryRow, JobRow
+from service.database.rows import JobRow
 from service.jobs import repository
 from service.jobs.amended import spec_of
 from service.jobs.changes import change
@@ -112,15 +112,8 @@ def list_jobs(
     """Jobs, newest first."""
     with running.database.read() as session:
         rows = repository.page_of_jobs(session, state=state, limit=limit + 1, before=_position(cursor))
-        attempts = repository.attempts_of(session, [row.id for row in rows])
-        told = deliveries.last_of(session, rows)
-    shown = rows[:limit]
-    places = _places(running, shown)
-    of_job: dict[str, list[AttemptRow]] = {row.id: [] for row in rows}
-    for attempt in attempts:
-        of_job[attempt.job_id].append(attempt)
-    views = tuple(_view_of(running, row, of_job[row.id], places, told) for row in shown)
-    more = len(rows) > limit
+    shown, more = rows[:limit], len(rows) > limit
+    views = tuple(_views(running, shown))
     return JobPage(jobs=views, next_cursor=f"{shown[-1].created_at.isoformat()}~{shown[-1].id}" if more else None)
 
 
@@ -142,9 +135,9 @@ def change_job(job_id: str, wanted: JobChange, running: Running) -> JobView:
 def list_trials(job_id: str, running: Running) -> list[TrialView]:
     """A job's trials, by number."""
     job = _find(running, job_id)
+    trials = running.trials(job)  # before their attempts, as for a job's view
     with running.database.read() as session:
         attempts = repository.attempts_of(session, [job_id])
-    trials = running.trials(job)
     return trial_views(spec_of(job), trials, attempts=attempts, now=running.now())
 
 
@@ -294,24 +287,22 @@ def _when_kept(running: Running, state: JobState, what: str) -> str:
 
 
 def _view(running: Running, job: JobRow) -> JobView:
+    (view,) = _views(running, [job])
+    return view
+
+
+def _views(running: Running, rows: Sequence[JobRow]) -> Iterator[JobView]:
+    # Trials first: a result is stored with its attempt before Optuna is told, so each trial's attempt is known then
+    trials = {job.id: running.trials(job) for job in rows if job.result is None or job.state not in TERMINAL_STATES}
     with running.database.read() as session:
-        attempts = repository.attempts_of(session, [job.id])
-        told = deliveries.last_of(session, [job])
-    return _view_of(running, job, attempts, _places(running, [job]), told)
-
-
-def _view_of(
-    running: Running,
-    job: JobRow,
-    attempts: Sequence[AttemptRow],
-    places: Mapping[str, int | None],
-    told: Mapping[str, DeliveryRow],
-) -> JobView:
-    best = None
-    if job.result is None or job.state not in TERMINAL_STATES:
-        spec, expected = spec_of(job), running.expected(job.id)
-        best = best_so_far(spec, running.trials(job), attempts=attempts, expected=expected)
-    return job_view(job, attempts=attempts, best=best, place=places.get(job.id), delivery=told.get(job.id))
+        attempts = repository.attempts_of(session, [job.id for job in rows])
+        told = deliveries.last_of(session, rows)
+    places = _places(running, rows)
+    for job in rows:
+        mine, best = [attempt for attempt in attempts if attempt.job_id == job.id], None
+        if (known := trials.get(job.id)) is not None:
+            best = best_so_far(spec_of(job), known, attempts=mine, expected=running.expected(job.id))
+        yield job_view(job, attempts=mine, best=best, place=places.get(job.id), delivery=told.get(job.id))
 
 
 def _places(running: Running, jobs: Sequence[JobRow]) -> Mapping[str, int | None]:

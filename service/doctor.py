@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
+import subprocess  # a fixed command  # nosec B404
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -91,7 +91,8 @@ def _trouble_in_own_code() -> str:
 
     A process of its own finds out: what was declared in this one would hide it.
     """
-    tried = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", "import torchvision"]
+    tried = subprocess.run(command, capture_output=True, text=True, check=False)  # nosec B603
     if tried.returncode == 0:
         return ""
     return (tried.stderr.strip().splitlines() or [f"exit status {tried.returncode}"])[-1]

@@ -68,6 +68,19 @@ def test_a_page_is_as_dark_as_the_system_and_fits_a_phone(
             save_picture(page, f"{name}-phone-{scheme}")
 
 
+def test_the_long_name_of_a_model_that_came_with_its_job_fits_a_phone(
+    browser: Browser, settings: Settings, job: dict[str, Any]
+) -> None:
+    sent = {"code": "def build(num_classes):\n    raise NotImplementedError\n", "model": {"name": "code:build"}}
+    allowing = settings.model_copy(update={"allow_code": True})
+    with serving(build(allowing).app) as url, watched_page(browser, url, viewport=PHONE) as page:
+        job_id = submit(url, job | sent)
+        for path in ("/", f"/jobs/{job_id}"):
+            page.goto(path)
+            page.get_by_text("code@").first.wait_for()
+            assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
 STATES_AFTER = {
     "pause": [JobState.PAUSED],
     "resume": [JobState.RUNNING],

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import optuna
 import pytest
-from pruning import ALL, FILES, files_of, of, pruner, write_files
+from pruning import ALL, FILES, files_of, of, pruner, three_ended, write_files
 from serving import serving
 from typer.testing import CliRunner
 from waiting import wait_for, wait_until
@@ -70,12 +70,7 @@ def spec(job: dict[str, Any]) -> JobSpec:
 @pytest.fixture
 def ended_jobs(service: Service, http: httpx.Client, spec: JobSpec) -> list[str]:
     """Three that have ended, oldest first, with files as a real worker would leave them."""
-    with Client(str(http.base_url)) as client:
-        views = [client.wait(job_id) for job_id in [client.submit(spec).id for _ in range(3)]]
-    found = [view.id for view in sorted(views, key=lambda view: (view.ended_at, view.id))]
-    for name in found:
-        write_files(service.runtime.settings.state_dir / "jobs" / name)
-    return found
+    return three_ended(service, http, spec)
 
 
 @pytest.mark.both_databases

@@ -10,13 +10,12 @@ from typing import Any
 import httpx
 import pytest
 from byhand import put, run_to_end, server
-from pruning import ALL, FILES, files_of, of, pruner, write_files
+from pruning import ALL, FILES, files_of, of, pruner, three_ended
 from sqlalchemy import delete
 from typer.testing import CliRunner
 
 from fixnorm_core.spec import JobSpec
 from service.cli.main import app
-from service.client import Client
 from service.composition import Service
 from service.database.rows import JobRow
 from service.retention.janitor import Janitor
@@ -36,12 +35,7 @@ def spec(job: dict[str, Any]) -> JobSpec:
 @pytest.fixture
 def ended_jobs(service: Service, http: httpx.Client, spec: JobSpec) -> list[str]:
     """Three that have ended, oldest first, with files as a real worker would leave them."""
-    with Client(str(http.base_url)) as client:
-        views = [client.wait(job_id) for job_id in [client.submit(spec).id for _ in range(3)]]
-    found = [view.id for view in sorted(views, key=lambda view: (view.ended_at, view.id))]
-    for name in found:
-        write_files(service.runtime.settings.state_dir / "jobs" / name)
-    return found
+    return three_ended(service, http, spec)
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, refused: Path) -> None:

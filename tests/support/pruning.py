@@ -5,7 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
+import httpx
+from waiting import wait_until
+
+from fixnorm_core.spec import JobSpec
+from service.client import Client
 from service.composition import Service
+from service.database.rows import TrackedRow
 from service.retention.policy import Policy, What
 from service.retention.prune import Pruner
 from service.settings import Settings
@@ -23,6 +29,25 @@ FILES = {
     "trials/0000/record.json": What.JOB,
     "best/weights.safetensors": What.JOB,
 }
+
+
+def three_ended(service: Service, http: httpx.Client, spec: JobSpec) -> list[str]:
+    """Three jobs that have ended, oldest first, with files as a real worker would leave them, and told to the trackers.
+
+    One that a tracker has still to be told of would stay.
+    """
+    with Client(str(http.base_url)) as client:
+        views = [client.wait(job_id) for job_id in [client.submit(spec).id for _ in range(3)]]
+    wait_until(lambda: _untold(service) == 0)
+    found = [view.id for view in sorted(views, key=lambda view: (view.ended_at, view.id))]
+    for name in found:
+        write_files(service.runtime.settings.state_dir / "jobs" / name)
+    return found
+
+
+def _untold(service: Service) -> int:
+    with service.runtime.database.read() as session:
+        return session.query(TrackedRow).filter(TrackedRow.complete.is_(False)).count()
 
 
 def write_files(folder: Path) -> None:

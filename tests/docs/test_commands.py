@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from PIL import Image
@@ -139,16 +140,18 @@ def test_all_commands_of_the_quickstart(reader: Reader, tmp_path: Path) -> None:
 
 
 def test_the_commands_of_operations(reader: Reader) -> None:
-    for line in lines("docs/operations.md"):
+    shown = lines("docs/operations.md")
+    assert len(shown) >= 7
+    for line in shown:
         reader.type(line)
         if "token create" in line:
             reader.terminal.environment["FIXNORM_TOKEN"] = reader.said[without_comment(line)].strip()
+    assert "nothing to remove" in reader.said[shown[-1]]
+    assert httpx.get(f"{reader.terminal.environment['FIXNORM_SERVER']}/api/v1/jobs").status_code == 401
 
 
 @pytest.mark.parametrize("page", ["docs/how-to/cluster.md", "docs/how-to/bucket.md", "docs/trackers.md"])
-def test_servers_start_as_their_pages_say(
-    page: str, reader: Reader, tmp_path: Path, postgres_url: str, request: pytest.FixtureRequest
-) -> None:
+def test_servers_start_as_their_pages_say(page: str, reader: Reader, tmp_path: Path, postgres_url: str) -> None:
     (tmp_path / "shared" / "images").mkdir(parents=True)
     shown = lines(page)
     assert any(" serve" in line for line in shown)
@@ -165,9 +168,19 @@ def test_the_commands_of_the_recipes(reader: Reader, tmp_path: Path) -> None:
     reader.terminal.type(f"FIXNORM_ALLOWED_DATA_ROOTS={tmp_path / 'images'} fixnorm-tune serve")
     for line in lines("docs/recipes.md"):
         reader.type(line.replace("/data/imagenet", str(tmp_path / "images" / "imagenet")))
+    with Client(reader.terminal.environment["FIXNORM_SERVER"]) as client:
+        large, small = client.jobs()
+    assert (small.spec.data.name, small.state) == ("digits", JobState.SUCCEEDED)
+    assert large.spec.data.path == str(tmp_path / "images" / "imagenet")
+    assert large.spec.budget.parallel_trials == 4
 
 
 def test_models_of_ones_own_are_submitted_as_the_page_says(reader: Reader, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "examples" / "own", tmp_path / "examples" / "own")
     for line in lines("docs/own-model.md"):
         reader.type(line)
+    with Client(reader.terminal.environment["FIXNORM_SERVER"]) as client:
+        sent, named = client.jobs()
+    assert (named.spec.model.name, named.state) == ("my_models:build", JobState.SUCCEEDED)
+    assert sent.spec.model.name.startswith("code@")
+    assert sent.state is JobState.SUCCEEDED

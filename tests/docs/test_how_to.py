@@ -14,12 +14,14 @@ import pytest
 import torch
 import typer.main
 import yaml
+from optuna import Study
 from PIL import Image
 from processes import ServerProcess
 from shown import blocks
 from torch import nn
 from typer.testing import CliRunner
 
+from fixnorm_core import FixNorm, FixNormSampler
 from fixnorm_core.spec import JobSpec
 from service.cli.main import app
 from service.client import Client
@@ -102,8 +104,14 @@ def test_the_other_python_runs_with_what_its_page_says_is_yours(
         "model": model,
         "images": torch.randn(32, 3, 8, 8),
     }
+    made: dict[str, object] = {}
     for code in blocks(page, "python"):
-        exec(code.replace("http://127.0.0.1:8780", server), dict(yours))
+        names: dict[str, object] = dict(yours)
+        exec(code.replace("http://127.0.0.1:8780", server), names)
+        made |= names
+    assert isinstance(made["optimizer"], FixNorm)
+    assert isinstance(made["study"], Study)
+    assert isinstance(made["study"].sampler, FixNormSampler)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "yaml")], ids=lambda page: page.stem)

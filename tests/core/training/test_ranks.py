@@ -166,7 +166,7 @@ def epoch_of(ranks: Ranks, trial: TrialSpec) -> dict[str, Any]:
     return {"seen": seen, "model": fit.model.state_dict(), "held": held}
 
 
-def same_batches(trial: TrialSpec, folder: Path) -> None:
+def assert_same_batches(trial: TrialSpec, folder: Path) -> None:
     one = epoch_of(Ranks(), trial)["seen"]
     ranks = run_ranks(epoch_of, trial, folder=folder, count=3)
     assert len(one) == 5
@@ -179,7 +179,7 @@ def same_batches(trial: TrialSpec, folder: Path) -> None:
 
 def test_three_ranks_are_fed_the_batches_of_one_and_hold_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
     data = DataSpec(train_limit=203, flip=True, shift=2)
-    same_batches(trial_of(model=BATCH_NORM, data=data, **MIXED), tmp_path)
+    assert_same_batches(trial_of(model=BATCH_NORM, data=data, **MIXED), tmp_path)
 
 
 @pytest.mark.cifar10
@@ -193,7 +193,7 @@ def test_ranks_that_read_from_files_are_fed_the_batches_of_one(cifar10_root: Pat
         crop="random_resized",
         loader_workers=1,
     )
-    same_batches(trial_of(model=BATCH_NORM, data=data, **MIXED), tmp_path)
+    assert_same_batches(trial_of(model=BATCH_NORM, data=data, **MIXED), tmp_path)
 
 
 def passes_of(ranks: Ranks) -> tuple[int, Tensor]:

@@ -138,8 +138,10 @@ def test_in_a_real_browser(browser: Browser, service: Service, url: str, handed_
         page.goto(view.dashboard or "")
         page.locator(".main-svg").first.wait_for()
         page.goto("/")
+        assert page.request.get("/api/v1/jobs").status == 200
         page.get_by_role("button", name="Log out submiter").click()
         page.wait_for_url("**/login")
+        assert page.request.get("/api/v1/jobs").status == 401
 
 
 def test_a_report_runs_as_a_page_of_no_site(

@@ -202,7 +202,7 @@ def printed(place: Stage, command: list[str], form: str, patched: pytest.MonkeyP
     return place.stable(text)
 
 
-def compare(now: str, name: str, form: str) -> None:
+def assert_as_before(now: str, name: str, form: str) -> None:
     """Holds it against what was printed before."""
     file = FOLDER / f"{name}.{form}.txt"
     if os.environ.get("FIXNORM_SNAPSHOTS") == "write":
@@ -221,7 +221,7 @@ def cases(commands: dict[str, object]) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("name", "form"), cases(LOOKS))
 def test_a_command_prints_what_it_printed(name: str, form: str, shown: Stage, here: pytest.MonkeyPatch) -> None:
     belongs_to(shown, here)
-    compare(printed(shown, LOOKS[name], form, here), name, form)
+    assert_as_before(printed(shown, LOOKS[name], form, here), name, form)
 
 
 @pytest.mark.parametrize(("name", "form"), cases(DEEDS))
@@ -236,7 +236,7 @@ def test_what_a_command_has_done_is_told_as_it_was(
         now = now.replace(job.id, FRESH)
         changed.client.cancel(job.id)
     changed.move(epochs=0)
-    compare(now, name, form)
+    assert_as_before(now, name, form)
 
 
 def test_every_snapshot_is_of_a_command_and_every_command_has_one() -> None:

@@ -21,6 +21,7 @@ from service.access.gate import guarded
 from service.access.headers import SafeHeaders
 from service.access.origins import SameOrigin
 from service.access.sizes import SizeLimit
+from service.answers import PROBLEM
 from service.dashboard import WithDashboard
 from service.events import endpoints as events
 from service.jobs import endpoints as jobs
@@ -35,7 +36,7 @@ from service.plans import endpoints as plans
 from service.problems import NotReady
 from service.queue import endpoints as queue
 from service.runtime import Running, Runtime
-from service.schemas import Health, Problem
+from service.schemas import Health
 
 __all__ = ["create_app", "describe_api"]
 
@@ -106,20 +107,18 @@ def _routes() -> Sequence[BaseRoute]:
     return root.routes
 
 
-_PROBLEM: dict[str, Any] = {"model": Problem, "content": {"application/problem+json": {}}}
 _OF_THE_GATE: dict[int | str, dict[str, Any]] = {
-    401: _PROBLEM
+    401: PROBLEM
     | {"description": "No token was sent where one is needed, or one that is not known here or has ended."},
-    403: _PROBLEM | {"description": "The token's scope or name does not allow it, or a page of another site asks."},
-    429: _PROBLEM
-    | {"description": "Too many unknown tokens came from this address; `Retry-After` says when to go on."},
+    403: PROBLEM | {"description": "The token's scope or name does not allow it, or a page of another site asks."},
+    429: PROBLEM | {"description": "Too many unknown tokens came from this address; `Retry-After` says when to go on."},
 }
 _REFUSALS: dict[int | str, dict[str, Any]] = _OF_THE_GATE | {
-    400: _PROBLEM | {"description": "What was sent is no text."},
-    422: _PROBLEM | {"description": "What was sent breaks a rule: `errors` names each field and its rule."},
-    503: _PROBLEM
+    400: PROBLEM | {"description": "What was sent is no text."},
+    422: PROBLEM | {"description": "What was sent breaks a rule: `errors` names each field and its rule."},
+    503: PROBLEM
     | {"description": "The database does not answer; nothing was changed. `Retry-After` says when to ask again."},
-    507: _PROBLEM | {"description": "There is no room on the server's disk; nothing was changed."},
+    507: PROBLEM | {"description": "There is no room on the server's disk; nothing was changed."},
 }
 
 

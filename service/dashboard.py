@@ -17,6 +17,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.answers import answer_problem
 from service.schemas import Problem
 
 __all__ = ["WithDashboard"]
@@ -54,6 +55,4 @@ def _refused(method: str, path: str) -> JSONResponse:
         detail=f"{method} {path} would change a study behind the dispatcher's back; the dashboard is for reading",
         way_out="Change jobs through /api/v1/jobs or `fixnorm-tune`",
     )
-    return JSONResponse(
-        problem.model_dump(mode="json"), 405, headers={"allow": "GET, HEAD"}, media_type="application/problem+json"
-    )
+    return answer_problem(problem, headers={"allow": "GET, HEAD"})

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from fixnorm_core.errors import DataError, FixNormError, ModelError, SpecError
 from fixnorm_core.explain import explain
 from fixnorm_core.spec import JobSpec
+from service.answers import answer_problem
 from service.database.troubles import DATABASE_ERRORS, Trouble, describe, trouble_of
 from service.schemas import FieldProblem, Problem
 
@@ -186,7 +187,5 @@ def _answer(
     errors: tuple[FieldProblem, ...] = (),
     headers: dict[str, str] | None = None,
 ) -> JSONResponse:
-    problem = Problem(
-        title=status.phrase, status=status, detail=detail, code=code, way_out=way_out, errors=errors
-    ).model_dump(mode="json")
-    return JSONResponse(problem, status_code=status, media_type="application/problem+json", headers=headers)
+    problem = Problem(title=status.phrase, status=status, detail=detail, code=code, way_out=way_out, errors=errors)
+    return answer_problem(problem, headers=headers)

@@ -186,13 +186,13 @@ class BestView(CandidateView):
         return f"{accuracy}; the two cannot be told apart, the difference is within the standard error"
 
     def _doubts(self, other: CandidateView) -> str | None:
-        """Where the confirming runs have spoken against the point that they were to confirm: what follows from it."""
+        """That the sampler expects more of a point without a confirming run than of this one, if it does."""
         mine, others = self.expected_accuracy, other.expected_accuracy
         if not self.confirmed or other.confirmed or mine is None or others is None or others <= mine:
             return None
         return (
-            f"the sampler now expects more of it, {100 * others:.2f} % against {100 * mine:.2f} %: the confirming runs "
-            "were worse than the run that chose their point, and more trials would settle it (extend)"
+            f"the sampler now expects more of it, {100 * others:.2f} % against {100 * mine:.2f} %, though no run has "
+            "confirmed it; more trials (extend) would tell"
         )
 
 

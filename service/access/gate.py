@@ -18,6 +18,7 @@ from service.access.browsers import shows_a_page
 from service.access.callers import Access, Caller, Refused, TokenBackend, address_of, owner_of
 from service.access.scopes import Scope as Allowed
 from service.access.scopes import need_of
+from service.answers import answer_problem
 from service.database.rows import JobRow
 from service.database.troubles import DATABASE_ERRORS, Trouble, describe, trouble_of
 from service.schemas import Problem
@@ -126,6 +127,4 @@ def _answer(refused: Refused) -> JSONResponse:
         headers["WWW-Authenticate"] = f'Bearer realm="fixnorm-tune"{wrong}'
     if refused.retry_seconds is not None:
         headers["Retry-After"] = str(refused.retry_seconds)
-    return JSONResponse(
-        problem.model_dump(mode="json"), problem.status, headers=headers, media_type="application/problem+json"
-    )
+    return answer_problem(problem, headers=headers)

@@ -19,6 +19,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.answers import answer_problem
 from service.schemas import Problem
 
 __all__ = ["SameOrigin"]
@@ -74,4 +75,4 @@ def _comes_from_here(headers: Headers, host: str) -> bool:
 def _problem(detail: str, way_out: str) -> JSONResponse:
     status = HTTPStatus.FORBIDDEN
     problem = Problem(title=status.phrase, status=status, code="not_from_here", detail=detail, way_out=way_out)
-    return JSONResponse(problem.model_dump(mode="json"), status, media_type="application/problem+json")
+    return answer_problem(problem)

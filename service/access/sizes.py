@@ -13,6 +13,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.answers import answer_problem
 from service.schemas import Problem
 
 __all__ = ["SizeLimit"]
@@ -47,9 +48,4 @@ class SizeLimit:
             way_out="Send less, or let the server read more: FIXNORM_MAX_REQUEST_BYTES",
         )
         # The body stays unread, so the connection cannot carry another request
-        return JSONResponse(
-            problem.model_dump(mode="json"),
-            status,
-            headers={"Connection": "close"},
-            media_type="application/problem+json",
-        )
+        return answer_problem(problem, headers={"Connection": "close"})

@@ -12,11 +12,12 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from starlette.concurrency import run_in_threadpool
 
+from service.answers import PROBLEM
 from service.events.records import events_after
 from service.jobs import repository
 from service.problems import NotFound
 from service.runtime import Running, Runtime
-from service.schemas import TERMINAL_STATES, EventView, Problem
+from service.schemas import TERMINAL_STATES, EventView
 
 __all__ = ["router"]
 
@@ -31,7 +32,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
         "content": {"text/event-stream": {}},
     },
     204: {"description": "The job has ended and has no event after that one; do not ask again."},
-    404: {"model": Problem, "content": {"application/problem+json": {}}},
+    404: PROBLEM,
 }
 
 

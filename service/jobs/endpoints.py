@@ -15,6 +15,7 @@ from fixnorm_core.code import kept_code
 from fixnorm_core.spec import JobSpec, Summary
 from service.access.callers import Calling
 from service.access.headers import REPORT_POLICY
+from service.answers import PROBLEM
 from service.database.rows import JobRow
 from service.jobs import repository
 from service.jobs.amended import spec_of
@@ -36,7 +37,6 @@ from service.schemas import (
     JobPage,
     JobState,
     JobView,
-    Problem,
     TrialView,
 )
 from service.settings import BackendName
@@ -62,11 +62,10 @@ __all__ = [
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
-_PROBLEM: dict[str, Any] = {"model": Problem, "content": {"application/problem+json": {}}}
-_NOT_FOUND: dict[int | str, dict[str, Any]] = {404: _PROBLEM}
+_NOT_FOUND: dict[int | str, dict[str, Any]] = {404: PROBLEM}
 
 
-@router.post("", status_code=HTTPStatus.CREATED, responses={200: {"model": JobView}, 409: _PROBLEM, 422: _PROBLEM})
+@router.post("", status_code=HTTPStatus.CREATED, responses={200: {"model": JobView}, 409: PROBLEM, 422: PROBLEM})
 def submit_job(
     spec: JobSpec,
     running: Running,
@@ -102,7 +101,7 @@ def submit_job(
     return job_view(job, attempts=(), best=None)
 
 
-@router.get("", responses={422: _PROBLEM})
+@router.get("", responses={422: PROBLEM})
 def list_jobs(
     running: Running,
     state: JobState | None = None,
@@ -123,7 +122,7 @@ def show_job(job_id: str, running: Running) -> JobView:
     return _view(running, _find(running, job_id))
 
 
-@router.patch("/{job_id}", responses=_NOT_FOUND | {409: _PROBLEM, 422: _PROBLEM})
+@router.patch("/{job_id}", responses=_NOT_FOUND | {409: PROBLEM, 422: PROBLEM})
 def change_job(job_id: str, wanted: JobChange, running: Running) -> JobView:
     """Changes a job's weight, priority, caps or parallel trials while it waits, runs or is paused."""
     change(job_id, wanted, database=running.database)
@@ -141,7 +140,7 @@ def list_trials(job_id: str, running: Running) -> list[TrialView]:
     return trial_views(spec_of(job), trials, attempts=attempts, now=running.now())
 
 
-@router.get("/{job_id}/best", responses=_NOT_FOUND | {409: _PROBLEM})
+@router.get("/{job_id}/best", responses=_NOT_FOUND | {409: PROBLEM})
 def show_best(job_id: str, running: Running) -> BestView:
     """The best point so far; final once the job has succeeded."""
     view = _view(running, _find(running, job_id))
@@ -153,13 +152,13 @@ def show_best(job_id: str, running: Running) -> BestView:
     return view.best
 
 
-@router.get("/{job_id}/summary", responses=_NOT_FOUND | {409: _PROBLEM})
+@router.get("/{job_id}/summary", responses=_NOT_FOUND | {409: PROBLEM})
 def show_summary(job_id: str, running: Running) -> Summary:
     """What a finished job has learned: a later job's ``search.warm_start`` takes it as it is."""
     return summary_of(_find(running, job_id), trials=running.trials)
 
 
-@router.get("/{job_id}/weights", responses=_NOT_FOUND | {409: _PROBLEM}, response_class=FileResponse)
+@router.get("/{job_id}/weights", responses=_NOT_FOUND | {409: PROBLEM}, response_class=FileResponse)
 def fetch_weights(job_id: str, running: Running) -> FileResponse:
     """The best run's weights, as safetensors."""
     path = final_file(running, job_id, "weights")
@@ -177,7 +176,7 @@ def fetch_code(job_id: str, running: Running) -> PlainTextResponse:
     return PlainTextResponse(text)
 
 
-@router.get("/{job_id}/report", responses=_NOT_FOUND | {409: _PROBLEM}, response_class=FileResponse)
+@router.get("/{job_id}/report", responses=_NOT_FOUND | {409: PROBLEM}, response_class=FileResponse)
 def fetch_report(
     job_id: str,
     running: Running,
@@ -190,25 +189,25 @@ def fetch_report(
     return FileResponse(final_file(running, job_id, "report"), media_type="text/markdown; charset=utf-8")
 
 
-@router.post("/{job_id}/pause", responses=_NOT_FOUND | {409: _PROBLEM})
+@router.post("/{job_id}/pause", responses=_NOT_FOUND | {409: PROBLEM})
 def pause_job(job_id: str, running: Running) -> JobView:
     """Lets a job's running trials finish and starts nothing more of it, until it is resumed or stopped."""
     return _ask(PAUSE, running, job_id)
 
 
-@router.post("/{job_id}/resume", responses=_NOT_FOUND | {409: _PROBLEM})
+@router.post("/{job_id}/resume", responses=_NOT_FOUND | {409: PROBLEM})
 def resume_job(job_id: str, running: Running) -> JobView:
     """Goes on with a paused job."""
     return _ask(RESUME, running, job_id)
 
 
-@router.post("/{job_id}/stop", responses=_NOT_FOUND | {409: _PROBLEM})
+@router.post("/{job_id}/stop", responses=_NOT_FOUND | {409: PROBLEM})
 def stop_job(job_id: str, running: Running) -> JobView:
     """Lets a job's running trials finish, then ends it with the best so far. A job that has ended stays as it is."""
     return _ask(STOP, running, job_id)
 
 
-@router.post("/{job_id}/cancel", responses=_NOT_FOUND | {409: _PROBLEM})
+@router.post("/{job_id}/cancel", responses=_NOT_FOUND | {409: PROBLEM})
 def cancel_job(job_id: str, running: Running) -> JobView:
     """Ends a job and its running trials now. A job that has ended stays as it is."""
     job = _find(running, job_id)
@@ -220,7 +219,7 @@ def cancel_job(job_id: str, running: Running) -> JobView:
     return _view(running, job)
 
 
-@router.post("/{job_id}/extend", responses=_NOT_FOUND | {409: _PROBLEM, 422: _PROBLEM})
+@router.post("/{job_id}/extend", responses=_NOT_FOUND | {409: PROBLEM, 422: PROBLEM})
 def extend_job(
     job_id: str,
     extension: Extension,
@@ -237,7 +236,7 @@ def extend_job(
     return _view(running, _find(running, job_id))
 
 
-@router.post("/{job_id}/retry", responses=_NOT_FOUND | {409: _PROBLEM, 422: _PROBLEM})
+@router.post("/{job_id}/retry", responses=_NOT_FOUND | {409: PROBLEM, 422: PROBLEM})
 def retry_job(job_id: str, running: Running) -> JobView:
     """Has what failed of a job done again: failed trials as new ones at the same points, or the evaluation."""
     _check_reach(running, job_id)

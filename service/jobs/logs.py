@@ -14,12 +14,13 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
+from service.answers import PROBLEM
 from service.database.rows import LIVE_ATTEMPT_STATES, AttemptKind, AttemptRow, JobRow
 from service.jobs import repository
 from service.jobs.folders import trial_folder
 from service.problems import NoResultYet, NotFound
 from service.runtime import Running, Runtime
-from service.schemas import ATTEMPT_HEADER, Problem
+from service.schemas import ATTEMPT_HEADER
 from service.settings import BackendName
 from worker.contracts import log_path
 
@@ -29,15 +30,14 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 _LOOK_EVERY_SECONDS = 0.2
 _BYTES_AT_ONCE = 64 * 1024
-_PROBLEM: dict[str, Any] = {"model": Problem, "content": {"application/problem+json": {}}}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": f"The log as text; the header `{ATTEMPT_HEADER}` says of which attempt, counted from 1.",
         "content": {"text/plain": {}},
     },
     204: {"description": "With `follow`: the attempt has ended and its log has no more; do not ask again."},
-    404: _PROBLEM,
-    409: _PROBLEM,
+    404: PROBLEM,
+    409: PROBLEM,
 }
 
 

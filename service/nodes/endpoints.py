@@ -6,18 +6,18 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from service.answers import PROBLEM
 from service.nodes.records import load_sentences, pardon
 from service.nodes.schemas import NodeView
 from service.nodes.views import node_views
 from service.problems import NotFound
 from service.runtime import Running
-from service.schemas import Problem
 
 __all__ = ["router"]
 
 router = APIRouter(prefix="/nodes", tags=["queue"])
 
-_NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "content": {"application/problem+json": {}}}}
+_NOT_FOUND: dict[int | str, dict[str, Any]] = {404: PROBLEM}
 
 
 @router.get("")

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.access.browsers import shows_a_page
 from service.access.callers import Caller
+from service.answers import PROBLEM_TYPE
 from service.pages.rendering import render
 from service.schemas import Problem
 
@@ -62,7 +63,7 @@ class ProblemPages:
 
 
 def _is_problem(start: Message) -> bool:
-    return MutableHeaders(scope=start).get("content-type", "").startswith("application/problem+json")
+    return MutableHeaders(scope=start).get("content-type", "").startswith(PROBLEM_TYPE)
 
 
 def _page(scope: Scope, problem: Problem, headers: MutableHeaders) -> Response:

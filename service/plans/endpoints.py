@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter
 
 from fixnorm_core.spec import JobSpec
 from service.access.callers import Calling
+from service.answers import PROBLEM
 from service.jobs.submit import check, check_deadline
 from service.plans.plan import plan
 from service.plans.schemas import PlanView
 from service.runtime import Running
-from service.schemas import Problem
 from service.webhooks.targets import check_address
 
 __all__ = ["router"]
 
 router = APIRouter(tags=["jobs"])
 
-_PROBLEM: dict[str, Any] = {"model": Problem, "content": {"application/problem+json": {}}}
 
-
-@router.post("/plans", responses={422: _PROBLEM})
+@router.post("/plans", responses={422: PROBLEM})
 def plan_job(spec: JobSpec, running: Running, calling: Calling) -> PlanView:
     """Checks a job as submitting it would, and tells what would become of it; stores and starts nothing."""
     spec = calling.owning(spec)

@@ -103,7 +103,7 @@ def test_the_result_tells_error_confirming_runs_rival_and_test_accuracy() -> Non
     assert "97.50 % 360 images, trial 1's weights" in text
 
 
-def test_confirming_runs_that_speak_against_their_point_are_said_to() -> None:
+def test_a_point_that_was_not_confirmed_and_of_which_more_is_expected_is_named() -> None:
     rival = best(params={"lr": 0.5, "fc_norm": 1.0}, validation_accuracy=0.99, runs=1, confirmed=False)
     doubted = best(confirmed=True, expected_accuracy=0.81, told_apart=False)
     for expected, is_doubted in ((0.86, True), (0.8, False), (None, False)):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cluster import RayHead
+from cluster import RayHead, started_head
 from processes import ServerProcess
 
 from fixnorm_core.spec import BudgetSpec, DataSpec, JobSpec, ModelSpec, TrainingSpec
@@ -24,12 +24,8 @@ EPOCHS = 30
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[RayHead]:
-    head = RayHead(cpus=1)
-    try:
-        head.start()
+    with started_head(cpus=1) as head:
         yield head
-    finally:
-        head.remove()
 
 
 @pytest.fixture

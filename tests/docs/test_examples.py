@@ -12,7 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from processes import ServerProcess
+from processes import running_server
 
 from service.client import Client
 from service.schemas import JobState
@@ -41,12 +41,8 @@ asyncio.run(run())
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("server")
-    process = ServerProcess("server", folder, state_dir=folder / "state", epoch_seconds=0)
-    process.start()
-    process.wait()
-    yield process.url
-    process.stop()
+    with running_server(tmp_path_factory.mktemp("server"), epoch_seconds=0) as url:
+        yield url
 
 
 def run(*command: str, server: str) -> str:
@@ -87,12 +83,8 @@ def test_the_notebook_is_a_notebook_without_outputs_and_every_cell_runs(server: 
 @pytest.fixture(scope="module")
 def slow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Its trials end only when they are told to."""
-    folder = tmp_path_factory.mktemp("slow")
-    process = ServerProcess("server", folder, state_dir=folder / "state", epoch_seconds=600)
-    process.start()
-    process.wait()
-    yield process.url
-    process.stop()
+    with running_server(tmp_path_factory.mktemp("slow"), epoch_seconds=600) as url:
+        yield url
 
 
 def test_the_examples_tell_of_jobs_that_end_without_a_complete_trial(slow_server: str) -> None:

@@ -16,7 +16,7 @@ import typer.main
 import yaml
 from optuna import Study
 from PIL import Image
-from processes import ServerProcess
+from processes import running_server
 from shown import blocks
 from torch import nn
 from typer.testing import CliRunner
@@ -56,12 +56,8 @@ def make_flowers(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("server")
-    process = ServerProcess("server", folder, state_dir=folder / "state", epoch_seconds=0.02)
-    process.start()
-    process.wait()
-    yield process.url
-    process.stop()
+    with running_server(tmp_path_factory.mktemp("server"), epoch_seconds=0.02) as url:
+        yield url
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)

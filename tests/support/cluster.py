@@ -108,6 +108,17 @@ class RayHead:
 
 
 @contextmanager
+def started_head(*, cpus: int) -> Iterator[RayHead]:
+    """A head that ends with the context, with all that runs on it."""
+    head = RayHead(cpus=cpus)
+    try:
+        head.start()
+        yield head
+    finally:
+        head.remove()
+
+
+@contextmanager
 def joined_head(*, cpus: int, auth_mode: str | None = None) -> Iterator[RayHead]:
     """A head whose cluster this process, and what it starts, joins.
 
@@ -115,17 +126,12 @@ def joined_head(*, cpus: int, auth_mode: str | None = None) -> Iterator[RayHead]
         cpus: Of its node.
         auth_mode: ``RAY_AUTH_MODE`` here; None leaves it to whoever joins to find out.
     """
-    head = RayHead(cpus=cpus)
-    try:
-        head.start()
-        with pytest.MonkeyPatch.context() as patched:
-            for name, value in head.environment.items():
-                patched.setenv(name, value)
-            if auth_mode is not None:
-                patched.setenv("RAY_AUTH_MODE", auth_mode)
-            yield head
-    finally:
-        head.remove()
+    with started_head(cpus=cpus) as head, pytest.MonkeyPatch.context() as patched:
+        for name, value in head.environment.items():
+            patched.setenv(name, value)
+        if auth_mode is not None:
+            patched.setenv("RAY_AUTH_MODE", auth_mode)
+        yield head
 
 
 def kill_family(process: subprocess.Popen[bytes]) -> None:

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +87,15 @@ class ServerProcess:
             self._process.send_signal(signal.SIGCONT)
             self._process.terminate()
             assert self._process.wait(60) == 0, self.log
+
+
+@contextmanager
+def running_server(folder: Path, **settings: Any) -> Iterator[str]:
+    """The address of a server on the simulator, which ends with the context."""
+    process = ServerProcess("server", folder, state_dir=folder / "state", **settings)
+    try:
+        process.start()
+        process.wait()
+        yield process.url
+    finally:
+        process.stop()

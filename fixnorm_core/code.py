@@ -17,7 +17,16 @@ from fixnorm_core.files import replacing
 from fixnorm_core.reach import Reach
 from fixnorm_core.spec import JobSpec
 
-__all__ = ["import_code", "is_kept", "keep_code", "kept_code", "named_by_code", "named_for_sending", "needs_code"]
+__all__ = [
+    "digest_of",
+    "import_code",
+    "is_kept",
+    "keep_code",
+    "kept_code",
+    "named_by_code",
+    "named_for_sending",
+    "needs_code",
+]
 
 _SENT = re.compile(r"code:(?P<factory>[A-Za-z]\w*)", re.ASCII)
 _KEPT = re.compile(r"code@(?P<digest>[0-9a-f]{64}):(?P<factory>[A-Za-z]\w*)", re.ASCII)
@@ -31,6 +40,12 @@ def needs_code(name: str) -> bool:
 def is_kept(name: str) -> bool:
     """Whether a name is of a file that has been kept: ``code@SHA256:factory``."""
     return _KEPT.fullmatch(name) is not None
+
+
+def digest_of(name: str) -> str | None:
+    """The SHA-256 of the file that a model's or data set's name is of; None if it is of none that has been kept."""
+    match = _KEPT.fullmatch(name)
+    return match["digest"] if match is not None else None
 
 
 def named_by_code(spec: JobSpec, *, reach: Reach) -> JobSpec:

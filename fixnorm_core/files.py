@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["discard_partial", "replacing"]
+__all__ = ["discard_partial", "partial_of", "replacing"]
 
 _PARTIAL = ".partial"
 
@@ -22,7 +22,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         OSError: If it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_PARTIAL}")
+    partial = partial_of(path)
     try:
         with partial.open("wb") as file:
             yield file
@@ -32,6 +32,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     finally:
         partial.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def partial_of(path: Path) -> Path:
+    """A name for a file until it is whole and takes the place of ``path``; no two are alike."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}{_PARTIAL}")
 
 
 def discard_partial(folder: Path) -> None:

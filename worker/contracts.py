@@ -15,6 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from fixnorm_core.artifacts import Artifacts
 from fixnorm_core.reach import LOCAL, Reach
 from fixnorm_core.reports import EpochReport, Evaluation, TrialResult
 from fixnorm_core.spec import ResourceSpec, TrialSpec
@@ -156,12 +157,14 @@ class TrainTask:
         trial: What to train.
         folder: An absolute path that server and worker share: checkpoint, weights and logs of the trial.
         reach: What the trial may read, as the server's operator has it; never from the job.
+        artifacts: Where those are instead if they share none.
     """
 
     attempt_id: str
     trial: TrialSpec
     folder: str
     reach: Reach = LOCAL
+    artifacts: Artifacts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +176,14 @@ class EvaluateTask:
         trial: The training run that left the weights.
         folder: Its folder, which holds them.
         reach: As for training.
+        artifacts: Likewise.
     """
 
     attempt_id: str
     trial: TrialSpec
     folder: str
     reach: Reach = LOCAL
+    artifacts: Artifacts | None = None
 
 
 Task = TrainTask | EvaluateTask

@@ -31,6 +31,7 @@ from worker.contracts import (
     TrainTask,
     log_path,
 )
+from worker.keeping import Keeper, prepared, with_code
 from worker.output import printed_to
 
 if TYPE_CHECKING:
@@ -103,23 +104,32 @@ def run_task(
         rank: Which of them this is. The first logs all; the others only what is wrong, into the same file.
     """
     try:
-        path = log_path(task.folder, task.attempt_id)
-        with _log_file(path, rank=rank), printed_to(path) if owns_process else nullcontext():
-            outcome = _run(task, cache=cache, report=report, should_stop=should_stop, join=join)
-            if isinstance(outcome, Failed):
-                log.error("%s\n%s", outcome.message, outcome.details.rstrip())
+        with prepared(task, rank=rank) as (here, keeper):
+            path = log_path(here.folder, here.attempt_id)
+            with _log_file(path, rank=rank), printed_to(path) if owns_process else nullcontext():
+                outcome = _run(here, keeper, cache=cache, report=report, should_stop=should_stop, join=join)
+                if isinstance(outcome, Failed):
+                    log.error("%s\n%s", outcome.message, outcome.details.rstrip())
+            keeper.keep_log()
             return outcome
-    except OSError as error:  # of the log itself
+    except (FixNormError, OSError) as error:  # of the log itself, or the scratch folder
         return _failed(task, error)
 
 
 def _run(
-    task: Task, *, cache: DataCache, report: Callable[[EpochReport], None], should_stop: Callable[[], bool], join: Join
+    task: Task,
+    keeper: Keeper,
+    *,
+    cache: DataCache,
+    report: Callable[[EpochReport], None],
+    should_stop: Callable[[], bool],
+    join: Join,
 ) -> Outcome:
     try:
+        task = with_code(task)
         if isinstance(task, EvaluateTask):
-            return _evaluate(task)
-        return _train(task, cache=cache, report=report, should_stop=should_stop, join=join)
+            return _evaluate(task, keeper)
+        return _train(task, keeper, cache=cache, report=report, should_stop=should_stop, join=join)
     except Exception as error:  # the boundary: a user's model or data may raise anything
         return _failed(task, error)
 
@@ -151,6 +161,7 @@ def _last_size(folder: Path) -> int | None:
 
 def _train(
     task: TrainTask,
+    keeper: Keeper,
     *,
     cache: DataCache,
     report: Callable[[EpochReport], None],
@@ -166,24 +177,28 @@ def _train(
         data = cache.load(task.trial.data, task.reach)
         if data.version:
             log.info("version %s of %s", data.version, task.trial.data.path)
+        keeper.begin(task.trial)
         trainer = Trainer(task.trial, folder=Path(task.folder), data=data, reach=task.reach, ranks=ranks)
         with closing(iter(trainer)) as epochs:
             for epoch in epochs:
+                keeper.keep()
                 report(epoch)
                 stop = ranks.of_first(bytes([should_stop()])) == bytes([True])  # all of them after the same epoch
                 if stop and not (epoch.diverged or epoch.epoch == epoch.epochs):
                     log.info("stopped after epoch %d of %d", epoch.epoch, epoch.epochs)
                     return Stopped()
-    return Trained(trainer.result())
+        keeper.keep()
+    return Trained(keeper.located(trainer.result()))
 
 
-def _evaluate(task: EvaluateTask) -> Evaluated:
+def _evaluate(task: EvaluateTask, keeper: Keeper) -> Evaluated:
     import torch
 
     from fixnorm_core.training.evaluate import evaluate_weights
     from fixnorm_core.training.trainer import WEIGHTS_NAME
 
     torch.set_num_threads(task.trial.cpu_threads)
+    keeper.begin(task.trial)
     evaluation = evaluate_weights(Path(task.folder) / WEIGHTS_NAME, split="test", reach=task.reach)
     log.info("test accuracy %.4f on %d images", evaluation.accuracy, evaluation.examples)
     return Evaluated(evaluation)

@@ -16,6 +16,9 @@ __all__ = ["BucketDown", "explained", "open_store"]
 _PATIENCE = {"connect_timeout": 5, "read_timeout": 15, "retries": {"total_max_attempts": 3, "mode": "standard"}}
 """Of one request, in seconds; s3fs makes it up to twice. So a dead endpoint is an error within two minutes."""
 
+_HASTE = {"connect_timeout": 2, "read_timeout": 8, "retries": {"total_max_attempts": 1, "mode": "standard"}}
+"""Where somebody waits for the answer; s3fs makes it once."""
+
 
 class BucketDown(DataError):
     """An object store that does not answer, answers that it cannot, or was changed: the same may go well later."""
@@ -23,8 +26,12 @@ class BucketDown(DataError):
     code = "bucket_down"
 
 
-def open_store(url: str) -> Any:
+def open_store(url: str, *, quick: bool = False) -> Any:
     """The store of an address. Keys and endpoint are the environment's, as botocore and fsspec read them.
+
+    Args:
+        url: The address.
+        quick: Whether somebody waits for each answer.
 
     Raises:
         DataError: If the extra ``s3`` is not installed.
@@ -37,14 +44,19 @@ def open_store(url: str) -> Any:
             f"{url} is in an object store, and {error.name} is not installed where trials run",
             f"Install the extra s3 there: {install_command('s3')}",
         ) from error
-    store = fsspec.filesystem("s3", use_listings_cache=False, config_kwargs=_PATIENCE)  # one for each process
-    store.retries = 2
+    patience = _HASTE if quick else _PATIENCE
+    store = fsspec.filesystem("s3", use_listings_cache=False, config_kwargs=patience)  # one of a kind in each process
+    store.retries = 1 if quick else 2
     return store
 
 
 @contextmanager
-def explained(url: str) -> Iterator[None]:
+def explained(url: str, *, writes: bool = False) -> Iterator[None]:
     """Says what a store's refusal means, in words of ours: its own may hold an endpoint with a password in it.
+
+    Args:
+        url: The address that was asked.
+        writes: Whether the account has to be able to write there too.
 
     Raises:
         BucketDown: For what may go well later.
@@ -57,12 +69,12 @@ def explained(url: str) -> Iterator[None]:
     except Exception as error:
         if full_disk(error) is not None or (isinstance(error, OSError) and error.filename is not None):
             raise  # of this machine's disk
-        if (refusal := _refusal(url, error)) is None:
+        if (refusal := _refusal(url, error, writes=writes)) is None:
             raise
         raise refusal from None
 
 
-def _refusal(url: str, error: Exception) -> DataError | None:
+def _refusal(url: str, error: Exception, *, writes: bool) -> DataError | None:
     from botocore.exceptions import (
         BotoCoreError,
         ClientError,
@@ -76,9 +88,12 @@ def _refusal(url: str, error: Exception) -> DataError | None:
     from botocore.exceptions import ConnectionError as BotoConnectionError
 
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
+        who, where = (
+            ("this process", "the server and workers") if writes else ("the process that runs trials", "workers")
+        )
         return DataError(
-            f"{url} needs credentials, and there are none in the environment of the process that runs trials",
-            "Have the operator set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY where workers are started",
+            f"{url} needs credentials, and there are none in the environment of {who}",
+            f"Have the operator set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY where {where} are started",
         )
     if isinstance(error, ValueError) and str(error).startswith("Invalid endpoint"):  # which it repeats
         return DataError(
@@ -92,11 +107,13 @@ def _refusal(url: str, error: Exception) -> DataError | None:
         return DataError(
             f"there is no {url}: the store answers {code}", "Correct the bucket's name, or AWS_ENDPOINT_URL"
         )
+    rights = "s3:ListBucket and s3:GetObject"
+    if writes:
+        rights = "s3:ListBucket, s3:GetObject, s3:PutObject, s3:DeleteObject and s3:AbortMultipartUpload"
     if isinstance(error, PermissionError) or (400 <= status < 500 and status not in (408, 429)):
         return DataError(
-            f"{url} may not be read: the store answers {code}",
-            "Have the operator give the account of AWS_ACCESS_KEY_ID s3:ListBucket and s3:GetObject there, and check "
-            "AWS_DEFAULT_REGION",
+            f"{url} may not be {'written' if writes else 'read'}: the store answers {code}",
+            f"Have the operator give the account of AWS_ACCESS_KEY_ID {rights} there, and check AWS_DEFAULT_REGION",
         )
     if answer is not None:
         may_pass = status in (408, 429) or (status >= 500 and status != 501)

@@ -40,7 +40,10 @@ def write_finished(folder: Path, finished: FinishedRun) -> None:
 
 
 def read_finished(folder: Path, *, fingerprint: str) -> FinishedRun | None:
-    """The finished run of ``folder``; None if there is none, it is another run, or its weights are gone."""
+    """The finished run of ``folder``; None if there is none, it is another run, or its weights are gone.
+
+    The folder may have another name by now, or be a copy: weights are looked for beside the record.
+    """
     try:
         finished = FinishedRun.model_validate_json((folder / RECORD_NAME).read_bytes())
     except FileNotFoundError:
@@ -48,11 +51,15 @@ def read_finished(folder: Path, *, fingerprint: str) -> FinishedRun | None:
     except (OSError, ValidationError) as error:
         _log.warning("not taking up %s: %s", folder / RECORD_NAME, error)
         return None
-    weights = finished.result.weights
+    result = finished.result
+    weights, best = (
+        None if told is None else str(folder / Path(told).name) for told in (result.weights, result.best_weights)
+    )
     if finished.fingerprint != fingerprint or (weights is not None and not Path(weights).is_file()):
         _log.warning("%s is of another run, or its weights are gone: training anew", folder / RECORD_NAME)
         return None
-    return finished
+    result = result.model_copy(update={"weights": weights, "best_weights": best})
+    return finished.model_copy(update={"result": result})
 
 
 def _version(package: str) -> str | None:

@@ -54,6 +54,14 @@ class Bucket:
     def remove(self, key: str) -> None:
         _objects().delete_object(self.name, key)
 
+    def keys(self, below: str = "") -> list[str]:
+        """Of what is there."""
+        return sorted(key for key in _objects().buckets[self.name].keys if key.startswith(below))
+
+    def content(self, key: str) -> bytes:
+        """What an object holds."""
+        return bytes(_objects().get_object(self.name, key).value)
+
     def fetched(self) -> list[str]:
         """The keys of objects that were asked for."""
         return [path.split(f"/{self.name}/", 1)[1] for path in self.requests if path.startswith(f"GET /{self.name}/")]

@@ -1,0 +1,266 @@
+"""Files of trials in an object store, for servers and nodes that share no folder. No torch, and fsspec only once asked.
+
+An object is there whole or not at all: a store makes it visible when all of it has come. What can be cut off is a
+fetch, so its length is compared. No object is ever appended to or locked; whoever must not overwrite what another
+writes has an address of its own (docs/adr/0030-artifacts.md).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fixnorm_core.data.store import BucketDown, explained, open_store
+from fixnorm_core.errors import DataError
+from fixnorm_core.files import partial_of
+
+__all__ = ["ArtifactStore", "Artifacts", "attempt_folder", "code_name", "log_name"]
+
+_FIRST_PAUSE_SECONDS = 1.0
+_LONGEST_PAUSE_SECONDS = 30.0
+_AT_ONCE = 1000
+"""Objects that a store removes in one request."""
+
+_LARGEST_COPY_BYTES = 5 * 2**30
+"""That a store makes in one request."""
+
+_MARK = ".fixnorm-tune"
+
+_log = logging.getLogger(__name__)
+
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Artifacts:
+    """Where a trial's files are kept when server and nodes share no folder.
+
+    Attributes:
+        url: The canonical address below which the files of all jobs are.
+        folder: The trial's below that.
+        attempt: The number of this attempt among the trial's. What it writes lies under that number, where none of the
+            others writes; of them it reads and removes only what has a lower one.
+        scratch: The folder of the node that trials train in; None for one in the account's cache.
+        patience_seconds: How long a store that does not answer is asked again, before the attempt ends and rests.
+    """
+
+    url: str
+    folder: str
+    attempt: int
+    scratch: str | None = None
+    patience_seconds: float = 120.0
+
+
+def attempt_folder(attempt: int) -> str:
+    """What an attempt writes to, below its trial's folder; they sort by number."""
+    return f"attempt-{attempt:06d}"
+
+
+def log_name(attempt_id: str, *, rank: int = 0) -> str:
+    """The log of a rank of an attempt, below its trial's folder."""
+    return f"logs/{attempt_id}{f'.rank-{rank}' if rank else ''}.log"
+
+
+def code_name(digest: str) -> str:
+    """A Python file that came with a job, below the address of all."""
+    return f"code/{digest}.py"
+
+
+@dataclass(slots=True)
+class ArtifactStore:
+    """An address in an object store, and what is done to the objects below it.
+
+    Every method raises :class:`~fixnorm_core.data.store.BucketDown` if the store does not answer, and
+    :class:`~fixnorm_core.errors.DataError` if it refuses, in words that repeat no key.
+
+    Attributes:
+        url: Its canonical address.
+        patience_seconds: How long a store that does not answer is asked again.
+        quick: Whether one request may take seconds only: somebody waits for the answer.
+        sleep: Waits for so many seconds.
+        clock: Seconds that only grow.
+    """
+
+    url: str
+    patience_seconds: float = 0.0
+    quick: bool = False
+    sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
+    _opened: Any = field(default=None, init=False)
+
+    def find(self, below: str = "") -> Mapping[str, int]:
+        """The names of all objects below a name, with their bytes."""
+        place = self._place(below)
+
+        def ask() -> dict[str, int]:
+            found = self._store.find(place, detail=True)
+            start = len(self._place("")) + 1
+            return {path[start:]: int(facts["size"]) for path, facts in found.items() if path.startswith(f"{place}/")}
+
+        return self._ask(ask)
+
+    def put(self, path: Path, name: str) -> None:
+        """Uploads a file that nobody changes; returns once the store tells its length.
+
+        Raises:
+            OSError: If the file cannot be read.
+        """
+        size = path.stat().st_size
+
+        def ask() -> None:
+            self._store.put_file(str(path), self._place(name))
+            self._require(name, size)
+
+        self._ask(ask)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Uploads some bytes, as :meth:`put` does."""
+
+        def ask() -> None:
+            self._store.pipe_file(self._place(name), content)
+            self._require(name, len(content))
+
+        self._ask(ask)
+
+    def get(self, name: str, path: Path) -> bool:
+        """Fetches an object into a file that is there in full or not at all; False if there is no such object.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
+
+        def ask() -> bool:
+            size = self._size(name)
+            if size is None:
+                return False
+            path.parent.mkdir(parents=True, exist_ok=True)
+            half = partial_of(path)
+            try:
+                try:
+                    self._store.get_file(self._place(name), str(half))
+                except FileNotFoundError as error:
+                    if error.filename is not None:
+                        raise
+                    return False  # it went away meanwhile
+                if half.stat().st_size != size:
+                    raise BucketDown(f"{self.url}/{name} was changed or cut off while it was fetched", _AGAIN)
+                half.replace(path)
+            finally:
+                half.unlink(missing_ok=True)
+            return True
+
+        return self._ask(ask)
+
+    def read(self, name: str, *, start: int = 0, end: int | None = None) -> bytes | None:
+        """The bytes of an object from ``start`` on; None if there is no such object."""
+
+        def ask() -> bytes | None:
+            size = self._size(name)
+            if size is None:
+                return None
+            until = size if end is None else min(size, end)
+            if start >= until:
+                return b""
+            content = bytes(self._store.cat_file(self._place(name), start=start, end=until))
+            if len(content) != until - start:
+                raise BucketDown(f"{self.url}/{name} was changed or cut off while it was fetched", _AGAIN)
+            return content
+
+        return self._ask(ask)
+
+    def size(self, name: str) -> int | None:
+        """The bytes of an object; None if there is none."""
+        return self._ask(lambda: self._size(name))
+
+    def copy(self, name: str, to: str) -> None:
+        """Has the store copy an object.
+
+        Raises:
+            DataError: If there is none.
+        """
+
+        def ask() -> None:
+            size = self._size(name)
+            if size is None:
+                raise DataError(f"there is no {self.url}/{name}", "Look who removes objects there")
+            bucket, key = self._parts(to)
+            source_bucket, source_key = self._parts(name)
+            if size < _LARGEST_COPY_BYTES:
+                source = {"Bucket": source_bucket, "Key": source_key}
+                self._store.call_s3("copy_object", Bucket=bucket, Key=key, CopySource=source)
+            else:
+                self._store.cp_file(self._place(name), self._place(to))
+            self._require(to, size)
+
+        self._ask(ask)
+
+    def remove(self, names: Collection[str]) -> None:
+        """Removes objects; those that are not there are no trouble."""
+        paths = sorted(names)
+        for start in range(0, len(paths), _AT_ONCE):
+            some = paths[start : start + _AT_ONCE]
+            self._ask(partial(self._delete, some))
+
+    def check(self) -> None:
+        """Makes sure that objects can be written, listed and removed here."""
+        self.write(f"{_MARK}/check", b"fixnorm-tune can write here\n")
+        self.find(_MARK)
+        self.remove([f"{_MARK}/check"])
+
+    @property
+    def _store(self) -> Any:
+        if self._opened is None:
+            self._opened = open_store(self.url, quick=self.quick)
+        return self._opened
+
+    def _place(self, name: str) -> str:
+        place = self.url.partition("://")[2]
+        return f"{place}/{name}" if name else place
+
+    def _parts(self, name: str) -> tuple[str, str]:
+        bucket, _, key = self._place(name).partition("/")
+        return bucket, key
+
+    def _size(self, name: str) -> int | None:
+        bucket, key = self._parts(name)
+        try:
+            return int(self._store.call_s3("head_object", Bucket=bucket, Key=key)["ContentLength"])
+        except FileNotFoundError:
+            return None
+
+    def _delete(self, names: Collection[str]) -> None:
+        keys = [{"Key": self._parts(name)[1]} for name in names]
+        answer = self._store.call_s3(
+            "delete_objects", Bucket=self._parts("")[0], Delete={"Objects": keys, "Quiet": True}
+        )
+        if errors := answer.get("Errors"):
+            code = str(errors[0].get("Code", ""))[:60]
+            raise DataError(
+                f"{len(errors)} objects below {self.url} cannot be removed: the store answers {code}",
+                "Have the operator give the account of AWS_ACCESS_KEY_ID s3:DeleteObject there",
+            )
+
+    def _require(self, name: str, size: int) -> None:
+        if (found := self._size(name)) != size:
+            raise BucketDown(f"{self.url}/{name} has {found} bytes in the store, and {size} were sent", _AGAIN)
+
+    def _ask(self, ask: Callable[[], _Answer]) -> _Answer:
+        until, pause = self.clock() + self.patience_seconds, _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                with explained(self.url, writes=True):
+                    return ask()
+            except BucketDown as error:
+                if self.clock() + pause > until:
+                    raise
+                _log.warning("%s; asked again in %g s", error.rule, pause)
+            self.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+_AGAIN = "It is tried again by itself; if it happens often, look who else writes there"

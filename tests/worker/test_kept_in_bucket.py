@@ -1,0 +1,360 @@
+"""Trials whose files are kept in an object store: each attempt begins with an empty folder, as on another node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from buckets import KEY_ID, SECRET, Bucket, environment, s3_server
+from safetensors.torch import load
+
+from fixnorm_core.artifacts import Artifacts, ArtifactStore, attempt_folder, log_name
+from fixnorm_core.code import keep_code, named_by_code
+from fixnorm_core.reach import Reach
+from fixnorm_core.reports import EpochReport
+from fixnorm_core.spec import CheckpointSpec, DataSpec, JobSpec, ModelSpec, TrainingSpec, TrialSpec
+from worker.contracts import Evaluated, EvaluateTask, Failed, FailureKind, Outcome, Stopped, Trained, TrainTask
+from worker.run_task import DataCache, run_task
+
+EPOCHS = 4
+ROOT = "kept"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Bucket]:
+    with s3_server() as bucket:
+        yield bucket
+
+
+@pytest.fixture
+def bucket(server: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    from s3fs import S3FileSystem
+
+    for name, value in environment(server.endpoint).items():
+        monkeypatch.setenv(name, value)
+    S3FileSystem.clear_instance_cache()
+    server.requests.clear()
+    yield server
+    server.answers_badly, server.before = (lambda _: False), (lambda _: None)
+    S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(scope="module")
+def cache() -> DataCache:
+    return DataCache()
+
+
+@pytest.fixture(scope="module")
+def trial() -> TrialSpec:
+    job = JobSpec(
+        model=ModelSpec(options={"width": 4, "blocks": 1}),
+        data=DataSpec(train_limit=100),
+        training=TrainingSpec(epochs=EPOCHS, checkpoints=CheckpointSpec(keep=2, best=True)),
+    )
+    return job.trial({"lr": 0.008, "fc_norm": 2.0}, seed=1)
+
+
+class Killed(BaseException):
+    """Ends an attempt as a kill would: nothing of it is told, and nothing more is put away."""
+
+
+class Node:
+    """Attempts at one trial, each with a scratch folder of its own."""
+
+    def __init__(self, bucket: Bucket, cache: DataCache, trial: TrialSpec, folder: Path, name: str) -> None:
+        self.bucket, self.cache, self.trial, self.folder = bucket, cache, trial, folder
+        self.prefix = f"jobs/{name}/trials/0000"
+        self.reports: list[EpochReport] = []
+
+    def artifacts(self, attempt: int, *, patience: float = 0.0) -> Artifacts:
+        return Artifacts(f"{self.bucket.url}/{ROOT}", self.prefix, attempt, str(self.folder / str(attempt)), patience)
+
+    def train(
+        self, attempt: int, *, kill_after: int = 0, stop: Callable[[], bool] = lambda: False, patience: float = 0.0
+    ) -> Outcome:
+        def report(epoch: EpochReport) -> None:
+            self.reports.append(epoch)
+            if epoch.epoch == kill_after:
+                raise Killed
+
+        kept = self.artifacts(attempt, patience=patience)
+        task = TrainTask(f"t.{attempt}", self.trial, "/nowhere/at/all", artifacts=kept)
+        return run_task(task, cache=self.cache, report=report, should_stop=stop)
+
+    def train_and_die(self, attempt: int, *, after: int) -> None:
+        with pytest.raises(Killed):
+            self.train(attempt, kill_after=after)
+
+    def evaluate(self, attempt: int) -> Outcome:
+        task = EvaluateTask(f"t.{attempt}", self.trial, "/nowhere/at/all", artifacts=self.artifacts(attempt))
+        return run_task(task, cache=self.cache, report=lambda _: None)
+
+    def names(self) -> list[str]:
+        start = len(f"{ROOT}/{self.prefix}/")
+        return [key[start:] for key in self.bucket.keys(f"{ROOT}/{self.prefix}/") if "/logs/" not in key]
+
+    def content(self, name: str) -> bytes:
+        return self.bucket.content(f"{ROOT}/{self.prefix}/{name}")
+
+    def put(self, name: str, content: bytes) -> None:
+        self.bucket.put(f"{ROOT}/{self.prefix}/{name}", content)
+
+    def log(self, attempt: int) -> str:
+        """Of an attempt; empty if it has logged nothing."""
+        key = f"{ROOT}/{self.prefix}/{log_name(f't.{attempt}')}"
+        return self.bucket.content(key).decode() if self.bucket.keys(key) else ""
+
+
+@pytest.fixture
+def node(bucket: Bucket, cache: DataCache, trial: TrialSpec, tmp_path: Path, request: pytest.FixtureRequest) -> Node:
+    return Node(bucket, cache, trial, tmp_path, sha256(request.node.name.encode()).hexdigest())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cache: DataCache, trial: TrialSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the same trial, trained in one go without a store."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    outcome = run_task(TrainTask("u", trial, str(folder)), cache=cache, report=lambda _: None)
+    assert isinstance(outcome, Trained)
+    return folder
+
+
+def test_it_is_trained_and_evaluated_and_everything_is_in_the_bucket(node: Node, undisturbed: Path) -> None:
+    trained = node.train(1)
+    assert isinstance(trained, Trained)
+    own = attempt_folder(1)
+    assert node.names() == [f"{own}/{name}" for name in ("best.safetensors", "result.json", "weights.safetensors")]
+    assert trained.result.weights == f"s3://images/{ROOT}/{node.prefix}/{own}/weights.safetensors"
+    assert trained.result.best_weights == f"s3://images/{ROOT}/{node.prefix}/{own}/best.safetensors"
+    for name in ("weights", "best"):
+        assert same_tensors(
+            node.content(f"{own}/{name}.safetensors"), (undisturbed / f"{name}.safetensors").read_bytes()
+        )
+    tested = node.evaluate(2)
+    assert isinstance(tested, Evaluated)
+    assert f"epoch {EPOCHS} of {EPOCHS}" in node.log(1)
+    assert "test accuracy" in node.log(2)
+    assert KEY_ID not in node.log(1) + node.log(2)
+    assert SECRET not in node.log(1) + node.log(2)
+    assert [path for path in node.folder.rglob("*") if path.is_file()] == []  # nothing stays on the node
+
+
+def test_one_that_is_killed_goes_on_on_a_node_without_its_folder_and_ends_in_the_same_bits(
+    node: Node, undisturbed: Path
+) -> None:
+    node.train_and_die(1, after=2)
+    assert node.names() == [
+        f"{attempt_folder(1)}/{name}" for name in ("best.safetensors", "checkpoint-000001.pt", "checkpoint-000002.pt")
+    ]
+    node.train_and_die(2, after=3)
+    assert "resuming after epoch 2 of 4" in node.log(2)
+    assert [name for name in node.names() if "checkpoint" in name] == [  # the last two, of whichever attempt
+        f"{attempt_folder(1)}/checkpoint-000002.pt",
+        f"{attempt_folder(2)}/checkpoint-000003.pt",
+    ]
+    trained = node.train(3)
+    assert isinstance(trained, Trained)
+    assert "resuming after epoch 3 of 4" in node.log(3)
+    own = attempt_folder(3)
+    assert node.names() == [f"{own}/{name}" for name in ("best.safetensors", "result.json", "weights.safetensors")]
+    for name in ("weights", "best"):
+        assert same_tensors(
+            node.content(f"{own}/{name}.safetensors"), (undisturbed / f"{name}.safetensors").read_bytes()
+        )
+    assert [report.epoch for report in node.reports] == [1, 2, 1, 2, 3, 1, 2, 3, 4]
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_left_where_it_is(
+    node: Node, undisturbed: Path
+) -> None:
+    node.train_and_die(1, after=3)
+    newest, before = (f"{attempt_folder(1)}/checkpoint-00000{epoch}.pt" for epoch in (3, 2))
+    whole = node.content(newest)
+    node.put(newest, whole[: len(whole) // 2])
+    assert isinstance(node.train(2), Trained)
+    assert f"not resuming from s3://images/{ROOT}/{node.prefix}/{newest}" in node.log(2)
+    assert "resuming after epoch 2 of 4" in node.log(2)
+    assert same_tensors(
+        node.content(f"{attempt_folder(2)}/weights.safetensors"), (undisturbed / "weights.safetensors").read_bytes()
+    )
+    assert newest in node.names()  # it may be somebody's work
+    assert before not in node.names()
+
+
+def test_another_trials_checkpoints_and_result_are_passed_over(node: Node, undisturbed: Path) -> None:
+    other = node.trial
+    node.trial = other.model_copy(update={"seed": 7})
+    node.train_and_die(1, after=2)
+    node.train(2)
+    foreign = {name: node.content(name) for name in node.names()}
+    node.trial = other
+    assert isinstance(node.train(3), Trained)
+    assert "is of another run" in node.log(3)
+    assert "resuming" not in node.log(3)
+    assert {name: node.content(name) for name in foreign} == foreign
+    assert same_tensors(
+        node.content(f"{attempt_folder(3)}/weights.safetensors"), (undisturbed / "weights.safetensors").read_bytes()
+    )
+
+
+def test_a_run_that_had_ended_when_its_node_died_is_not_trained_again(node: Node) -> None:
+    node.train_and_die(1, after=EPOCHS)  # its weights are there, and nobody was told
+    (weights,) = {node.content(name) for name in node.names() if name.endswith("/weights.safetensors")}
+    trained = node.train(2)
+    assert isinstance(trained, Trained)
+    assert trained.result.weights == f"s3://images/{ROOT}/{node.prefix}/{attempt_folder(2)}/weights.safetensors"
+    assert node.content(f"{attempt_folder(2)}/weights.safetensors") == weights
+    assert {name.partition("/")[0] for name in node.names()} == {attempt_folder(2)}
+    assert "epoch" not in node.log(2)
+
+
+def test_wherever_it_is_killed_between_two_writes_it_ends_in_the_same_bits(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = node.trial.training.model_copy(update={"epochs": 2})
+    node.trial = node.trial.model_copy(update={"training": training})
+    left = -1
+
+    def dying(method: Callable[..., None]) -> Callable[..., None]:
+        def write(*args: object) -> None:
+            nonlocal left
+            if left == 0:
+                raise Killed
+            left -= 1
+            method(*args)
+
+        return write
+
+    monkeypatch.setattr(ArtifactStore, "put", dying(ArtifactStore.put))
+    monkeypatch.setattr(ArtifactStore, "remove", dying(ArtifactStore.remove))
+    node.prefix = "jobs/whole/trials/0000"
+    assert isinstance(node.train(1), Trained)
+    whole = [node.content(f"{attempt_folder(1)}/{name}.safetensors") for name in ("weights", "best")]
+    kills = 0
+    while True:
+        node.prefix, left = f"jobs/killed-{kills}/trials/0000", kills
+        try:
+            node.train(1)
+        except Killed:
+            kills += 1
+        else:
+            break
+        left = -1
+        assert isinstance(node.train(2), Trained), kills
+        found = [node.content(f"{attempt_folder(2)}/{name}.safetensors") for name in ("weights", "best")]
+        assert all(map(same_tensors, found, whole)), kills
+        assert {name.partition("/")[0] for name in node.names()} == {attempt_folder(2)}, kills
+    assert kills >= 5  # best, checkpoint, weights, record, removal
+
+
+def test_one_that_goes_on_after_another_has_begun_spoils_nothing_of_that_ones(node: Node) -> None:
+    """As when its node lost touch with the server, which took it for dead."""
+    later: list[Outcome] = []
+    found: dict[str, bytes] = {}
+
+    def begin_another() -> bool:
+        if not later:
+            later.append(node.train(2))
+            found.update({name: node.content(name) for name in node.names() if name.startswith(attempt_folder(2))})
+        return False
+
+    node.train(1, stop=begin_another)
+    assert [type(outcome) for outcome in later] == [Trained]
+    assert "resuming after epoch 1" in node.log(2)
+    assert {name: node.content(name) for name in node.names() if name.startswith(attempt_folder(2))} == found
+    assert any(name.endswith("weights.safetensors") for name in found)
+    node.bucket.requests.clear()
+    assert isinstance(node.evaluate(3), Evaluated)
+    weights = [key for key in node.bucket.fetched() if key.endswith("weights.safetensors")]
+    assert weights
+    assert all(f"/{attempt_folder(2)}/" in key for key in weights)
+
+
+def test_a_store_that_is_down_for_a_while_is_waited_for(node: Node) -> None:
+    def is_down(asked: str) -> bool:
+        if asked.startswith("PUT") and "checkpoint-000002" in asked:
+            refused.append(asked)
+            return len(refused) <= 7  # botocore and s3fs make six of one
+        return False
+
+    refused: list[str] = []
+    node.bucket.answers_badly = is_down
+    assert isinstance(node.train(1, patience=60), Trained)
+    assert len(refused) > 7
+    assert "does not answer as it should" in node.log(1)
+    assert "asked again in" in node.log(1)
+
+
+@pytest.mark.parametrize("what", ["checkpoint-000002", "weights.safetensors", "result.json"])
+def test_a_store_that_stays_down_ends_the_attempt_uncharged_and_nothing_is_told_that_is_not_there(
+    node: Node, undisturbed: Path, what: str
+) -> None:
+    node.bucket.answers_badly = lambda asked: asked.startswith("PUT") and what in asked
+    outcome = node.train(1)
+    assert isinstance(outcome, Failed)
+    assert outcome.kind is FailureKind.BUCKET_DOWN
+    assert SECRET not in outcome.message + outcome.details
+    assert len(node.reports) == (1 if what == "checkpoint-000002" else EPOCHS - 1)
+    assert "does not answer as it should" in node.log(1)
+    node.bucket.answers_badly = lambda _: False
+    assert isinstance(node.train(2), Trained)
+    assert same_tensors(
+        node.content(f"{attempt_folder(2)}/weights.safetensors"), (undisturbed / "weights.safetensors").read_bytes()
+    )
+
+
+def test_one_that_is_stopped_leaves_its_checkpoint_and_its_log(node: Node) -> None:
+    assert isinstance(node.train(1, stop=lambda: True), Stopped)
+    assert f"{attempt_folder(1)}/checkpoint-000001.pt" in node.names()
+    assert "stopped after epoch 1 of 4" in node.log(1)
+
+
+def test_weights_that_are_gone_are_said_to_be(node: Node) -> None:
+    outcome = node.evaluate(1)
+    assert isinstance(outcome, Failed)
+    assert "there are no weights of the trial in s3://images/kept/jobs/" in outcome.message
+
+
+def test_what_killed_processes_left_in_a_scratch_folder_goes_and_what_others_use_stays(
+    node: Node, tmp_path: Path
+) -> None:
+    from filelock import FileLock
+
+    root = tmp_path / "1"
+    for name in ("left", "used"):
+        (root / name).mkdir(parents=True)
+        (root / f"{name}.lock").touch()
+    with FileLock(root / "used.lock"):
+        node.train(1, stop=lambda: True)
+    assert sorted(path.name for path in root.iterdir()) == ["used", "used.lock"]
+
+
+def test_a_scratch_folder_that_cannot_be_made_names_the_setting(node: Node, tmp_path: Path) -> None:
+    (tmp_path / "1").touch()
+    outcome = node.train(1)
+    assert isinstance(outcome, Failed)
+    assert outcome.kind is FailureKind.FATAL
+    assert "FIXNORM_SCRATCH" in outcome.message
+
+
+def test_a_file_that_came_with_the_job_is_fetched_by_its_digest(node: Node, tmp_path: Path) -> None:
+    code = "def build(num_classes):\n    raise ZeroDivisionError('it was imported')\n"
+    reach = Reach(code=str(tmp_path / "the server's"))
+    job = JobSpec(model=ModelSpec(name="code:build"), data=DataSpec(train_limit=100), code=code)
+    stored = named_by_code(job, reach=reach)
+    keep_code(code, folder=Path(str(reach.code)))
+    (kept,) = Path(str(reach.code)).iterdir()
+    node.bucket.put(f"{ROOT}/code/{kept.name}", kept.read_bytes())
+    kept.unlink()
+    trial = stored.trial({"lr": 0.008, "fc_norm": 2.0}, seed=1)
+    task = TrainTask("t.1", trial, "/nowhere", reach, node.artifacts(1))
+    outcome = run_task(task, cache=node.cache, report=lambda _: None)
+    assert isinstance(outcome, Failed)
+    assert "it was imported" in outcome.message + outcome.details
+
+
+def same_tensors(one: bytes, other: bytes) -> bool:
+    left, right = load(one), load(other)
+    return left.keys() == right.keys() and all(left[name].equal(right[name]) for name in left)

@@ -1,0 +1,326 @@
+"""What keeps a trial's files where another attempt, on another node, and the server find them.
+
+Where server and nodes share a folder, its files are there already. Elsewhere an attempt works in a scratch folder of
+its own: it fetches what the attempts before it have left in an object store, and after each epoch puts there what is
+new. Each attempt writes below its own number, so that one which goes on without its server, after a later one has
+begun, can spoil nothing of that one's. What is put comes before what is told: a result names weights that are there.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from fixnorm_core.artifacts import Artifacts, ArtifactStore, attempt_folder, code_name, log_name
+from fixnorm_core.code import digest_of
+from fixnorm_core.data.store import open_store
+from fixnorm_core.disk import full_disk
+from fixnorm_core.errors import DataError, FixNormError, WeightsError
+from fixnorm_core.reports import RECORD_NAME, TrialResult
+from fixnorm_core.spec import TrialSpec
+from worker.contracts import EvaluateTask, Task, log_path
+
+__all__ = ["Keeper", "prepared", "with_code"]
+
+log = logging.getLogger("fixnorm_core")
+
+_WEIGHTS, _BEST, _CHECKPOINTS = "weights.safetensors", "best.safetensors", "checkpoint-*.pt"
+
+
+class Keeper(Protocol):
+    """Keeps the files of one attempt."""
+
+    def begin(self, trial: TrialSpec) -> None:
+        """Fetches what the attempt goes on from."""
+
+    def keep(self) -> None:
+        """Puts away what is new. What is told afterwards is not lost with this node."""
+
+    def located(self, result: TrialResult) -> TrialResult:
+        """The result, with the places of files by which a server finds them."""
+
+    def keep_log(self) -> None:
+        """Puts the log away as it is now; one that cannot be is no reason to fail."""
+
+
+class _InPlace:
+    """Nothing to do: the folder is the server's too, or this is not the first rank, which speaks for all."""
+
+    def begin(self, trial: TrialSpec) -> None:
+        pass
+
+    def keep(self) -> None:
+        pass
+
+    def located(self, result: TrialResult) -> TrialResult:
+        return result
+
+    def keep_log(self) -> None:
+        pass
+
+
+@dataclass(slots=True)
+class _InStore:
+    """Keeps them in an object store.
+
+    Attributes:
+        store: Where.
+        artifacts: What of it is the trial's.
+        task: What is done, in its scratch folder.
+        rank: Of this process; only the first keeps more than its log.
+    """
+
+    store: ArtifactStore
+    artifacts: Artifacts
+    task: Task
+    rank: int = 0
+    _there: set[str] = field(default_factory=set, init=False)
+    _known: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
+    _refused: set[str] = field(default_factory=set, init=False)
+    _log_bytes: int = field(default=0, init=False)
+
+    def begin(self, trial: TrialSpec) -> None:
+        if self.rank:
+            return
+        start = len(self.artifacts.folder) + 1
+        names = {name[start:] for name in self.store.find(self.artifacts.folder)}
+        self._there = {name for name in names if name <= f"{self._own}/~" and name.startswith("attempt-")}
+        if isinstance(self.task, EvaluateTask):
+            if self._fetch_newest(_WEIGHTS) is None:
+                raise DataError(
+                    f"there are no weights of the trial in {self.store.url}/{self.artifacts.folder}",
+                    "Look who removes objects there; 'fixnorm-tune retry' evaluates them again once they are back",
+                )
+        elif not self._fetch_finished(trial):
+            self._fetch_checkpoint(trial)
+            self._fetch_newest(_BEST)
+        self.keep_log()
+
+    def keep(self) -> None:
+        if self.rank:
+            return
+        # Weights before the record that tells of them, that before checkpoints go
+        present = [path for name in (_BEST, _WEIGHTS, RECORD_NAME) if (path := self._folder / name).is_file()]
+        checkpoints = sorted(self._folder.glob(_CHECKPOINTS))
+        put = [self._put(path) for path in (*present, *checkpoints)]
+        if any(put):
+            self._remove_outdated({path.name for path in (*present, *checkpoints)})
+        self.keep_log()
+
+    def located(self, result: TrialResult) -> TrialResult:
+        places = {"weights": result.weights, "best_weights": result.best_weights}
+        urls = {
+            what: f"{self.store.url}/{self._key(f'{self._own}/{Path(path).name}')}"
+            for what, path in places.items()
+            if path is not None
+        }
+        return result.model_copy(update=urls)
+
+    def keep_log(self) -> None:
+        try:
+            content = log_path(self.task.folder, self.task.attempt_id).read_bytes()
+        except OSError:
+            return
+        if len(content) == self._log_bytes:
+            return
+        patience, self.store.patience_seconds = self.store.patience_seconds, 0.0
+        try:
+            self.store.write(self._key(log_name(self.task.attempt_id, rank=self.rank)), content)
+            self._log_bytes = len(content)
+        except (FixNormError, OSError) as error:
+            log.warning("the log is not kept in the store: %s", error)
+        finally:
+            self.store.patience_seconds = patience
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.task.folder)
+
+    @property
+    def _own(self) -> str:
+        return attempt_folder(self.artifacts.attempt)
+
+    def _key(self, name: str) -> str:
+        return f"{self.artifacts.folder}/{name}"
+
+    def _put(self, path: Path) -> bool:
+        """Puts a file there unless that has been done, or it was a checkpoint that came from there."""
+        facts = path.stat()
+        signature = (facts.st_mtime_ns, facts.st_size)
+        if self._known.get(path.name) == signature:
+            return False
+        name = f"{self._own}/{path.name}"
+        self.store.put(path, self._key(name))
+        self._there.add(name)
+        self._known[path.name] = signature
+        return True
+
+    def _remove_outdated(self, local: set[str]) -> None:
+        """Of this attempt's and earlier ones' objects those that are here no more, or that this one has put anew."""
+        outdated = set()
+        for name in self._there - self._refused:
+            attempt, _, file = name.rpartition("/")
+            if attempt == self._own:
+                is_outdated = file not in local
+            else:
+                is_outdated = f"{self._own}/{file}" in self._there or file not in local
+            if is_outdated:
+                outdated.add(name)
+        with _noting("outdated objects are left in the store"):
+            self.store.remove([self._key(name) for name in outdated])
+            self._there -= outdated
+
+    def _fetch_newest(self, file: str) -> str | None:
+        """Fetches a file from the last attempt that has left one; tells which, or None if there is none."""
+        for name in sorted(self._there, reverse=True):
+            if PurePosixPath(name).name == file and self.store.get(self._key(name), self._folder / file):
+                return str(PurePosixPath(name).parent)
+        return None
+
+    def _fetch_finished(self, trial: TrialSpec) -> bool:
+        """Fetches a finished run with its weights, of an attempt that ended before its server had heard of that."""
+        from fixnorm_core.training.record import read_finished
+
+        if (attempt := self._fetch_newest(RECORD_NAME)) is None:
+            return False
+        for file in (_WEIGHTS, _BEST):
+            self.store.get(self._key(f"{attempt}/{file}"), self._folder / file)
+        if read_finished(self._folder, fingerprint=_fingerprint(trial)) is not None:
+            return True
+        for file in (RECORD_NAME, _WEIGHTS, _BEST):
+            (self._folder / file).unlink(missing_ok=True)
+            self._refused.add(f"{attempt}/{file}")
+        return False
+
+    def _fetch_checkpoint(self, trial: TrialSpec) -> None:
+        """Fetches the newest one that is whole and of this run; others are told of and left alone."""
+        from fixnorm_core.training.checkpoint import load_checkpoint
+
+        own = _fingerprint(trial)
+        found = [name for name in self._there if PurePosixPath(name).match(_CHECKPOINTS)]
+        for name in sorted(found, key=lambda name: (PurePosixPath(name).name, name), reverse=True):
+            path = self._folder / PurePosixPath(name).name
+            if not self.store.get(self._key(name), path):
+                continue
+            try:
+                load_checkpoint(path, fingerprint=own)
+            except WeightsError as error:
+                log.warning("not resuming from %s/%s: %s", self.store.url, self._key(name), error.rule)
+                self._refused.add(name)
+                path.unlink()
+                continue
+            facts = path.stat()
+            self._known[path.name] = (facts.st_mtime_ns, facts.st_size)
+            return
+
+
+def _fingerprint(trial: TrialSpec) -> str:
+    from fixnorm_core.training.device import pick_device
+    from fixnorm_core.training.record import fingerprint
+
+    return fingerprint(trial, device=pick_device(trial.training.device))
+
+
+@contextmanager
+def _noting(what: str) -> Iterator[None]:
+    """Logs that a store refused what can be done later, or need not be done."""
+    try:
+        yield
+    except FixNormError as error:
+        log.warning("%s: %s", what, error)
+
+
+@contextmanager
+def prepared(task: Task, *, rank: int = 0) -> Iterator[tuple[Task, Keeper]]:
+    """The task as it is done here, and who keeps its files. Without a store that is the task itself.
+
+    With one it is done in a scratch folder, which goes when the block ends; what a killed process left of such folders
+    on this machine goes when the next one begins.
+
+    Raises:
+        DataError: If the extra ``s3`` is not installed, or the scratch folder cannot be made.
+        OSError: If the disk is full.
+    """
+    artifacts = task.artifacts
+    if artifacts is None:
+        yield task, _InPlace()
+        return
+    open_store(artifacts.url)  # else nobody would say what is not installed
+    root = Path(artifacts.scratch) if artifacts.scratch is not None else _own_cache()
+    with _scratch(root, f"{task.attempt_id}{f'.rank-{rank}' if rank else ''}") as folder:
+        store = ArtifactStore(artifacts.url, artifacts.patience_seconds)
+        here = replace(task, folder=str(folder))
+        yield here, _InStore(store, artifacts, here, rank)
+
+
+def with_code(task: Task) -> Task:
+    """The task with the Python files that came with its job, fetched to where it reads them.
+
+    Raises:
+        BucketDown: If the store does not answer.
+    """
+    artifacts, reach = task.artifacts, task.reach
+    digests = {digest_of(name) for name in (task.trial.model.name, task.trial.data.name)} - {None}
+    if artifacts is None or reach.code is None or not digests:
+        return task
+    store = ArtifactStore(artifacts.url, artifacts.patience_seconds)
+    folder = Path(task.folder) / "code"
+    for digest in digests:
+        assert digest is not None
+        store.get(code_name(digest), folder / f"{digest}.py")  # one that is missing is told of where it is imported
+    return replace(task, reach=replace(reach, code=str(folder)))
+
+
+@contextmanager
+def _scratch(root: Path, name: str) -> Iterator[Path]:
+    """A folder that is this process' alone as long as the block runs."""
+    from filelock import FileLock
+
+    folder = root / name
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _sweep(root)
+        lock = FileLock(f"{folder}.lock")  # the system lets go of it when this process dies
+        with suppress(NotImplementedError, OSError):  # a file system without locks; nothing is swept there
+            lock.acquire()
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        if full_disk(error) is not None:
+            raise
+        raise DataError(
+            f"trials cannot work in {root}: {error.strerror}",
+            "Have the operator set FIXNORM_SCRATCH to a folder that the account of the workers may write to, on every "
+            "node",
+        ) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def _sweep(root: Path) -> None:
+    """Removes folders whose process is gone: their locks are free."""
+    from filelock import FileLock
+
+    for path in root.glob("*.lock"):
+        lock = FileLock(path)
+        try:
+            lock.acquire(blocking=False)
+        except (OSError, NotImplementedError):  # Timeout, which is one: somebody works there
+            continue
+        shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+        path.unlink(missing_ok=True)
+        lock.release()
+
+
+def _own_cache() -> Path:
+    """Where this account keeps what it can get again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fixnorm-tune" / "trials"

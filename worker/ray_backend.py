@@ -102,6 +102,8 @@ class RayBackend:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # By default Ray hides all GPUs from an actor that asks for none; say so explicitly, as its warning asks.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+        # By default Ray starts a process for every CPU before anything is asked of it; slots are all that ever is.
+        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
         local: dict[str, Any] = (
             {}
             if self.address

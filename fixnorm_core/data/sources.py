@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -145,12 +146,27 @@ class _Files:
 
 
 def _digits() -> _Arrays:
-    from sklearn.datasets import load_digits
+    table = _digits_table()
+    images = np.rint(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)  # shipped as 0..16
+    parts = {Part.TRAIN: (images, table[:, -1].astype(np.int64))}
+    return _Arrays(tuple(str(digit) for digit in range(10)), parts)
+
+
+def _digits_table() -> NDArray[np.float64]:
+    """Scikit-learn's table of digits, (1797, 65): 64 pixels from 0 to 16 and the class.
+
+    Its file is read where it lies: all of scikit-learn, which its own function imports first, takes as long as torch.
+    """
+    package = find_spec("sklearn")
+    assert package is not None  # a dependency of ours
+    for folder in package.submodule_search_locations or ():
+        file = Path(folder) / "datasets" / "data" / "digits.csv.gz"
+        if file.is_file():
+            return np.loadtxt(file, delimiter=",")
+    from sklearn.datasets import load_digits  # another version, which keeps it elsewhere
 
     digits = load_digits()
-    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # shipped as 0..16
-    parts = {Part.TRAIN: (images, digits.target.astype(np.int64))}
-    return _Arrays(tuple(str(digit) for digit in digits.target_names), parts)
+    return np.column_stack([digits.data, digits.target])
 
 
 def _own(spec: DataSpec, reach: Reach) -> Source:

@@ -11,12 +11,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fixnorm_core.errors import ModelError
 from fixnorm_core.models.catalog import MODELS, check_model
-from fixnorm_core.models.mobilenet_v2_scaled import mobilenet_v2_scaled
 from fixnorm_core.models.small_resnet import SmallResNet
 from fixnorm_core.own import call_factory, is_own
 from fixnorm_core.reach import LOCAL, Reach
 from fixnorm_core.spec import ModelSpec
-from fixnorm_core.vision import torchvision
 
 __all__ = ["SMALL_IMAGE", "build_model"]
 
@@ -95,7 +93,12 @@ def _construct(spec: ModelSpec, *, classes: int, channels: int, image_size: int)
     options: dict[str, Any] = dict(spec.options)
     if entry.family == "small_resnet":
         return SmallResNet(classes=classes, channels=channels, **options)
+    # Only now: with it comes torch's compiler, and a process that has just begun would wait for both
+    from fixnorm_core.vision import torchvision
+
     if entry.family == "mobilenet_v2_scaled":
+        from fixnorm_core.models.mobilenet_v2_scaled import mobilenet_v2_scaled
+
         model = mobilenet_v2_scaled(classes=classes, **options)
     else:
         options |= _FIXED_OPTIONS.get(entry.family, {})

@@ -55,7 +55,8 @@ class RayHead:
     def start(self, *, seconds: float = 180.0) -> None:
         """Starts it and waits until it answers."""
         options = ["--head", f"--port={self._port}", f"--num-cpus={self._cpus}", f"--temp-dir={self._folder}"]
-        self._process = self.run_ray([*options, "--include-dashboard=false"], "head", seconds=seconds)
+        options += ["--include-dashboard=false", "--no-monitor"]  # nothing scales this cluster
+        self._process = self.run_ray(options, "head", seconds=seconds)
 
     def join(self, name: str, *, cpus: int) -> RayNode:
         """Has another node join, and waits until it has."""
@@ -65,9 +66,10 @@ class RayHead:
     def run_ray(self, options: list[str], name: str, *, seconds: float = 180.0) -> subprocess.Popen[bytes]:
         """``ray start`` with these options, once it says that it runs."""
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *options]
-        command.append(f"--object-store-memory={100 * _MEBIBYTE}")
+        command += [f"--object-store-memory={100 * _MEBIBYTE}", "--include-log-monitor=false"]  # nobody reads its logs
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         environment |= {name: value for name, value in self.environment.items() if name != "RAY_ADDRESS"}
+        environment["RAY_prestart_worker_first_driver"] = "0"  # as of a Ray that a server starts
         environment["RAY_AUTH_MODE"] = "token"  # Ray's default, which whoever joins has to find out
         log = self._folder / f"{name}.log"
         with log.open("wb") as out:

@@ -7,11 +7,13 @@ torch.distributed protects none of it, so that network must be trusted, as Ray's
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -25,12 +27,19 @@ from fixnorm_core.spec import TrialSpec
 from worker.run_task import Join
 
 if TYPE_CHECKING:
+    from fixnorm_core.data.types import TrainingData
     from fixnorm_core.training.ranks import Ranks
 
 __all__ = ["Meeting", "Seat", "convened", "interface_of", "join"]
 
+log = logging.getLogger("fixnorm_core")  # which is the attempt's log
+
 _WAIT = timedelta(minutes=5)
-"""How long a rank waits for the others to come."""
+"""How long a rank waits for the place where they meet to answer."""
+_LONGEST_PAUSE = timedelta(seconds=1)
+"""Between two looks of one that waits for the others to read; its connection over the network is never silent."""
+_TOLD_AFTER = timedelta(minutes=1)
+"""For so long it waits before it says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +121,10 @@ def _own_address() -> str:
 
 
 def join(meeting: Meeting, seat: Seat, *, rank: int, count: int) -> Join:
-    """How a rank joins the others for a trial."""
+    """How a rank joins the others for a trial: it reads its images and waits, however long, until all have theirs."""
 
     @contextmanager
-    def joining(trial: TrialSpec) -> Iterator[Ranks]:
+    def joining(trial: TrialSpec, read: Callable[[], TrainingData]) -> Iterator[tuple[Ranks, TrainingData]]:
         interface = "lo" if meeting.address is None else interface_of(_own_address())
         if interface is not None:
             for library in ("GLOO", "NCCL"):
@@ -131,7 +140,25 @@ def join(meeting: Meeting, seat: Seat, *, rank: int, count: int) -> Join:
         if device.type == "cuda":
             device = torch.device("cuda", seat.index)
             torch.cuda.set_device(device)
-        with joined(meeting.open(count=count), rank=rank, count=count, device=device) as ranks:
-            yield ranks
+        data = read()
+        store = meeting.open(count=count)
+        _wait_for_all(store, rank=rank, count=count)
+        with joined(store, rank=rank, count=count, device=device) as ranks:
+            yield ranks, data
 
     return joining
+
+
+def _wait_for_all(store: Any, *, rank: int, count: int) -> None:
+    """Returns once every rank has come so far.
+
+    It never gives up by itself: a rank that has failed or is lost ends the attempt, by whoever started the ranks.
+    """
+    store.set(f"read/{rank}", "")
+    began, told_after, pause = time.monotonic(), _TOLD_AFTER.total_seconds(), 0.01
+    while missing := [other for other in range(count) if not store.check([f"read/{other}"])]:
+        if (waited := time.monotonic() - began) >= told_after:
+            log.info("waiting for rank %s to read its data, for %.0f s now", " and ".join(map(str, missing)), waited)
+            told_after *= 2
+        time.sleep(pause)
+        pause = min(1.5 * pause, _LONGEST_PAUSE.total_seconds())

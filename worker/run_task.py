@@ -40,8 +40,10 @@ if TYPE_CHECKING:
 
 __all__ = ["DataCache", "Join", "run_task", "train_alone"]
 
-Join = Callable[[TrialSpec], AbstractContextManager["Ranks"]]
-"""Around the training of a trial: joins those that train it together."""
+Join = Callable[[TrialSpec, Callable[[], "TrainingData"]], AbstractContextManager[tuple["Ranks", "TrainingData"]]]
+"""Around the training of a trial: has this process read its images, then joins those that train it together.
+
+In this order, since reading may be fetching for hours, for which no exchange of the others would wait."""
 
 log = logging.getLogger("fixnorm_core")
 
@@ -75,11 +77,11 @@ class DataCache:
 
 
 @contextmanager
-def train_alone(_trial: TrialSpec) -> Iterator[Ranks]:
+def train_alone(_trial: TrialSpec, read: Callable[[], TrainingData]) -> Iterator[tuple[Ranks, TrainingData]]:
     """Joins nobody."""
     from fixnorm_core.training.ranks import ALONE
 
-    yield ALONE
+    yield ALONE, read()
 
 
 def run_task(
@@ -172,12 +174,15 @@ def _train(
 
     from fixnorm_core.training.trainer import Trainer
 
-    torch.set_num_threads(task.trial.cpu_threads)
-    with join(task.trial) as ranks:
+    def read() -> TrainingData:
         data = cache.load(task.trial.data, task.reach)
         if data.version:
             log.info("version %s of %s", data.version, task.trial.data.path)
         keeper.begin(task.trial)
+        return data
+
+    torch.set_num_threads(task.trial.cpu_threads)
+    with join(task.trial, read) as (ranks, data):
         trainer = Trainer(task.trial, folder=Path(task.folder), data=data, reach=task.reach, ranks=ranks)
         with closing(iter(trainer)) as epochs:
             for epoch in epochs:

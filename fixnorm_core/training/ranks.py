@@ -105,8 +105,8 @@ def joined(store: Any, *, rank: int, count: int, device: torch.device) -> Iterat
     A block that raises does not leave: the others then wait for whoever runs them to end them, and do not fail of a
     connection that is gone, which would hide why. Such a process can join no other group.
 
-    One waits half an hour for another, here and in every exchange: read data that take longer (those of a bucket) before,
-    and give them to the trainer.
+    One waits half an hour for another, here and in every exchange: read data that take longer (those of a bucket)
+    before, and give them to the trainer.
 
     Args:
         store: A ``torch.distributed.Store`` where all of them meet, one for each run.

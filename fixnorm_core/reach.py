@@ -164,12 +164,18 @@ class Reach:
         modules: Whose factories it may name, and those of modules in them.
         code: The folder of the Python files that came with jobs, by their SHA-256; None where none may come.
         cache: Where data sets from object stores are kept; None for the account's own cache.
+        cache_days: Versions there that no process has used for so long are removed before more is fetched; None for
+            none.
+        cache_bytes: Others that no process uses likewise, until all that is there has no more bytes; None for however
+            many.
     """
 
     roots: Roots = ANYWHERE
     modules: tuple[str, ...] = ()
     code: str | None = None
     cache: str | None = None
+    cache_days: float | None = None
+    cache_bytes: int | None = None
 
 
 LOCAL = Reach()

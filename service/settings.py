@@ -63,6 +63,9 @@ class Settings(BaseSettings):
             ``PATH``. Beside ``data_root`` they are then the only ones. None allows no further ones where users have
             tokens, and where nobody has one, every folder and bucket that the account may read.
         data_cache: Where workers keep data sets that they fetch from object stores; None is ``<state_dir>/cache``.
+        data_cache_days: Versions there that no process has used for so long are removed when something is fetched.
+        data_cache_gib: Others that no process uses likewise, those unused for longest first, until what is there takes
+            no more; None for however much.
         allowed_modules: Modules, with commas between them, whose factories jobs may name as models and data sets
             (``package.module:factory``), those of modules in them too. Their code runs in the workers.
         allow_code: Whether a Python file may come with a job. Whoever may submit then runs any code as the account of
@@ -120,6 +123,8 @@ class Settings(BaseSettings):
     data_root: Path | None = None
     allowed_data_roots: Annotated[tuple[Path | str, ...] | None, NoDecode] = None
     data_cache: Path | None = None
+    data_cache_days: float = Field(default=30.0, ge=0)
+    data_cache_gib: float | None = Field(default=None, gt=0)
     allowed_modules: Annotated[tuple[str, ...], NoDecode] = ()
     allow_code: bool = False
     database_url: str | None = None
@@ -253,7 +258,9 @@ class Settings(BaseSettings):
         else:
             roots = Roots.at((self.images, *(self.allowed_data_roots or ())))
         code = str(self.kept_code) if self.allow_code else None
-        return Reach(roots, self.allowed_modules, code, str(self.data_cache or self.state_dir / "cache"))
+        cache = str(self.data_cache or self.state_dir / "cache")
+        cache_bytes = int(self.data_cache_gib * 2**30) if self.data_cache_gib is not None else None
+        return Reach(roots, self.allowed_modules, code, cache, self.data_cache_days, cache_bytes)
 
 
 def _place(given: Path | str) -> Path | str:

@@ -10,12 +10,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import socket
 import stat
-import time
-import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -25,6 +22,7 @@ from fixnorm_core.buckets import is_url, safe_parts
 from fixnorm_core.data.catalog import Origin, check_data, facts_of
 from fixnorm_core.data.folder import IMAGE_SUFFIXES
 from fixnorm_core.data.store import explained, open_store
+from fixnorm_core.data.versions import hold, make_room, partial_of, remove_abandoned
 from fixnorm_core.disk import full_disk, size_text
 from fixnorm_core.errors import DataError
 from fixnorm_core.reach import Reach, Roots
@@ -34,9 +32,6 @@ __all__ = ["fetched", "version_of"]
 
 _AT_ONCE = 1000
 """Objects that are handed to s3fs in one call; it fetches some tens of them side by side."""
-
-_ABANDONED_SECONDS = 3600.0
-"""For so long nothing was begun in a folder that is being filled, of which each call fills at most a thousand files."""
 
 _TRIES = 3
 """Of a data set that changes while it is fetched."""
@@ -49,7 +44,7 @@ def fetched(spec: DataSpec, reach: Reach) -> tuple[DataSpec, Reach]:
 
     Args:
         spec: Returned as it is, with ``reach``, where its path is no address.
-        reach: What may be read; ``cache`` is where the folder will be.
+        reach: What may be read; ``cache`` is where the folder will be, and stays while this process lives.
 
     Raises:
         OutsideRoots: If the address is out of reach.
@@ -61,10 +56,9 @@ def fetched(spec: DataSpec, reach: Reach) -> tuple[DataSpec, Reach]:
         return spec, reach
     spec = check_data(spec, reach=reach)
     assert spec.path is not None
-    cache = Path(reach.cache) if reach.cache is not None else _own_cache()
     with explained(spec.path):
         images_only = facts_of(spec.name).origin is Origin.FOLDER
-        folder = _Bucket(spec.path, open_store(spec.path), images_only).fetch(cache)
+        folder = _Bucket(spec.path, open_store(spec.path), images_only).fetch(reach)
     return spec.model_copy(update={"path": str(folder)}), replace(reach, roots=Roots.at([folder]))
 
 
@@ -98,19 +92,22 @@ class _Bucket:
     def _place(self) -> str:
         return self.url.partition("://")[2]
 
-    def fetch(self, cache: Path) -> Path:
+    def fetch(self, reach: Reach) -> Path:
         """The folder of the version that is there now."""
+        cache = Path(reach.cache) if reach.cache is not None else _own_cache()
         home = cache / sha256(self.url.encode()).hexdigest()[:16]
         for _ in range(_TRIES):
             objects = self._list()
-            folder = home / _version(objects)
+            folder, size = home / _version(objects), sum(each.size for each in objects)
+            _make(home)
+            hold(folder, size=size)  # before the look, after which it could be removed
             if _is_whole(folder, objects):
                 return folder
-            _make(home)
             with _alone(Path(f"{home}.lock")):
                 if _is_whole(folder, objects):  # somebody else has fetched it meanwhile
                     return folder
-                _remove_abandoned(home)
+                remove_abandoned(home)
+                make_room(cache, needed=size, days=reach.cache_days, limit=reach.cache_bytes)
                 try:
                     self._download(objects, folder)
                 except _Changed:
@@ -154,7 +151,7 @@ class _Bucket:
     def _download(self, objects: Sequence[_Object], folder: Path) -> None:
         size = size_text(sum(each.size for each in objects))
         _log.info("fetching %d files, %s, of %s", len(objects), size, self.url)
-        partial = _partial_of(folder)
+        partial = partial_of(folder)
         try:
             _make(partial)
             for start in range(0, len(objects), _AT_ONCE):
@@ -171,7 +168,7 @@ class _Bucket:
             if not _is_whole(partial, objects) or self._list() != objects:
                 raise _Changed
             if folder.exists() and not _is_whole(folder, objects):  # it was once: somebody removed files from it
-                aside = _partial_of(folder)
+                aside = partial_of(folder)
                 folder.rename(aside)
                 shutil.rmtree(aside, ignore_errors=True)
             try:
@@ -225,36 +222,6 @@ def _make(folder: Path) -> None:
             "Have the operator set FIXNORM_DATA_CACHE to a folder that the account of the workers may write to, on "
             "every node",
         ) from error
-
-
-def _partial_of(folder: Path) -> Path:
-    """Where a folder is filled, or what remains of it waits for its end; the name tells which process does it."""
-    return folder.with_name(f".{folder.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex}.partial")
-
-
-def _remove_abandoned(home: Path) -> None:
-    """What killed processes have left: those of this machine, or what nobody has touched for long. The lock does not
-    tell, since others may fetch where it does not hold.
-    """
-    for left in home.glob(".*.partial"):
-        with suppress(FileNotFoundError):
-            is_old = time.time() - left.stat().st_mtime > _ABANDONED_SECONDS
-            if is_old or _is_of_the_dead(left):
-                shutil.rmtree(left, ignore_errors=True)
-
-
-def _is_of_the_dead(partial: Path) -> bool:
-    """Whether a process of this machine filled it that is there no more."""
-    pid = partial.name.split(".")[-3]
-    if f".{socket.gethostname()}.{pid}." not in partial.name or not pid.isdecimal():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # it is somebody else's
-        return False
-    return False
 
 
 @contextmanager

@@ -12,7 +12,11 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict
 
 __all__ = [
+    "MOST_CONFUSIONS",
     "RECORD_NAME",
+    "ClassCount",
+    "ClassEvaluation",
+    "Confusion",
     "EpochDiagnostics",
     "EpochReport",
     "Evaluation",
@@ -26,6 +30,8 @@ __all__ = [
 
 RECORD_NAME = "result.json"
 """The file of a run's folder that holds its :class:`FinishedRun`."""
+MOST_CONFUSIONS = 400
+"""So many pairs of classes an evaluation tells of at most: all that there can be of up to 20 classes."""
 
 
 class _Report(BaseModel):
@@ -200,6 +206,63 @@ class Evaluation(_Report):
     accuracy: float
     loss: float
     examples: int
+
+
+class ClassCount(_Report):
+    """How one class fared on a split: its row and column of the confusion matrix, added up.
+
+    Attributes:
+        name: The class.
+        examples: Images of it.
+        predicted: Images that were taken for it, of whatever class.
+        correct: Images of it that were taken for it.
+    """
+
+    name: str
+    examples: int
+    predicted: int
+    correct: int
+
+    @property
+    def recall(self) -> float | None:
+        """Share of its images that were recognized; None without any."""
+        return self.correct / self.examples if self.examples else None
+
+    @property
+    def precision(self) -> float | None:
+        """Share of right answers among those that named it; None if none did."""
+        return self.correct / self.predicted if self.predicted else None
+
+
+class Confusion(_Report):
+    """An entry of the confusion matrix beside its diagonal: so many images of one class were taken for another."""
+
+    label: str
+    predicted: str
+    count: int
+
+
+class ClassEvaluation(Evaluation):
+    """An evaluation, class by class.
+
+    Attributes:
+        classes: All classes, in the order of their logits.
+        confusions: What was taken for what, the most frequent first; the first :data:`MOST_CONFUSIONS`.
+    """
+
+    classes: tuple[ClassCount, ...]
+    confusions: tuple[Confusion, ...]
+
+    @property
+    def overall(self) -> Evaluation:
+        """The numbers of the whole split alone."""
+        return Evaluation(split=self.split, accuracy=self.accuracy, loss=self.loss, examples=self.examples)
+
+    @property
+    def complete(self) -> bool:
+        """Whether :attr:`confusions` are all that there are, so that they make the whole matrix."""
+        right = sum(each.correct for each in self.classes)
+        return right + sum(each.count for each in self.confusions) == self.examples
 
 
 def measures_of(report: EpochReport) -> Iterator[tuple[str, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from functools import reduce
 from operator import add
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from fixnorm_core.data.batches import Normalization
@@ -18,7 +19,7 @@ from fixnorm_core.data.pool import WorkerPool
 from fixnorm_core.data.types import Images
 from fixnorm_core.errors import WeightsError
 from fixnorm_core.reach import LOCAL, Reach
-from fixnorm_core.reports import Evaluation
+from fixnorm_core.reports import MOST_CONFUSIONS, ClassCount, ClassEvaluation, Confusion, Evaluation
 from fixnorm_core.training.device import pick_device, reproducible
 from fixnorm_core.training.ranks import ALONE, Ranks
 from fixnorm_core.training.weights import inference_batch_size, load_classifier
@@ -27,7 +28,13 @@ __all__ = ["evaluate", "evaluate_weights"]
 
 
 def evaluate(
-    model: nn.Module, split: Images, *, name: str, normalization: Normalization, ranks: Ranks = ALONE
+    model: nn.Module,
+    split: Images,
+    *,
+    name: str,
+    normalization: Normalization,
+    ranks: Ranks = ALONE,
+    predictions: list[Tensor] | None = None,
 ) -> Evaluation:
     """Evaluates in evaluation mode, with batches whose size depends on nothing but the images' own.
 
@@ -40,6 +47,8 @@ def evaluate(
         name: What to call the split.
         normalization: From pixels to what the network was trained on.
         ranks: Who evaluates, each with the same model.
+        predictions: Receives, for each of the own batches in order, the class of each image's highest logit: int64 of
+            shape ``[batch]``, on the split's device.
 
     Returns:
         Accuracy, and mean cross-entropy without label smoothing (not finite if a logit is not).
@@ -54,14 +63,17 @@ def evaluate(
         for place, (images, labels) in enumerate(batches):
             logits = model(normalization(images))
             own[place] = functional.cross_entropy(logits, labels, reduction="sum")
-            correct += (logits.argmax(dim=1) == labels).sum()
+            predicted = logits.argmax(dim=1)
+            correct += (predicted == labels).sum()
+            if predictions is not None:
+                predictions.append(predicted)
     ranks.add(losses, correct)  # the other ranks' batches are zeros here, so nothing is rounded
     loss = reduce(add, losses.tolist())  # one after another, whoever has computed them
     return Evaluation(split=name, accuracy=correct.item() / count, loss=loss / count, examples=count)
 
 
-def evaluate_weights(path: Path, *, split: Literal["validation", "test"], reach: Reach = LOCAL) -> Evaluation:
-    """Evaluates a weights file on the split that its own training run was given, read afresh.
+def evaluate_weights(path: Path, *, split: Literal["validation", "test"], reach: Reach = LOCAL) -> ClassEvaluation:
+    """Evaluates a weights file on the split that its own training run was given, read afresh, class by class.
 
     On the device kind and thread count of the training run, the validation accuracy is bit for bit the recorded one.
 
@@ -88,7 +100,33 @@ def evaluate_weights(path: Path, *, split: Literal["validation", "test"], reach:
     classifier = classifier.to(device)
     with reproducible(device, seed=trial.seed), WorkerPool(trial.reading_processes, pin=device.type == "cuda") as pool:
         placed = images.to(device, pool=pool)
-        return evaluate(classifier.model, placed, name=split, normalization=classifier.normalization)
+        predictions: list[Tensor] = []
+        overall = evaluate(
+            classifier.model, placed, name=split, normalization=classifier.normalization, predictions=predictions
+        )
+        return _by_class(overall, classes, labels=placed.labels, predicted=torch.cat(predictions))
+
+
+def _by_class(overall: Evaluation, classes: Sequence[str], *, labels: Tensor, predicted: Tensor) -> ClassEvaluation:
+    """Counts labels and predictions, both int64 of shape ``[examples]``; the matrix itself could be too large."""
+    count = len(classes)
+    examples, named, correct = (
+        torch.bincount(which, minlength=count).tolist() for which in (labels, predicted, labels[labels == predicted])
+    )
+    wrong = labels != predicted
+    pairs, times = torch.unique(labels[wrong] * count + predicted[wrong], return_counts=True)
+    found = sorted(zip(pairs.tolist(), times.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0]))
+    return ClassEvaluation(
+        **overall.model_dump(),
+        classes=tuple(
+            ClassCount(name=name, examples=examples[place], predicted=named[place], correct=correct[place])
+            for place, name in enumerate(classes)
+        ),
+        confusions=tuple(
+            Confusion(label=classes[pair // count], predicted=classes[pair % count], count=many)
+            for pair, many in found[:MOST_CONFUSIONS]
+        ),
+    )
 
 
 def _listed(classes: tuple[str, ...]) -> str:

@@ -11,6 +11,7 @@ import typer
 
 from service.cli import (
     catalog,
+    classes,
     database,
     doctor,
     jobs,
@@ -82,6 +83,7 @@ serve.register(app)
 submit.register(app)
 jobs.register(app)
 results.register(app)
+classes.register(app)
 logs.register(app)
 queue.register(app)
 update.register(app)

@@ -26,6 +26,7 @@ __all__ = [
     "jobs_table",
     "models_table",
     "node_lines",
+    "plain_table",
     "pruned_table",
     "queue_reasons",
     "queue_table",
@@ -58,7 +59,7 @@ def trials_table(trials: Sequence[TrialView]) -> Table:
     names = list(dict.fromkeys(name for trial in trials for name in trial.params)) or ["lr", "fc_norm"]
     values = [value for trial in trials for value in trial.curve]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    table = _table("trial", "kind", *names, "epoch", "accuracy", "curve", "time", "state")
+    table = plain_table("trial", "kind", *names, "epoch", "accuracy", "curve", "time", "state")
     for trial in trials:
         accuracy = trial.validation_accuracy
         if accuracy is None and trial.curve:
@@ -86,7 +87,7 @@ def failure_lines(trials: Sequence[TrialView]) -> list[str]:
 def jobs_table(jobs: Sequence[JobView], *, width: int) -> Table:
     """One row for each job; in few columns without the reasons, which `show` tells."""
     reason = ["reason"] if width >= _ROOM_FOR_REASONS else []
-    table = _table("id", "name", "state", "trials", "best", "submitted", *reason)
+    table = plain_table("id", "name", "state", "trials", "best", "submitted", *reason)
     for job in jobs:
         table.add_row(
             job.id,
@@ -123,7 +124,7 @@ def queue_table(queue: QueueView, *, width: int) -> Table:
     with_gpus = queue.capacity.gpus > 0
     shares = ["weight", "priority"] if width >= _ROOM_FOR_SHARES else []
     rest = ["waits since", "reason"] if width >= _ROOM_FOR_QUEUE else []
-    table = _table("place", "id", "name", "state", "user", *shares, "holds", "a trial needs", *rest)
+    table = plain_table("place", "id", "name", "state", "user", *shares, "holds", "a trial needs", *rest)
     for entry in queue.jobs:
         table.add_row(
             "-" if entry.place is None else str(entry.place),
@@ -149,11 +150,11 @@ def queue_reasons(queue: QueueView, *, width: int) -> list[Text]:
 def tokens_table(tokens: Sequence[TokenView], *, width: int) -> Table:
     """One row for each token, oldest first; in few columns with what of its times matters now."""
     if width < _ROOM_FOR_TIMES:
-        table = _table("id", "name", "scope", "last used", "good")
+        table = plain_table("id", "name", "scope", "last used", "good")
         for token in tokens:
             table.add_row(token.id, token.name, token.scope, local_time(token.last_used_at), _good(token))
         return table
-    table = _table("id", "name", "scope", "created", "expires", "last used", "revoked")
+    table = plain_table("id", "name", "scope", "created", "expires", "last used", "revoked")
     for token in tokens:
         times = (token.created_at, token.expires_at, token.last_used_at, token.revoked_at)
         table.add_row(token.id, token.name, token.scope, *map(local_time, times))
@@ -162,7 +163,7 @@ def tokens_table(tokens: Sequence[TokenView], *, width: int) -> Table:
 
 def models_table(models: Sequence[ModelView]) -> Table:
     """One row for each model."""
-    table = _table("name", "search.method", "options")
+    table = plain_table("name", "search.method", "options")
     for model in models:
         table.add_row(model.name, " or ".join(model.methods), ", ".join(model.options) or "-")
     return table
@@ -170,7 +171,7 @@ def models_table(models: Sequence[ModelView]) -> Table:
 
 def datasets_table(datasets: Sequence[DatasetView]) -> Table:
     """One row for each data set."""
-    table = _table("name", "about")
+    table = plain_table("name", "about")
     for dataset in datasets:
         table.add_row(dataset.name, dataset.about)
     return table
@@ -178,7 +179,7 @@ def datasets_table(datasets: Sequence[DatasetView]) -> Table:
 
 def recipes_table(recipes: Sequence[RecipeView]) -> Table:
     """One row for each recipe."""
-    table = _table("name", "about", "hardware")
+    table = plain_table("name", "about", "hardware")
     table.columns[0].no_wrap = True  # it is to be typed
     for recipe in recipes:
         table.add_row(recipe.name, recipe.about, recipe.hardware)
@@ -245,7 +246,7 @@ def best_block(job: JobView, best: BestView, *, server: str, width: int) -> Text
 
 def pruned_table(found: Sequence[Pruned]) -> Table:
     """What was removed of ended jobs, or would be, and how much that is together."""
-    table = _table("job", "what", "files", "MiB")
+    table = plain_table("job", "what", "files", "MiB")
     for each in found:
         table.add_row(each.job, each.what, str(each.files), f"{each.bytes / 2**20:.1f}")
     table.add_section()
@@ -259,11 +260,11 @@ def node_lines(nodes: Sequence[NodeView]) -> list[Text]:
     return [Text(f"node {each.reason}", style="yellow") for each in nodes if each.reason]
 
 
-def _table(*columns: str) -> Table:
+def plain_table(*columns: str) -> Table:
     """With two blanks between columns; where it is too wide, text is folded before anything is cut off."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for column in columns:
-        folds = column in {"name", "user", "reason", "options", "about", "hardware"}
+        folds = column in {"name", "most often taken for", "user", "reason", "options", "about", "hardware"}
         table.add_column(column, no_wrap=not folds, overflow="fold")
     return table
 

@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 import httpx
 from httpx_sse import EventSource
 
+from fixnorm_core.reports import ClassEvaluation
 from fixnorm_core.spec import JobSpec, Summary
 from service.client import calls
 from service.client.address import Connection
@@ -103,6 +104,10 @@ class AsyncClient:
     async def best(self, job_id: str) -> BestView:
         """As :meth:`Client.best`."""
         return await self._run(calls.best(job_id))
+
+    async def classes(self, job_id: str) -> ClassEvaluation:
+        """As :meth:`Client.classes`."""
+        return await self._run(calls.classes(job_id))
 
     async def summary(self, job_id: str) -> Summary:
         """As :meth:`Client.summary`."""

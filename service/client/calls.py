@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import httpx
 
+from fixnorm_core.reports import ClassEvaluation
 from fixnorm_core.spec import JobSpec, Summary
 from service.client.errors import ProblemError, UnexpectedAnswerError, WaitTimeoutError
 from service.client.following import event_views, log_pieces
@@ -71,6 +72,10 @@ def trials(job_id: str) -> Steps[list[TrialView]]:
 
 def best(job_id: str) -> Steps[BestView]:
     return call(BestView, "GET", _path(job_id, "best"))
+
+
+def classes(job_id: str) -> Steps[ClassEvaluation]:
+    return call(ClassEvaluation, "GET", _path(job_id, "classes"))
 
 
 def summary(job_id: str) -> Steps[Summary]:

@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar
 import httpx
 from httpx_sse import EventSource
 
+from fixnorm_core.reports import ClassEvaluation
 from fixnorm_core.spec import JobSpec, Summary
 from service.client import calls
 from service.client.address import Connection
@@ -126,6 +127,10 @@ class Client:
     def best(self, job_id: str) -> BestView:
         """A job's recommended point so far; :class:`NoResultYetError` before the first finished trial."""
         return self._run(calls.best(job_id))
+
+    def classes(self, job_id: str) -> ClassEvaluation:
+        """How each class fared on the test split; :class:`NoResultYetError` before the job has ended."""
+        return self._run(calls.classes(job_id))
 
     def summary(self, job_id: str) -> Summary:
         """What a finished job has learned, for the ``search.warm_start`` of another, on any server."""

@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fixnorm_core.reports import ClassEvaluation
 from fixnorm_core.spec import Summary
 from service.schemas import BestView, EventView, JobChange, JobView, TrialView
 
@@ -62,6 +63,10 @@ class Job:
     def best(self) -> BestView:
         """As :meth:`Client.best`."""
         return self._client.best(self.id)
+
+    def classes(self) -> ClassEvaluation:
+        """As :meth:`Client.classes`."""
+        return self._client.classes(self.id)
 
     def summary(self) -> Summary:
         """As :meth:`Client.summary`."""
@@ -160,6 +165,10 @@ class AsyncJob:
     async def best(self) -> BestView:
         """As :meth:`Client.best`."""
         return await self._client.best(self.id)
+
+    async def classes(self) -> ClassEvaluation:
+        """As :meth:`Client.classes`."""
+        return await self._client.classes(self.id)
 
     async def summary(self) -> Summary:
         """As :meth:`Client.summary`."""

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse
 
 from fixnorm_core.code import kept_code
+from fixnorm_core.reports import ClassEvaluation
 from fixnorm_core.spec import JobSpec, Summary
 from service.access.callers import Calling
 from service.access.headers import REPORT_POLICY
@@ -23,7 +24,7 @@ from service.jobs.changes import change
 from service.jobs.reopening import extend, retry
 from service.jobs.submit import check_reach, submit
 from service.jobs.verbs import PAUSE, RESUME, STOP, Verb, ask
-from service.jobs.views import best_so_far, job_view, trial_views
+from service.jobs.views import best_so_far, class_evaluation_of, job_view, trial_views
 from service.jobs.warm_start import summary_of
 from service.problems import BadCursor, NoResultYet, NotFound
 from service.queue.places import find_places
@@ -50,6 +51,7 @@ __all__ = [
     "fetch_code",
     "fetch_report",
     "final_file",
+    "find_classes",
     "list_jobs",
     "list_trials",
     "pause_job",
@@ -152,6 +154,22 @@ def show_best(job_id: str, running: Running) -> BestView:
     return view.best
 
 
+@router.get("/{job_id}/classes", responses=_NOT_FOUND | {409: PROBLEM})
+def show_classes(job_id: str, running: Running) -> ClassEvaluation:
+    """How each class fared on the test split, and what was taken for what, with the weights that the job has kept."""
+    view = _view(running, _find(running, job_id))
+    found = find_classes(running, view)
+    if found is not None:
+        return found
+    if running.settings.backend is BackendName.SIMULATOR:
+        way_out = "This server runs its simulator, which looks at no images"
+    elif view.state in TERMINAL_STATES:
+        way_out = "The job has ended, so there will be none"
+    else:
+        way_out = "The test split is evaluated once, at the job's end; wait for that"
+    raise NoResultYet(f"{job_id} is {view.state}, and its classes were not counted on the test split", way_out)
+
+
 @router.get("/{job_id}/summary", responses=_NOT_FOUND | {409: PROBLEM})
 def show_summary(job_id: str, running: Running) -> Summary:
     """What a finished job has learned: a later job's ``search.warm_start`` takes it as it is."""
@@ -249,6 +267,16 @@ def _ask(verb: Verb, running: Running, job_id: str) -> JobView:
     ask(verb, job_id, database=running.database, now=running.now())
     running.wake()
     return _view(running, _find(running, job_id))
+
+
+def find_classes(running: Running, job: JobView) -> ClassEvaluation | None:
+    """How each class fared with the weights that a job has kept since it last ended; None if not counted."""
+    kept = job.former or job.best
+    if kept is None or kept.test is None:
+        return None
+    with running.database.read() as session:
+        attempts = repository.attempts_of(session, [job.id])
+    return class_evaluation_of(kept.weights_trial, attempts=attempts)
 
 
 def _find(running: Running, job_id: str) -> JobRow:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
-from fixnorm_core.reports import Evaluation, TrialResult
+from fixnorm_core.reports import ClassEvaluation, Evaluation, TrialResult
 from fixnorm_core.spec import JobSpec, warm_starts_of
 from fixnorm_core.tuning.attributes import CONFIRM, DIVERGED, KIND, SEED
 from fixnorm_core.tuning.recommend import Point, Recommendation, recommend
@@ -23,6 +23,7 @@ from worker.contracts import UNCHARGED_FAILURES
 __all__ = [
     "best_so_far",
     "best_view",
+    "class_evaluation_of",
     "epochs_saved",
     "evaluation_of",
     "job_view",
@@ -152,6 +153,14 @@ def evaluation_of(trial_number: int, *, attempts: Sequence[AttemptRow]) -> Evalu
     """What evaluating a trial's weights on the test split gave."""
     stored = _stored(AttemptKind.EVALUATE, attempts, trial_number)
     return Evaluation.model_validate(stored, extra="ignore") if stored is not None else None
+
+
+def class_evaluation_of(trial_number: int, *, attempts: Sequence[AttemptRow]) -> ClassEvaluation | None:
+    """The same, class by class; None too where that was not counted."""
+    stored = _stored(AttemptKind.EVALUATE, attempts, trial_number)
+    if stored is None or "classes" not in stored:
+        return None
+    return ClassEvaluation.model_validate(stored, extra="ignore")
 
 
 def validation_examples(attempts: Sequence[AttemptRow]) -> int | None:

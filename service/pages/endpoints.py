@@ -20,6 +20,7 @@ from service.jobs import endpoints as jobs
 from service.pages.assets import find_asset
 from service.pages.rendering import render
 from service.problems import NotFound
+from service.reporting.classes import class_rows, confusion_chart
 from service.reporting.figures import curves_chart, surface_chart
 from service.reporting.live import study_of
 from service.reporting.recipe import job_file, training_code
@@ -113,6 +114,9 @@ def show_charts(job_id: str, running: Running) -> JSONResponse:
         "surface": surface_chart(job.spec, trials, best=job.best, study=study_of(running, job)),
         "curves": curves_chart(trials, best=job.best),
     }
+    classes = jobs.find_classes(running, job)
+    if classes is not None and (matrix := confusion_chart(classes)) is not None:
+        charts["confusion"] = matrix
     return JSONResponse(charts, headers={"Cache-Control": "no-store"})
 
 
@@ -156,9 +160,12 @@ def _job(running: Runtime, job_id: str, caller: Caller) -> dict[str, Any]:
     job, trials = jobs.show_job(job_id, running), jobs.list_trials(job_id, running)
     accuracies = [accuracy for trial in trials for accuracy in trial.curve]
     best, may_change = job.best, caller.may_change(job.spec.share.user)
+    classes = jobs.find_classes(running, job)
     return {
         "job": job,
         "trials": trials,
+        "classes": class_rows(classes) if classes is not None else [],
+        "is_matrix_drawn": classes is not None and confusion_chart(classes) is not None,
         "knobs_of_job": list(job.spec.search.space),
         "scale": (min(accuracies, default=0.0), max(accuracies, default=1.0)),
         "verbs": {name: verb for name, verb in VERBS.items() if job.state in verb.states} if may_change else {},

@@ -11,10 +11,10 @@ import optuna
 from optuna.exceptions import StorageInternalError
 
 from fixnorm_core.code import kept_code
-from fixnorm_core.reports import EpochReport, TrialResult
+from fixnorm_core.reports import ClassEvaluation, EpochReport, TrialResult
 from service.jobs import repository
 from service.jobs.folders import trial_folder
-from service.jobs.views import result_of
+from service.jobs.views import class_evaluation_of, result_of
 from service.reporting.page import Reported, render_page
 from service.reporting.result import read_history
 from service.runtime import Runtime
@@ -35,13 +35,17 @@ def report_page(running: Runtime, job: JobView, trials: Sequence[TrialView]) -> 
     """
     run: TrialResult | None = None
     history: Sequence[EpochReport] = ()
+    classes: ClassEvaluation | None = None
     if job.best is not None:
         with running.database.read() as session:
             attempts = repository.attempts_of(session, [job.id])
         run = result_of(job.best.weights_trial, attempts=attempts)
+        if job.best.test is not None:
+            classes = class_evaluation_of(job.best.weights_trial, attempts=attempts)
         history = read_history(trial_folder(running.settings.state_dir, job.id, job.best.weights_trial))
     code = kept_code(job.spec, folder=running.settings.kept_code)
-    return render_page(Reported(job, trials, study_of(running, job), run, history, _versions(), running.now(), code))
+    study, now = study_of(running, job), running.now()
+    return render_page(Reported(job, trials, study, run, history, _versions(), now, code, classes))
 
 
 def study_of(running: Runtime, job: JobView) -> optuna.Study | None:

@@ -18,8 +18,9 @@ import structlog
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from fixnorm_core.reports import EpochReport, TrialResult
+from fixnorm_core.reports import ClassEvaluation, EpochReport, TrialResult
 from fixnorm_core.spec import JobSpec, SamplerName
+from service.reporting.classes import class_rows, confusion_chart
 from service.reporting.diagnostics import DIAGNOSTICS_NOTE, diagnostic_charts, diagnostic_rows
 from service.reporting.figures import curves_chart, surface_chart
 from service.reporting.optuna_charts import history_chart, importance_chart, knobs_of, slice_chart
@@ -51,6 +52,7 @@ class Reported:
         server_versions: Packages of the server, by name.
         at: When the report is made, in UTC.
         code: The Python file that came with the job.
+        classes: How each class fared on the test split; None where that was not counted.
     """
 
     job: JobView
@@ -61,6 +63,7 @@ class Reported:
     server_versions: Mapping[str, str]
     at: datetime
     code: str | None = None
+    classes: ClassEvaluation | None = None
 
 
 @dataclass(slots=True)
@@ -101,6 +104,8 @@ def render_page(reported: Reported) -> str:
         "diagnosed": [(title, charts.place(chart)) for title, chart in diagnostic_charts(reported.history).items()],
         "diagnostics": list(diagnostic_rows(reported.history, reported.run)) if reported.run is not None else [],
         "diagnostics_note": DIAGNOSTICS_NOTE,
+        "classes": class_rows(reported.classes) if reported.classes is not None else [],
+        "matrix": charts.place(confusion_chart(reported.classes) if reported.classes is not None else None),
         "data": _data(spec, reported.run, best),
         "environment": _environment(reported),
         "repeats": _repeats(spec),

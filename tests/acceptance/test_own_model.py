@@ -54,7 +54,7 @@ def test_the_example_is_tuned_and_its_weights_are_loaded_again(
         assert "cannot be imported on the worker" in failed.reason
         assert "my_models.none" in failed.reason
     monkeypatch.syspath_prepend(EXAMPLE)
-    assert evaluate_weights(weights, split="test", reach=Reach(modules=("my_models",))) == best.test
+    assert evaluate_weights(weights, split="test", reach=Reach(modules=("my_models",))).overall == best.test
 
 
 def test_a_file_that_came_with_a_job_is_found_again_after_the_server_was_killed(tmp_path: Path) -> None:

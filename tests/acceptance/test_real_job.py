@@ -74,7 +74,7 @@ def test_the_recorded_accuracies_are_those_of_the_saved_weights(
     validation = evaluate_weights(fetched, split="validation")
     assert validation.accuracy == trials[best.weights_trial].validation_accuracy
     assert validation.accuracy > 0.2  # chance is 0.1: it has learned something
-    assert evaluate_weights(fetched, split="test") == best.test
+    assert evaluate_weights(fetched, split="test").overall == best.test
     study = optuna.load_study(study_name=view.id, storage=f"sqlite:///{tmp_path / 'state' / 'fixnorm.db'}")
     assert {trial.number: trial.value for trial in study.trials} == {
         number: trial.validation_accuracy for number, trial in trials.items()

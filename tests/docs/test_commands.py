@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from counted import count_classes_in
 from PIL import Image
 from shown import blocks
 from terminal import Terminal
@@ -26,7 +27,7 @@ from worker.contracts import log_path
 from worker.recording import Recording
 
 ROOT = Path(__file__).parents[2]
-OF_AN_ENDED_JOB = {"watch", "trials", "best", "summary", "show", "report", "export", "logs"}
+OF_AN_ENDED_JOB = {"watch", "trials", "best", "classes", "summary", "show", "report", "export", "logs"}
 
 
 def lines(page: str) -> list[str]:
@@ -71,6 +72,7 @@ class Reader:
         if verb in OF_AN_ENDED_JOB:
             ended = client.submit(job(max_trials=5))
             assert ended.wait().state is JobState.SUCCEEDED
+            count_classes_in(self.terminal.folder / "fixnorm-state", ended.id)
             log = log_path(trial_folder(self.terminal.folder / "fixnorm-state", ended.id, 4), f"{ended.id}.4.1")
             log.parent.mkdir(parents=True, exist_ok=True)
             log.write_text("epoch 1 of 8\n")  # the simulator trains nothing, so it logs nothing

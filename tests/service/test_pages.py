@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 import yaml
+from counted import PETS, count_classes
 from flaky import flaky
 from serving import serving
 from standin import best
@@ -19,7 +20,7 @@ from watching import PATIENCE_MILLISECONDS, save_picture, watched_page
 
 from fixnorm_core.spec import JobSpec, Method
 from fixnorm_core.training.optimization import rest_lr_factor
-from service.composition import build
+from service.composition import Service, build
 from service.pages.endpoints import VERBS
 from service.pages.rendering import moment
 from service.reporting.recipe import job_file, training_code
@@ -66,6 +67,29 @@ def test_a_page_is_as_dark_as_the_system_and_fits_a_phone(
             assert page.evaluate("getComputedStyle(document.body).backgroundColor") == background
             assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
             save_picture(page, f"{name}-phone-{scheme}")
+
+
+def test_an_ended_jobs_page_tells_how_its_classes_fared(
+    browser: Browser, service: Service, http: httpx.Client, job: dict[str, Any]
+) -> None:
+    url = str(http.base_url).rstrip("/")
+    job_id = wait_for(http, submit(url, job)).id
+    refused = http.get(f"{JOBS}/{job_id}/classes")
+    assert (refused.status_code, "looks at no images" in refused.text) == (409, True)
+    with watched_page(browser, url, viewport=PHONE) as page:
+        page.goto(f"/jobs/{job_id}")
+        page.locator("#curves .main-svg").first.wait_for()
+        assert page.locator("#classes-title").count() == 0
+        with service.runtime.database.write.begin() as session:
+            count_classes(session, job_id)
+        assert http.get(f"{JOBS}/{job_id}/classes").json()["confusions"][0]["count"] == 4
+        page.locator("#confusion .main-svg").first.wait_for()  # the page finds it by itself, and draws what has come
+        rows = page.locator("table.classes tbody th").all_inner_texts()
+        assert rows == ["hare", PETS.classes[0].name, "dog", "newt"]
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        save_picture(page, "classes-phone")
+        page.set_viewport_size({"width": 1280, "height": 900})
+        save_picture(page, "classes")
 
 
 def test_the_long_name_of_a_model_that_came_with_its_job_fits_a_phone(

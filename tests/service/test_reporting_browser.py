@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from counted import PETS
 from reported import RUN, TRIALS, epoch, page
 from standin import best, trial
 from waiting import wait_for, wait_until
@@ -46,12 +47,13 @@ def test_a_report_draws_everything_offline_in_light_and_dark_on_any_screen(
     trials = [*TRIALS, trial(7, TrialState.FAILED, curve=(), reason=evil)]
     history = [epoch(1), epoch(2), epoch(3)]
     file.write_text(
-        page(found=found, trials=trials, run=RUN, history=history, name=evil, reason=evil), encoding="utf-8"
+        page(found=found, trials=trials, run=RUN, history=history, name=evil, reason=evil, classes=PETS),
+        encoding="utf-8",
     )
     shown = opened(browser, file, said, viewport=SIZES[size], color_scheme=scheme)
     shown.locator(f"body[data-drawn={scheme}]").wait_for()
     places = shown.locator(".chart")
-    assert places.count() == 10
+    assert places.count() == 11
     for number in range(places.count()):
         assert places.nth(number).locator(".main-svg").first.is_visible()
     assert shown.locator("#chart-0 .contourlayer path").count() > 0

@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 import pytest
+from counted import PETS
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import create_trial
 from reported import RUN, SPACE, TRIALS, epoch, page, study_of
@@ -15,6 +16,7 @@ from standin import best, job, trial
 
 from fixnorm_core.spec import DataSpec, JobSpec, Method, SearchSpec, TrainingSpec
 from service.reporting.charts import round_ticks
+from service.reporting.classes import confusion_chart
 from service.reporting.diagnostics import diagnostic_charts
 from service.reporting.figures import curves_chart
 from service.reporting.optuna_charts import history_chart, importance_chart, knobs_of, slice_chart
@@ -112,6 +114,24 @@ def test_a_point_that_was_not_confirmed_and_of_which_more_is_expected_is_named()
         assert ("the sampler now expects more of it, 86.00 % against 81.00 %" in text) is is_doubted
     confirmed = rival.model_copy(update={"expected_accuracy": 0.86, "confirmed": True})
     assert "now expects more" not in words(page(found=doubted.model_copy(update={"runner_up": confirmed})))
+
+
+def test_classes_are_told_weakest_first_and_drawn_where_the_matrix_is_whole_and_can_be_read() -> None:
+    text = page(found=best(), classes=PETS)
+    assert "hare 10 60.00 % 100.00 % dog (4) Abyssinian cat of Bulwer Street 20 85.00 % 89.47 % dog (3) dog" in words(
+        text
+    )
+    drawn = [chart for chart in charts(text).values() if chart["data"][0]["type"] == "heatmap"]
+    assert [chart["data"][0]["z"] for chart in drawn] == [
+        [[85, 15, 0, 0], [10, 90, 0, 0], [0, 40, 60, 0], [0, 0, 0, 0]]
+    ]
+    missing = PETS.model_copy(update={"confusions": PETS.confusions[:1]})
+    many = PETS.model_copy(
+        update={"classes": tuple(PETS.classes[0].model_copy(update={"name": f"{n}"}) for n in range(21))}
+    )
+    assert confusion_chart(missing) is None
+    assert confusion_chart(many) is None
+    assert "Classes on the test split" not in words(page(found=best()))
 
 
 def test_surface_curves_history_importance_and_slices_are_drawn() -> None:

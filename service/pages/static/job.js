@@ -92,7 +92,8 @@
       if (source === null) follow();
     } else {
       lost.hidden = true;
-      if (seen !== told()) redraw(); // it went on and has ended again between two looks
+      // It went on and has ended again between two looks, or a chart of an ended job has found its place only now
+      if (seen !== told() || live.querySelector(".chart:empty") !== null) redraw();
       seen = told();
     }
   });

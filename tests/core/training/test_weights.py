@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from sklearn.metrics import confusion_matrix
 
 from fixnorm_core import load_classifier
 from fixnorm_core.data.load import load_test_split
@@ -49,6 +50,28 @@ def test_predictions_are_those_that_are_evaluated(weights: Path, make_trial: Mak
     picked = probabilities[torch.arange(359), test.labels].double()
     assert -picked.log().mean().item() == pytest.approx(evaluation.loss, rel=1e-4)
     assert evaluation.loss < math.log(10)
+
+
+def test_classes_are_counted_as_the_predictions_have_them(weights: Path, make_trial: MakeTrial) -> None:
+    _, test = load_test_split(make_trial().data, image_size=8)
+    classifier = load_classifier(weights)
+    expected = confusion_matrix(test.labels, classifier.predict(test.images).argmax(dim=1))
+    found = evaluate_weights(weights, split="test")
+    assert [each.name for each in found.classes] == list(classifier.classes)
+    assert [each.examples for each in found.classes] == expected.sum(axis=1).tolist()
+    assert [each.predicted for each in found.classes] == expected.sum(axis=0).tolist()
+    assert [each.correct for each in found.classes] == expected.diagonal().tolist()
+    wrong = {
+        (str(label), str(predicted)): count
+        for (label, predicted), count in np.ndenumerate(expected)
+        if label != predicted and count
+    }
+    assert {(each.label, each.predicted): each.count for each in found.confusions} == wrong
+    assert [each.count for each in found.confusions] == sorted(wrong.values(), reverse=True)
+    assert found.complete
+    assert found.overall.accuracy == expected.trace() / len(test)
+    cut = found.model_copy(update={"confusions": found.confusions[:-1]})
+    assert not cut.complete
 
 
 def test_no_images_give_no_predictions(weights: Path) -> None:

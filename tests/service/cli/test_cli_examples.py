@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from command_tree import COMMAND, EXAMPLES
+from counted import count_classes_in
 from processes import ServerProcess
 from terminal import environment_with_program
 
@@ -26,7 +27,7 @@ from worker.recording import Recording
 JOB_ID = re.compile(r"\bjob-[0-9a-f]{10}\b")
 """As the server makes them; ``place`` holds it to that."""
 
-ENDED = {"show", "trials", "best", "summary", "report", "export", "logs", "watch"}
+ENDED = {"show", "trials", "best", "classes", "summary", "report", "export", "logs", "watch"}
 
 
 def ids_in(line: str) -> Iterator[str]:
@@ -77,6 +78,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         first, second = (client.submit(job(max_trials=5)).wait() for _ in range(2))
     assert JOB_ID.fullmatch(first.id)
     assert JOB_ID.fullmatch(second.id)
+    count_classes_in(folder / "state", first.id)  # nor looks at images
     log = log_path(trial_folder(folder / "state", first.id, 4), f"{first.id}.4.1")
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("epoch 1 of 8\n")  # the simulator trains nothing, so it logs nothing

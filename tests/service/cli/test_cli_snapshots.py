@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from command_tree import LEAVES
+from counted import count_classes
 from stage import Stage, stage
 
 from service.access.scopes import Scope
@@ -44,6 +45,8 @@ LOOKS = {
     "recipe": ["recipes", "digits"],
     "plan": ["submit", "--dry-run", "--model", "small_resnet", "--dataset", "digits", "--epochs", "8", "--trials", "5"],
     "summary": ["summary", "job-succeeded0"],
+    "classes": ["classes", "job-succeeded0"],
+    "classes-running": ["classes", "job-running000"],
     "report": ["report", "job-succeeded0"],
     "report-file": ["report", "job-succeeded0", "-o", "report.html"],
     "export": ["export", "job-succeeded0", "exported"],
@@ -142,6 +145,8 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         made.backend.losses = 2
         made.run(made.put("job-failed0000"))
         made.run(made.put("job-succeeded0"))
+        with made.service.runtime.database.write.begin() as session:
+            count_classes(session, made.jobs["job-succeeded0"])
         made.log(made.jobs["job-succeeded0"], 4, "epoch 1 of 8: validation accuracy 0.4206\n")
         extended = made.put("job-extended00")
         made.run(extended)

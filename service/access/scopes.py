@@ -82,6 +82,7 @@ NEEDS: Mapping[tuple[str, str], Need] = {
     ("GET", f"{_JOB}/trials/{{number}}/logs"): _READ,
     ("GET", f"{_JOB}/events"): _READ,
     ("GET", f"{_JOB}/best"): _READ,
+    ("GET", f"{_JOB}/classes"): _READ,
     ("GET", f"{_JOB}/summary"): _READ,
     ("GET", f"{_JOB}/weights"): _READ,
     ("GET", f"{_JOB}/report"): _READ,

@@ -125,6 +125,7 @@ ADDRESSES = (
     "/api/v1/jobs/{job}/report?format={}",
     "/api/v1/jobs/{}/events",
     "/api/v1/jobs/{}/best",
+    "/api/v1/jobs/{}/classes",
     "/api/v1/jobs/{}/summary",
     "/api/v1/jobs/{}/weights",
     "/api/v1/jobs/{}/report",

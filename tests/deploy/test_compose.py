@@ -130,10 +130,27 @@ def test_no_node_of_the_cluster_is_told_the_servers_secrets(services: dict[str, 
 def test_servers_and_workers_see_the_state_folder_and_the_images_under_one_path(
     services: dict[str, dict[str, Any]],
 ) -> None:
-    assert {tuple(services[name]["volumes"]) for name in (*NODES, "server")} == {tuple(services["server"]["volumes"])}
-    settings = services["server"]["environment"]
+    shared, settings = services["server"]["volumes"], services["server"]["environment"]
+    assert {tuple(services[name]["volumes"][: len(shared)]) for name in NODES} == {tuple(shared)}
     assert services["server"]["volumes"][0].endswith(f":{settings['FIXNORM_STATE_DIR']}")
     assert services["server"]["volumes"][1].endswith(f":{settings['FIXNORM_DATA_ROOT']}")
+
+
+def test_what_trials_fetch_is_kept_in_a_volume_of_the_nodes_that_their_account_may_write(
+    services: dict[str, dict[str, Any]],
+) -> None:
+    settings = services["server"]["environment"]
+    assert not settings["FIXNORM_DATA_CACHE"].startswith((settings["FIXNORM_STATE_DIR"], "/tmp"))
+    for name in NODES:
+        volume, target = interpolated(services[name]["volumes"][-1], {}).rsplit(":", 1)
+        assert (volume, target) == ("cache", settings["FIXNORM_DATA_CACHE"])
+        assert "cache" in compose()["volumes"]
+    dockerfile = (DEPLOY / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    made = re.search(r"install -d -o fixnorm -g fixnorm (.+)$", dockerfile, re.MULTILINE)
+    assert made is not None
+    assert settings["FIXNORM_DATA_CACHE"] in made[1].split()  # which a new volume gets its owner from
+    assert f'VOLUME ["{settings["FIXNORM_DATA_CACHE"]}"]' in dockerfile
+    assert {"FIXNORM_DATA_CACHE_DAYS", "FIXNORM_DATA_CACHE_GIB"} <= commented() & set(settings)
 
 
 BUCKETS = {

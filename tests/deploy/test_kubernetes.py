@@ -15,6 +15,8 @@ import yaml
 from deployment import DEPLOY, ROOT, check_command, containers, documents, manifests, settings_names
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from service.settings import Settings
+
 FOLDER = DEPLOY / "kubernetes"
 OLDEST, NEWEST = "1.30", "1.37"
 OVERLAYS = ("small", "gpu")
@@ -217,6 +219,22 @@ def test_trials_and_nothing_else_have_the_keys_of_an_object_store() -> None:
     assert "create secret generic bucket --from-literal=AWS_ACCESS_KEY_ID=" in guide
 
 
+def test_what_trials_fetch_is_kept_on_a_disk_of_each_worker_that_holds_what_the_setting_allows() -> None:
+    settings = one("ConfigMap", "settings")["data"]
+    groups = [*one("RayCluster", "ray")["spec"]["workerGroupSpecs"], gpu_group()]
+    assert len(groups) == 2
+    for group in groups:
+        spec = group["template"]["spec"]
+        (container,) = spec["containers"]
+        mounted = {each["mountPath"]: each["name"] for each in container["volumeMounts"]}
+        volume = {each["name"]: each for each in spec["volumes"]}[mounted[settings["FIXNORM_DATA_CACHE"]]]
+        claim = volume["ephemeral"]["volumeClaimTemplate"]["spec"]
+        assert claim["accessModes"] == ["ReadWriteOnce"]
+        size = claim["resources"]["requests"]["storage"]
+        assert int(size.removesuffix("Gi")) >= 1.1 * float(settings["FIXNORM_DATA_CACHE_GIB"])
+    Settings.model_validate({"data_cache": settings["FIXNORM_DATA_CACHE"]})
+
+
 def test_rays_ports_are_open_to_its_nodes_and_the_server_alone() -> None:
     policies = [each for each in everything() if each["kind"] == "NetworkPolicy"]
     names = {each["metadata"]["name"]: each["spec"] for each in policies}
@@ -244,3 +262,14 @@ def test_the_cluster_over_ssh_is_one_that_ray_up_takes() -> None:
     for command in (*document["head_start_ray_commands"], *document["worker_start_ray_commands"]):
         words = command.split()
         check_command(["ray", *words[words.index(next(each for each in words if each.endswith("/ray"))) + 1 :]])
+
+
+def test_the_cluster_over_ssh_looks_for_the_folders_that_its_server_is_told_of() -> None:
+    text = (DEPLOY / "ray" / "cluster.yaml").read_text()
+    (serve,) = [line for line in text.splitlines() if line.endswith(" fixnorm-tune serve")]
+    given = dict(word.split("=", 1) for word in serve.split() if "=" in word)
+    assert set(given) == {"FIXNORM_STATE_DIR", "FIXNORM_DATA_CACHE", "RAY_ADDRESS"}
+    (document,) = documents(DEPLOY / "ray" / "cluster.yaml")
+    looked_at = document["setup_commands"][0].replace("&&", "").replace("test -w", "").split()
+    assert looked_at == [given["FIXNORM_STATE_DIR"], given["FIXNORM_DATA_CACHE"]]
+    assert given["RAY_ADDRESS"].split(":")[0] == document["provider"]["head_ip"]

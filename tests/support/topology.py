@@ -94,7 +94,8 @@ class Topology:
             given["FIXNORM_DATABASE_URL"] = self._database_url
         if "RAY_ADDRESS" in given:
             given["RAY_ADDRESS"] = f"127.0.0.1:{self._ray_port}"
-        for variable, folder in (("FIXNORM_STATE_DIR", "state"), ("FIXNORM_DATA_ROOT", "data")):
+        folders = {"FIXNORM_STATE_DIR": "state", "FIXNORM_DATA_ROOT": "data", "FIXNORM_DATA_CACHE": "cache"}
+        for variable, folder in folders.items():
             if variable in given:
                 given[variable] = str(self._folder / folder)
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli.completion import complete_datasets, complete_models, complete_recipes
+from service.cli.completion import complete_datasets, complete_jobs, complete_models, complete_recipes
 
 if TYPE_CHECKING:
     from fixnorm_core.changes import Change
     from fixnorm_core.spec import JobSpec
+    from service.client import Client
 
 __all__ = [
+    "Again",
     "BatchSizeOption",
     "CodeOption",
     "DataOption",
@@ -23,6 +26,7 @@ __all__ = [
     "EpochsOption",
     "FileArgument",
     "GpusOption",
+    "LikeOption",
     "ModelOption",
     "NameOption",
     "ParallelOption",
@@ -30,6 +34,8 @@ __all__ = [
     "SeedOption",
     "SetOption",
     "TrialsOption",
+    "again",
+    "check_one_base",
     "describe",
     "told_of_folders_here",
 ]
@@ -41,6 +47,15 @@ RecipeOption = Annotated[
         "--recipe",
         help="A recipe in place of FILE; 'fixnorm-tune recipes' lists them.",
         autocompletion=complete_recipes,
+    ),
+]
+LikeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--like",
+        metavar="ID",
+        help="A job of the server in place of FILE: the same again, with its Python file and without its webhook.",
+        autocompletion=complete_jobs,
     ),
 ]
 ModelOption = Annotated[
@@ -96,10 +111,55 @@ _FIELDS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Again:
+    """A job that has been submitted before.
+
+    Attributes:
+        id: Its id.
+        text: It as a job file.
+        code: The Python file that came with it.
+    """
+
+    id: str
+    text: str
+    code: str | None
+
+
+def check_one_base(file: Path | None, recipe: str | None, like: str | None) -> None:
+    """A job is described by one thing, which options change.
+
+    Raises:
+        SpecError: Several of file, recipe and job are given.
+    """
+    from fixnorm_core.errors import SpecError
+
+    told = {str(file): file, f"recipe {recipe}": recipe, f"--like {like}": like}
+    given = [name for name, value in told.items() if value is not None]
+    if len(given) > 1:
+        both = "both " if len(given) == 2 else ""
+        raise SpecError(f"{both}{' and '.join(given)} are given, and one job is submitted", "Give one of them")
+
+
+def again(client: Client, job_id: str) -> Again:
+    """Asks the server for a job that another is to be like.
+
+    Raises:
+        NotFoundError: If there is none, or the Python file that it needs was deleted.
+    """
+    from fixnorm_core.code import is_kept
+    from service.reporting.recipe import submitted_file
+
+    spec = client.job(job_id).spec
+    came_with_code = is_kept(spec.model.name) or is_kept(spec.data.name)
+    return Again(job_id, submitted_file(spec), client.code(job_id) if came_with_code else None)
+
+
 def describe(
     file: Path | None,
     *,
     recipe: str | None,
+    like: Again | None = None,
     options: dict[str, Any],
     written: Sequence[str],
     code: Path | None = None,
@@ -108,13 +168,14 @@ def describe(
 
     Args:
         file: A job file.
-        recipe: Or a recipe's name; with neither, what is not given has its default.
+        recipe: Or a recipe's name.
+        like: Or another job; without any of these, what is not given has its default.
         options: Values by the options' names; None was not given.
         written: Further fields, as ``key.path=value``; they come last.
         code: A Python file that goes with it.
 
     Raises:
-        SpecError: Both a file and a recipe are given, or nothing at all; something breaks a rule.
+        SpecError: Nothing at all is given; something breaks a rule.
     """
     from fixnorm_core.changes import Change
     from fixnorm_core.errors import SpecError
@@ -124,8 +185,10 @@ def describe(
     changes = [*_changes(options), *map(Change.parse, written)]
     if code is not None:
         changes.append(Change(f"--code {code}", ("code",), _read_code(code)))
-    if file is not None and recipe is not None:
-        raise SpecError(f"both {file} and recipe {recipe} are given, and one job is submitted", "Give one of them")
+    if like is not None:
+        if code is None and like.code is not None:
+            changes.append(Change(f"the file of {like.id}", ("code",), like.code))
+        return read_job(like.text, origin=like.id, folder=Path(), changes=changes)
     if file is not None:
         return load_job_file(file, changes=changes)
     if recipe is not None:
@@ -133,7 +196,7 @@ def describe(
     if not changes:
         raise SpecError(
             "nothing says what to tune: neither a job file, nor a recipe, nor an option is given",
-            "Give a FILE, or --recipe NAME, or options such as --model resnet18 --dataset cifar10 --epochs 30",
+            "Give a FILE, --recipe NAME, --like ID, or options such as --model resnet18 --dataset cifar10 --epochs 30",
         )
     return read_job("{}", origin="the job", folder=Path(), changes=changes)
 

@@ -14,6 +14,7 @@ from service.cli.described import (
     EpochsOption,
     FileArgument,
     GpusOption,
+    LikeOption,
     ModelOption,
     NameOption,
     ParallelOption,
@@ -21,6 +22,8 @@ from service.cli.described import (
     SeedOption,
     SetOption,
     TrialsOption,
+    again,
+    check_one_base,
     describe,
     told_of_folders_here,
 )
@@ -37,6 +40,7 @@ def register(app: typer.Typer) -> None:
 def submit(
     file: FileArgument = None,
     recipe: RecipeOption = None,
+    like: LikeOption = None,
     model: ModelOption = None,
     dataset: DatasetOption = None,
     data: DataOption = None,
@@ -60,7 +64,7 @@ def submit(
     output: OutputOption = Output.TABLE,
     server: ServerOption = DEFAULT_SERVER,
 ) -> None:
-    """Submit a job: a file, a recipe, or options alone; with a file or a recipe they change it."""
+    """Submit a job: a file, a recipe, the like of another job, or options alone; with one of those they change it."""
     from service.cli.connection import connect
     from service.cli.follow import follow
     from service.cli.plan import show_plan
@@ -77,13 +81,16 @@ def submit(
         "gpus": gpus,
         "seed": seed,
     }
-    spec = describe(file, recipe=recipe, options=options, written=changes or (), code=code)
+    check_one_base(file, recipe, like)
     was_set = data is not None or any(change.partition("=")[0].strip() == "data.path" for change in changes or ())
-    with connect(server) as client, told_of_folders_here(spec.data.path, file=None if was_set else file):
-        if dry_run:
-            show_plan(client.plan(spec), output=output)
-            return
-        job = client.submit(spec, idempotency_key=idempotency_key).view
+    with connect(server) as client:
+        base = again(client, like) if like is not None else None
+        spec = describe(file, recipe=recipe, like=base, options=options, written=changes or (), code=code)
+        with told_of_folders_here(spec.data.path, file=None if was_set else file):
+            if dry_run:
+                show_plan(client.plan(spec), output=output)
+                return
+            job = client.submit(spec, idempotency_key=idempotency_key).view
         if output is Output.TABLE:
             typer.echo("\n".join([f"job {job.id} ({job.name}) is submitted", *job.notes]))
         if watch:

@@ -27,7 +27,7 @@ from worker.contracts import log_path
 from worker.recording import Recording
 
 ROOT = Path(__file__).parents[2]
-OF_AN_ENDED_JOB = {"watch", "trials", "best", "classes", "summary", "show", "report", "export", "logs"}
+OF_AN_ENDED_JOB = {"watch", "trials", "best", "classes", "summary", "show", "report", "export", "logs", "submit"}
 
 
 def lines(page: str) -> list[str]:

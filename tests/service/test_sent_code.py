@@ -43,6 +43,8 @@ def test_a_job_is_run_again_elsewhere_from_what_export_wrote(
         run("export", view.id, str(folder), "--server", url)
         assert client.code(view.id) == (folder / "code.py").read_text() == CODE
         report = client.report(view.id, html=True)
+        run("submit", "--like", view.id, "--name", "once more", "--server", url)  # its file goes with it
+        assert client.jobs()[0].spec == stored.model_copy(update={"name": "once more"})
     assert "fixnorm-tune submit job.yaml --code code.py --watch" in report
     assert "Ours: &lt;b&gt;&amp;c." in report
     for name in ("job.yaml", "recipe.yaml"):

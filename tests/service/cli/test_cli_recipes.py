@@ -69,11 +69,23 @@ def test_fields_of_a_job_file_are_set_alike(server: StandIn, cli: CLI, tmp_path:
     assert (submitted(server).budget.max_trials, submitted(server).seed) == (5, 3)
 
 
+def test_a_job_is_submitted_again_with_a_field_changed(server: StandIn, cli: CLI) -> None:
+    spec = JobSpec.model_validate(
+        {"name": "mine", "training": {"epochs": 7}, "seed": 3, "webhook": "https://example.org/secret"}
+    )
+    server.on("GET", "/api/v1/jobs/j1", job(JobState.SUCCEEDED, spec=spec))
+    server.on("POST", "/api/v1/jobs", job(JobState.QUEUED))
+    assert cli("submit", "--like", "j1", "--set", "seed=4", "--epochs", "9").exit_code == 0
+    wanted = {"seed": 4, "webhook": None, "training": spec.training.model_copy(update={"epochs": 9})}
+    assert submitted(server) == spec.model_copy(update=wanted)
+
+
 @pytest.mark.parametrize(
     ("arguments", "rule", "way_out"),
     [
-        ([], "nothing says what to tune: neither a job file, nor a recipe, nor an option", "Give a FILE, or"),
+        ([], "nothing says what to tune: neither a job file, nor a recipe, nor an option", "Give a FILE, --recipe"),
         (["job.yaml", "--recipe", "digits"], "both job.yaml and recipe digits are given", "Give one of them"),
+        (["job.yaml", "--like", "job-0"], "both job.yaml and --like job-0 are given", "Give one of them"),
         (["--recipe", "digit"], "there is no recipe 'digit'", "Did you mean 'digits'?"),
         (["--recipe", "digits", "--set", "epochs"], "'epochs' has no '='", "Write key.path=value"),
         (

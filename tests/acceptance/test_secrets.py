@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from buckets import Bucket, environment, picture, s3_server
 from PIL import Image
 from processes import ServerProcess
 from sqlalchemy import MetaData, create_engine, make_url, select
@@ -65,7 +66,17 @@ def rows(url: str) -> str:
     return "\n".join(found)
 
 
-def simulated(folder: Path) -> tuple[JobSpec, JobSpec]:
+@pytest.fixture
+def bucket() -> Iterator[Bucket]:
+    """Where some images are, of which one is none."""
+    with s3_server() as bucket:
+        for number in range(20):
+            bucket.put(f"whole/{number % 2}/{number}.png", picture(10 * number))
+            bucket.put(f"broken/{number % 2}/{number}.png", picture(10 * number) if number else b"no image")
+        yield bucket
+
+
+def simulated(folder: Path) -> tuple[JobSpec, ...]:
     job = Recording.packaged().job.model_copy(update={"budget": BudgetSpec(max_trials=3, confirm_runs=1)})
     wrong = JobSpec.model_validate(
         {"search": {"method": "weight_decay"}, "budget": {"max_trials": 2, "confirm_runs": 0}}
@@ -73,8 +84,8 @@ def simulated(folder: Path) -> tuple[JobSpec, JobSpec]:
     return job, wrong
 
 
-def trained(folder: Path) -> tuple[JobSpec, JobSpec]:
-    """A job that trains, and one that fails in its worker, at an image that is none."""
+def trained(folder: Path) -> tuple[JobSpec, ...]:
+    """Jobs that train, and jobs that fail in their worker: at an image that is none, and in a bucket that is none."""
     for grey, name in enumerate(("rose", "tulip")):
         (folder / "broken" / name).mkdir(parents=True)
         for number in range(10):
@@ -86,13 +97,14 @@ def trained(folder: Path) -> tuple[JobSpec, JobSpec]:
         training=TrainingSpec(epochs=1),
         budget=BudgetSpec(max_trials=2, confirm_runs=0),
     )
-    broken = DataSpec(name="imagefolder", path="broken", image_size=12)
-    return small, small.model_copy(update={"data": broken})
+    paths = ["s3://images/whole", "broken", "s3://images/broken", "s3://images/nothing", "s3://nobodys-bucket/whole"]
+    others = [DataSpec(name="imagefolder", path=path, image_size=12) for path in paths]
+    return small, *(small.model_copy(update={"data": data}) for data in others)
 
 
 @pytest.mark.parametrize("backend", ["simulator", pytest.param("ray", marks=pytest.mark.ray)])
 def test_no_secret_is_written_or_told(
-    backend: str, postgres_url: str, tmp_path: Path, ray_folder: Path, monkeypatch: pytest.MonkeyPatch
+    backend: str, bucket: Bucket, postgres_url: str, tmp_path: Path, ray_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known: dict[str, str] = {
         name: secrets.token_hex(24) for name in ("administrator's token", "database's password", "variable")
@@ -104,6 +116,10 @@ def test_no_secret_is_written_or_told(
     settings = Settings(database_url=url, state_dir=tmp_path / "state")
     known["user's token"], _ = create_token(settings, "ann", Scope.SUBMIT, lifetime=None)
     monkeypatch.setenv("OTHER_SERVICE_KEY", known["variable"])
+    aws = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    known |= {name: f"{name[4]}{secrets.token_hex(16).upper()}" for name in aws}
+    for name, value in (environment(bucket.endpoint) | {name: known[name] for name in aws}).items():
+        monkeypatch.setenv(name, value)
     server = ServerProcess(
         "server",
         tmp_path,
@@ -111,6 +127,7 @@ def test_no_secret_is_written_or_told(
         backend=backend,
         database_url=url,
         data_root=tmp_path / "data",
+        allowed_data_roots="s3://images:s3://nobodys-bucket",
         admin_token=known["administrator's token"],
         webhook_secret=f"whsec_{body}",
         webhook_private=True,
@@ -122,10 +139,12 @@ def test_no_secret_is_written_or_told(
         server.start()
         server.wait()
         with Client(server.url, token=known["user's token"]) as client:
-            good, wrong = (simulated if backend == "simulator" else trained)(tmp_path / "data")
+            jobs = (simulated if backend == "simulator" else trained)(tmp_path / "data")
             hook = {"webhook": "http://127.0.0.1:9/nobody"}
-            views = [client.wait(client.submit(job.model_copy(update=hook)).id) for job in (good, wrong)]
-            assert [view.state for view in views] == [JobState.SUCCEEDED, JobState.FAILED], views
+            views = [client.wait(client.submit(job.model_copy(update=hook)).id) for job in jobs]
+            fine = len(views) - 1 if backend == "simulator" else 2
+            assert [view.state for view in views[:fine]] == [JobState.SUCCEEDED] * fine, views
+            assert {view.state for view in views[fine:]} == {JobState.FAILED}, views
         job_ids = [view.id for view in views]
         known["session"] = use_a_browser(server.url, known["user's token"])
         for who in ("administrator's token", "user's token"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from fixnorm_core.disk import full_disk
@@ -44,10 +45,44 @@ def open_store(url: str, *, quick: bool = False) -> Any:
             f"{url} is in an object store, and {error.name} is not installed where trials run",
             f"Install the extra s3 there: {install_command('s3')}",
         ) from error
-    patience = _HASTE if quick else _PATIENCE
-    store = fsspec.filesystem("s3", use_listings_cache=False, config_kwargs=patience)  # one of a kind in each process
+    config = (_HASTE if quick else _PATIENCE) | {"http_session_cls": _session_class()}
+    store = fsspec.filesystem("s3", use_listings_cache=False, config_kwargs=config)  # one of a kind in each process
     store.retries = 1 if quick else 2
     return store
+
+
+class _RedirectedError(Exception):
+    """An answer sends the request elsewhere; the status."""
+
+
+@cache
+def _session_class() -> type:
+    """How requests are sent: as aiobotocore does, but to the endpoint alone.
+
+    By itself it follows a redirection to whatever host an answer names, takes what that has for the data, and gives it
+    the session's token and what is written. botocore follows none: it asks the same endpoint for another region.
+    """
+    from aiobotocore.httpsession import AIOHTTPSession
+
+    class Staying:
+        def __init__(self, session: Any) -> None:
+            self._session = session
+
+        def request(self, *args: Any, **options: Any) -> Any:
+            return self._session.request(*args, **options, allow_redirects=False)
+
+    class StayingSession(AIOHTTPSession):  # type: ignore[misc]
+        async def _get_session(self, proxy_url: str | None) -> Staying:
+            return Staying(await super()._get_session(proxy_url))
+
+        async def send(self, request: Any) -> Any:
+            answer = await super().send(request)
+            # Of one that names no region botocore asks for it, and is redirected again, until Python's stack is full
+            if 300 <= answer.status_code < 400 and "x-amz-bucket-region" not in answer.headers:
+                raise _RedirectedError(str(answer.status_code))
+            return answer
+
+    return StayingSession
 
 
 @contextmanager
@@ -103,6 +138,12 @@ def _refusal(url: str, error: Exception, *, writes: bool) -> DataError | None:
     answer = error.__cause__ if isinstance(error.__cause__, ClientError) else None
     status = answer.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) if answer else 0
     code = str(answer.response.get("Error", {}).get("Code", ""))[:60] if answer else type(error).__name__
+    if isinstance(error, _RedirectedError) or 300 <= status < 400:
+        return DataError(
+            f"the store of {url} answers {status or error}, which sends the request elsewhere; keys do not go there",
+            "Have the operator set AWS_ENDPOINT_URL to where the store itself answers (https instead of http?), and "
+            "AWS_DEFAULT_REGION to the bucket's region",
+        )
     if isinstance(error, FileNotFoundError):
         return DataError(
             f"there is no {url}: the store answers {code}", "Correct the bucket's name, or AWS_ENDPOINT_URL"

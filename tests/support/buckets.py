@@ -30,6 +30,7 @@ class Bucket:
         requests: Method and path of what it was asked.
         answers_badly: Whether a request gets ``status`` for an answer.
         status: A 500 unless told otherwise.
+        headers: Of such an answer.
         before: Called before each request is answered.
     """
 
@@ -38,6 +39,7 @@ class Bucket:
     requests: list[str] = field(default_factory=list)
     answers_badly: Callable[[str], bool] = lambda _: False
     status: int = 500
+    headers: dict[str, str] = field(default_factory=dict)
     before: Callable[[str], None] = lambda _: None
 
     @property
@@ -101,7 +103,7 @@ def s3_server() -> Iterator[Bucket]:
         bucket.requests.append(asked)
         bucket.before(asked)
         if bucket.answers_badly(asked):
-            start(f"{bucket.status} No", [("content-type", "text/plain")])
+            start(f"{bucket.status} No", [("content-type", "text/plain"), *bucket.headers.items()])
             return [b""]
         return answer(environ, start)
 

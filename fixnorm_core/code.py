@@ -19,6 +19,7 @@ from fixnorm_core.spec import JobSpec
 
 __all__ = [
     "digest_of",
+    "has_code",
     "import_code",
     "is_kept",
     "keep_code",
@@ -110,16 +111,23 @@ def named_for_sending(spec: JobSpec) -> JobSpec:
     return spec.model_copy(update={"model": model, "data": data})
 
 
-def keep_code(text: str, *, folder: Path) -> None:
-    """Keeps a file for the workers, whole or not at all.
+def has_code(digest: str, *, folder: Path) -> bool:
+    """Whether a file has been kept there."""
+    return _path(folder, digest).is_file()
+
+
+def keep_code(text: str, *, folder: Path) -> str:
+    """Keeps a file for the workers, whole or not at all; tells its digest.
 
     Raises:
         OSError: If there is no room, say.
     """
-    path = _path(folder, _digest(text))
+    digest = _digest(text)
+    path = _path(folder, digest)
     if not path.exists():
         with replacing(path) as file:
             file.write(text.encode())
+    return digest
 
 
 def import_code(module_name: str, reach: Reach) -> ModuleType:

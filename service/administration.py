@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from sqlalchemy import make_url
 
+from fixnorm_core.artifacts import ArtifactStore
 from fixnorm_core.errors import FixNormError
 from fixnorm_core.extras import install_command
 from service.access import tokens
@@ -21,6 +22,7 @@ from service.database.migrate import is_current, upgrade
 from service.database.postgres import one_at_a_time
 from service.database.rows import TokenRow
 from service.database.troubles import DATABASE_ERRORS
+from service.jobs.files import JobFiles
 from service.retention.policy import Policy, Pruned
 from service.retention.prune import Pruner, policy_of
 from service.settings import Settings
@@ -32,6 +34,7 @@ __all__ = [
     "create_token",
     "has_usable_token",
     "list_tokens",
+    "open_files",
     "policy_of",
     "prune",
     "revoke_tokens",
@@ -126,7 +129,8 @@ def prune(settings: Settings, policy: Policy, *, dry_run: bool) -> Sequence[Prun
     """
     with _opened(settings) as database:
         storage = partial(open_writing_storage, settings.url)
-        pruner = Pruner(database, storage, settings.state_dir, policy, utc_now, settings.trackers)
+        store = open_files(settings).store
+        pruner = Pruner(database, storage, settings.state_dir, policy, utc_now, settings.trackers, store)
         try:
             return pruner.plan() if dry_run else list(pruner.prune())
         except OSError as error:
@@ -134,6 +138,13 @@ def prune(settings: Settings, policy: Policy, *, dry_run: bool) -> Sequence[Prun
                 f"the state folder {settings.state_dir} cannot be pruned: {error}",
                 "Run it as the account that the server runs under, or correct --state-dir",
             ) from error
+
+
+def open_files(settings: Settings) -> JobFiles:
+    """Where the files of jobs are. Nothing is asked yet."""
+    store = ArtifactStore(settings.artifacts, quick=True) if settings.artifacts is not None else None
+    scratch = str(settings.scratch) if settings.scratch is not None else None
+    return JobFiles(settings.state_dir, store, scratch)
 
 
 def sqlite_lock(url: str, *, otherwise: Path) -> FileLock | None:

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol, assert_never
 
+import structlog
 from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage
 from prometheus_client import CollectorRegistry
@@ -22,14 +23,15 @@ from sqlalchemy import make_url, select
 from sqlalchemy.exc import ArgumentError
 from starlette.types import ASGIApp
 
+from fixnorm_core.data.store import BucketDown
 from fixnorm_core.disk import full_disk, no_space_at
-from fixnorm_core.errors import FixNormError
+from fixnorm_core.errors import DataError, FixNormError
 from fixnorm_core.extras import install_command
 from service.access import tokens
 from service.access.callers import Access
 from service.access.failures import Failures
 from service.access.settled import administrator_of
-from service.administration import sqlite_lock
+from service.administration import open_files, sqlite_lock
 from service.app import create_app
 from service.clock import utc_now
 from service.database.engine import Database
@@ -39,6 +41,7 @@ from service.database.rows import LeaseRow
 from service.database.troubles import DATABASE_ERRORS, Trouble, describe, trouble_of
 from service.dispatch.dispatcher import Dispatcher
 from service.dispatch.lease import DISPATCHER, Lease
+from service.jobs.files import JobFiles
 from service.metrics.meters import Meters
 from service.metrics.shared import SharedState
 from service.metrics.transactions import TransactionTimes
@@ -56,6 +59,8 @@ from service.webhooks.signature import load_secret
 from worker.contracts import Backend, Resources
 
 __all__ = ["CannotStart", "Service", "StateFolderInUse", "build"]
+
+log = structlog.get_logger(__name__)
 
 
 class StateFolderInUse(FixNormError):
@@ -151,10 +156,12 @@ def build(
 
     Raises:
         StateFolderInUse: If another server works on the state folder or its database.
-        CannotStart: If the folder, the database or Ray cannot be used.
+        CannotStart: If the folder, the database, the object store or Ray cannot be used.
     """
     lock = _claim_state_folder(settings)
     try:
+        files = open_files(settings)
+        _check_store(files)
         trackers = list(_trackers(settings))
         with _having_room(settings):
             database, studies, reader = _open_database(settings)
@@ -176,7 +183,7 @@ def build(
         lease,
         studies,
         backend,
-        settings.state_dir,
+        files,
         now,
         settings.poll_interval,
         rest,
@@ -189,7 +196,7 @@ def build(
     _time_transactions(database, studies, reader, registry=meters.registry)
     courier = Courier(database, secret, settings.webhook_private, now, meters)
     storage = partial(open_writing_storage, settings.url)
-    pruner = Pruner(database, storage, settings.state_dir, policy_of(settings), now, settings.trackers)
+    pruner = Pruner(database, storage, settings.state_dir, policy_of(settings), now, settings.trackers, files.store)
     janitor = Janitor(pruner, lambda: dispatcher.leads)
 
     followers = [Follower(tracker, database, lambda: dispatcher.leads, time.monotonic) for tracker in trackers]
@@ -211,6 +218,7 @@ def build(
         now,
         meters.registry,
         lambda: dispatcher.trouble,
+        files,
     )
     meters.registry.register(SharedState(runtime))
     return Service(create_app(runtime, start=life.start, close=life.close), dispatcher, runtime, life.begin, life.close)
@@ -227,6 +235,18 @@ def _claim_state_folder(settings: Settings) -> FileLock | None:
         raise CannotStart(
             f"the state folder {settings.state_dir} cannot be used: {error}", "Give another one with --state-dir"
         ) from error
+
+
+def _check_store(files: JobFiles) -> None:
+    """Refuses to start with a store that will never take anything; one that is down may be back sooner than a trial."""
+    if files.store is None:
+        return
+    try:
+        files.store.check()
+    except BucketDown as error:
+        log.warning("artifacts.store_down", reason=error.rule)
+    except DataError as error:
+        raise CannotStart(error.rule, error.way_out) from None
 
 
 def _time_transactions(

@@ -163,6 +163,20 @@ def _disk(what: str) -> Finding:
     return Finding(what, Condition.OK, says)
 
 
+def _artifacts(what: str) -> Finding:
+    from fixnorm_core.errors import DataError
+    from service.administration import open_files
+
+    store = open_files(_settings()).store
+    if store is None:
+        return Finding(what, Condition.OK, "in the state folder, which nodes have to see under the same path")
+    try:
+        store.check()
+    except DataError as error:
+        return Finding(what, Condition.PROBLEM, error.rule, error.way_out)
+    return Finding(what, Condition.OK, f"{store.url} can be written, listed and read from here")
+
+
 def _dashboard(what: str) -> Finding:
     import optuna_dashboard
 
@@ -182,6 +196,7 @@ CHECKS: dict[str, Callable[[str], Finding]] = {
     "Ray": _ray,
     "database": _database,
     "disk": _disk,
+    "artifacts": _artifacts,
     "dashboard": _dashboard,
 }
 """What is looked at, in this order."""

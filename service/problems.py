@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
+from fixnorm_core.data.store import BucketDown
 from fixnorm_core.errors import DataError, FixNormError, ModelError, SpecError
 from fixnorm_core.explain import explain
 from fixnorm_core.spec import JobSpec
@@ -90,6 +91,7 @@ _STATUS: dict[type[FixNormError], HTTPStatus] = {
     SpecError: HTTPStatus.UNPROCESSABLE_ENTITY,
     ModelError: HTTPStatus.UNPROCESSABLE_ENTITY,
     DataError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    BucketDown: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
 

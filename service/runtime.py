@@ -18,6 +18,7 @@ from fixnorm_core.tuning.recommend import Point
 from service.access.callers import Access
 from service.database.engine import Database
 from service.database.rows import JobRow
+from service.jobs.files import JobFiles
 from service.queue.share import Rules
 from service.settings import Settings
 from worker.contracts import Node, Resources
@@ -46,6 +47,7 @@ class Runtime:
         now: The wall clock, in UTC.
         registry: What `/metrics` tells.
         trouble: Why the dispatcher cannot go on now; None while it can.
+        files: Where the files of jobs are.
         stopping: Set when the server begins to stop; whatever streams ends then.
     """
 
@@ -64,6 +66,7 @@ class Runtime:
     now: Callable[[], datetime]
     registry: CollectorRegistry
     trouble: Callable[[], str | None]
+    files: JobFiles
     stopping: Event = field(default_factory=Event)
 
     @property

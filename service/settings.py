@@ -56,16 +56,22 @@ class Settings(BaseSettings):
     """Settings of one server.
 
     Attributes:
-        state_dir: Database, checkpoints, weights, logs and reports. Workers must see it under the same path.
+        state_dir: Database, checkpoints, weights, logs and reports. Workers must see it under the same path, unless
+            ``artifacts`` is set.
         data_root: Where relative ``data.path`` of jobs are looked up and downloaded sets are kept; None is
             ``<state_dir>/data``.
         allowed_data_roots: Further folders and addresses (``s3://bucket/prefix``) that jobs may read data from, as in
             ``PATH``. Beside ``data_root`` they are then the only ones. None allows no further ones where users have
             tokens, and where nobody has one, every folder and bucket that the account may read.
-        data_cache: Where workers keep data sets that they fetch from object stores; None is ``<state_dir>/cache``.
+        data_cache: Where workers keep data sets that they fetch from object stores; None is ``<state_dir>/cache``, and
+            with ``artifacts`` a folder in the cache of the workers' account.
         data_cache_days: Versions there that no process has used for so long are removed when something is fetched.
         data_cache_gib: Others that no process uses likewise, those unused for longest first, until what is there takes
             no more; None for however much.
+        artifacts: An address, ``s3://bucket/prefix``, that nodes keep checkpoints, weights and logs at, and this server
+            finds them. Nodes then need not see ``state_dir``. None keeps them there.
+        scratch: With ``artifacts``, the folder of each node that trials work in, an absolute path; None is one in the
+            cache of the workers' account.
         allowed_modules: Modules, with commas between them, whose factories jobs may name as models and data sets
             (``package.module:factory``), those of modules in them too. Their code runs in the workers.
         allow_code: Whether a Python file may come with a job. Whoever may submit then runs any code as the account of
@@ -125,6 +131,8 @@ class Settings(BaseSettings):
     data_cache: Path | None = None
     data_cache_days: float = Field(default=30.0, ge=0)
     data_cache_gib: float | None = Field(default=None, gt=0)
+    artifacts: str | None = None
+    scratch: Path | None = None
     allowed_modules: Annotated[tuple[str, ...], NoDecode] = ()
     allow_code: bool = False
     database_url: str | None = None
@@ -169,7 +177,15 @@ class Settings(BaseSettings):
     def _is_absolute(cls, value: Path | None) -> Any:
         return value.expanduser().resolve() if value is not None else None
 
-    @field_validator("data_cache")
+    @field_validator("artifacts")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        try:
+            return canonical_address(value) if value is not None else None
+        except DataError as error:
+            raise ValueError(str(error)) from None
+
+    @field_validator("data_cache", "scratch")
     @classmethod
     def _is_a_path_of_the_workers(cls, value: Path | None) -> Any:
         if value is not None and not value.is_absolute():  # nor resolved: links may lead elsewhere on their nodes
@@ -258,9 +274,10 @@ class Settings(BaseSettings):
         else:
             roots = Roots.at((self.images, *(self.allowed_data_roots or ())))
         code = str(self.kept_code) if self.allow_code else None
-        cache = str(self.data_cache or self.state_dir / "cache")
+        cache = self.data_cache or (self.state_dir / "cache" if self.artifacts is None else None)
+        kept = str(cache) if cache is not None else None
         cache_bytes = int(self.data_cache_gib * 2**30) if self.data_cache_gib is not None else None
-        return Reach(roots, self.allowed_modules, code, cache, self.data_cache_days, cache_bytes)
+        return Reach(roots, self.allowed_modules, code, kept, self.data_cache_days, cache_bytes)
 
 
 def _place(given: Path | str) -> Path | str:

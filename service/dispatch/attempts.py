@@ -11,7 +11,6 @@ import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from types import MappingProxyType
 from typing import assert_never
 
@@ -19,20 +18,22 @@ import structlog
 from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
+from fixnorm_core.artifacts import Artifacts
 from fixnorm_core.reach import Reach
 from fixnorm_core.reports import EpochReport, Evaluation, TrialResult
 from fixnorm_core.spec import JobSpec, TrialSpec
 from service.database.engine import Database
 from service.database.rows import LIVE_ATTEMPT_STATES, AttemptKind, AttemptRow, AttemptState, JobRow
 from service.dispatch.disk import waits_for_disk
-from service.dispatch.last_words import add_last_words
 from service.dispatch.lease import Lease
 from service.dispatch.ledger import Ledger
 from service.dispatch.live import Live, LiveAttempt
 from service.dispatch.nodes import Nodes
 from service.events.records import record, record_ends, record_epochs
 from service.jobs import repository
+from service.jobs.files import JobFiles
 from service.jobs.folders import trial_folder
+from service.jobs.last_words import add_last_words
 from service.jobs.views import trial_views
 from service.metrics.meters import Meters
 from service.schemas import EventKind, JobState
@@ -51,7 +52,6 @@ from worker.contracts import (
     Trained,
     TrainTask,
     Update,
-    log_path,
 )
 
 __all__ = ["MAX_RETRYABLE_FAILURES", "Attempts", "JobMoved"]
@@ -75,7 +75,7 @@ class Attempts:
     database: Database
     lease: Lease
     backend: Backend
-    state_dir: Path
+    files: JobFiles
     now: Callable[[], datetime]
     meters: Meters
     open_study: Callable[[str], StudyHandle]
@@ -98,7 +98,7 @@ class Attempts:
             JobMoved: If it is in another state by now, or under other terms: it was paused, say, or extended.
         """
         attempt = self._open(job, AttemptKind.TRAIN, asked.number, Resources.of(spec.resources), params=asked.params)
-        self._start(TrainTask(attempt.id, *self._what(job.id, spec, asked)), attempt, nodes)
+        self._start(TrainTask(attempt.id, *self._what(attempt, spec, asked)), attempt, nodes)
 
     def evaluate(self, job: JobRow, spec: JobSpec, asked: AskedTrial, *, nodes: Sequence[str]) -> None:
         """Starts the evaluation of a trial's weights on the test split, as :meth:`train` starts a trial.
@@ -107,7 +107,7 @@ class Attempts:
             JobMoved: As there.
         """
         attempt = self._open(job, AttemptKind.EVALUATE, asked.number, Resources.of(spec.resources), params=asked.params)
-        self._start(EvaluateTask(attempt.id, *self._what(job.id, spec, asked)), attempt, nodes)
+        self._start(EvaluateTask(attempt.id, *self._what(attempt, spec, asked)), attempt, nodes)
 
     def prune(self, job: JobRow, number: int, *, reason: str) -> None:
         """Ends a trial that no attempt is training, because its pruner had stopped it, or would now.
@@ -222,9 +222,12 @@ class Attempts:
                     record_epochs(session, job_id, trial.number, trial.intermediate_values)
             record_ends(session, job_id, views)
 
-    def _what(self, job_id: str, spec: JobSpec, asked: AskedTrial) -> tuple[TrialSpec, str, Reach]:
-        folder = trial_folder(self.state_dir, job_id, asked.number)
-        return spec.trial(asked.params, seed=asked.seed), str(folder), self.reach
+    def _what(
+        self, attempt: LiveAttempt, spec: JobSpec, asked: AskedTrial
+    ) -> tuple[TrialSpec, str, Reach, Artifacts | None]:
+        place = (attempt.job_id, asked.number)
+        folder, artifacts = trial_folder(self.files.state_dir, *place), self.files.artifacts(*place, attempt.id)
+        return spec.trial(asked.params, seed=asked.seed), str(folder), self.reach, artifacts
 
     def _start(self, task: Task, attempt: LiveAttempt, nodes: Sequence[str]) -> None:
         attempt.log.info("attempt.started", params=task.trial.params, seed=task.trial.seed)
@@ -363,8 +366,7 @@ class Attempts:
         attempt.log.info("attempt.ended", state=state, reason=reason)
 
     def _add_last_words(self, job_id: str, number: int, attempt_id: str, state: AttemptState, reason: str) -> None:
-        path = log_path(trial_folder(self.state_dir, job_id, number), attempt_id)
-        add_last_words(path, state, reason, now=self.now())
+        add_last_words(self.files.log(job_id, number, attempt_id), state, reason, now=self.now())
 
     def _refuse(self, attempt_id: str) -> None:
         """Says why news of an attempt changes nothing, and has the backend end it, should it still run."""

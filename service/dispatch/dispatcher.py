@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import structlog
 
@@ -27,6 +26,7 @@ from service.dispatch.lease import Lease, LeaseLost
 from service.dispatch.nodes import Nodes
 from service.jobs import repository
 from service.jobs.amended import spec_of
+from service.jobs.files import JobFiles
 from service.metrics.meters import Meters
 from service.queue.share import Claim, Obstacle, Rules, Turn, Turns
 from service.queue.standing import MEMORY, Standing, last_served, load_standings
@@ -55,7 +55,7 @@ class Dispatcher:
         lease: What makes this server the one that dispatches.
         studies: Optuna's.
         backend: Where trials run; owned by the dispatcher, which closes it.
-        state_dir: Where the files of jobs live.
+        files: Where the files of jobs live.
         now: The wall clock, in UTC.
         poll_interval: Longest pause between two looks at the backend; its news ends it.
         retry_wait: How long a task rests after a first failure that is not its own.
@@ -70,7 +70,7 @@ class Dispatcher:
     lease: Lease
     studies: Studies
     backend: Backend
-    state_dir: Path
+    files: JobFiles
     now: Callable[[], datetime]
     poll_interval: timedelta
     retry_wait: timedelta
@@ -98,7 +98,7 @@ class Dispatcher:
             self.database,
             self.lease,
             self.backend,
-            self.state_dir,
+            self.files,
             self.now,
             self.meters,
             self._open_study,
@@ -106,7 +106,7 @@ class Dispatcher:
             self.reach,
         )
         self._runner = JobRunner(
-            self.database, self.lease, self.studies, self._attempts, self.state_dir, self.now, self.retry_wait
+            self.database, self.lease, self.studies, self._attempts, self.files, self.now, self.retry_wait
         )
 
     def start(self) -> None:
@@ -134,6 +134,7 @@ class Dispatcher:
             except LeaseLost:
                 self._attempts.abandon()  # idle slots too may have another owner by now
         self.backend.close()
+        self._runner.endings.close()
         self.lease.close()  # now that nothing of this server's runs any more
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import structlog
@@ -16,7 +16,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from fixnorm_core.disk import full_disk, no_space_at
-from fixnorm_core.errors import FixNormError
+from fixnorm_core.errors import DataError, FixNormError
 from fixnorm_core.spec import BudgetSpec, JobSpec
 from fixnorm_core.tuning.recommend import Point, recommend
 from service.database.engine import Database
@@ -38,6 +38,7 @@ from service.dispatch.actions import (
 )
 from service.dispatch.attempts import Attempts, JobMoved
 from service.dispatch.disk import waits_for_disk
+from service.dispatch.endings import Endings
 from service.dispatch.facts import gather
 from service.dispatch.lease import Lease, LeaseLost
 from service.dispatch.limits import until_next_limit
@@ -45,6 +46,7 @@ from service.dispatch.policy import JobFacts, decide
 from service.events.records import last_of
 from service.jobs import repository
 from service.jobs.amended import spec_of
+from service.jobs.files import JobFiles
 from service.jobs.folders import best_folder
 from service.jobs.reopening import CUT_OFF
 from service.jobs.views import trial_views, validation_examples
@@ -60,6 +62,8 @@ log = structlog.get_logger(__name__)
 
 _LONGEST_SLEEP = timedelta(days=1)
 _DISK_WAIT = timedelta(seconds=30)
+_STORE_WAIT = timedelta(seconds=30)
+_WRITING_WAIT = timedelta(milliseconds=100)
 _WHY_ENDED = {JobState.CANCELLED: "the job was cancelled", JobState.FAILED: CUT_OFF}
 
 
@@ -85,7 +89,7 @@ class JobRunner:
         lease: What makes this server the one that dispatches.
         studies: Optuna's.
         attempts: Those of all jobs.
-        state_dir: Where the files of jobs live.
+        files: Where the files of jobs live.
         now: The wall clock, in UTC.
         retry_wait: How long a task rests after a first failure that is not its own.
         next_limit: When the next limit of time strikes, of the jobs that were carried on since it was last None.
@@ -95,10 +99,11 @@ class JobRunner:
     lease: Lease
     studies: Studies
     attempts: Attempts
-    state_dir: Path
+    files: JobFiles
     now: Callable[[], datetime]
     retry_wait: timedelta
     next_limit: datetime | None = field(default=None, init=False)
+    endings: Endings = field(default_factory=Endings, init=False)
     _opinions: dict[str, _Opinion] = field(default_factory=dict, init=False)
 
     def expected(self, job_id: str) -> Mapping[Point, float] | None:
@@ -109,6 +114,7 @@ class JobRunner:
     def forget_all(self) -> None:
         """Forgets what the samplers think: another server goes on with the jobs."""
         self._opinions.clear()
+        self.endings.forget_all()
 
     def carry_on(self, job: JobRow, turn: Turn) -> bool:
         """Carries a job on until an attempt has started (True) or nothing more can be done now (False).
@@ -262,14 +268,27 @@ class JobRunner:
         if found is None:
             self._end_job(job, state, reason)
             return
-        best = write_result(self.state_dir, job, spec, trials=trials, rows=rows, best=found, stop_reason=reason)
+        write = partial(write_result, self.files, job, spec, trials=trials, rows=rows, best=found, stop_reason=reason)
+        if self.files.store is None:
+            best = write()
+        else:
+            try:
+                taken = self.endings.take(job.id, (state, reason, found, job.amendments), write)
+            except DataError as error:  # of the store; what the trials have found is worth waiting for
+                self._update(job, reason=f"{error.rule}; tried again every {_STORE_WAIT.seconds} seconds")
+                self._look_again_at(self.now() + _STORE_WAIT)
+                return
+            if taken is None:
+                self._look_again_at(self.now() + _WRITING_WAIT)
+                return
+            best = taken
         views = trial_views(spec, trials, attempts=rows, now=self.now())
         study.show(surface_chart(spec, views, best=best, study=study.study))
         self._end_job(job, state, reason, result=best.model_dump(mode="json"))
 
     def _wait_for_disk(self, job: JobRow) -> None:
         """Puts the end of a job off whose result had no room: it is paused, or tried again if it is being stopped."""
-        what = f"the result cannot be written: {no_space_at(best_folder(self.state_dir, job.id))}"
+        what = f"the result cannot be written: {no_space_at(best_folder(self.files.state_dir, job.id))}"
         log.warning("job.disk_full", job=job.id, reason=what)
         if job.state == JobState.STOPPING:
             self._update(job, reason=f"{what}; tried again every {_DISK_WAIT.seconds} seconds")
@@ -291,6 +310,7 @@ class JobRunner:
         self.studies.forget(job.id)
         self.attempts.stored.forget(job.id)
         self._opinions.pop(job.id, None)
+        self.endings.forget(job.id)
         log.info("job.ended", job=job.id, state=state, reason=reason)
 
     def _earlier_result(self, job: JobRow) -> object:

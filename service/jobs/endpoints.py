@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse
 
+from fixnorm_core.buckets import is_url
 from fixnorm_core.code import kept_code
 from fixnorm_core.reports import ClassEvaluation
 from fixnorm_core.spec import JobSpec, Summary
@@ -21,6 +22,7 @@ from service.database.rows import JobRow
 from service.jobs import repository
 from service.jobs.amended import spec_of
 from service.jobs.changes import change
+from service.jobs.objects import stream_object
 from service.jobs.reopening import extend, retry
 from service.jobs.submit import check_reach, submit
 from service.jobs.verbs import PAUSE, RESUME, STOP, Verb, ask
@@ -50,7 +52,7 @@ __all__ = [
     "extend_job",
     "fetch_code",
     "fetch_report",
-    "final_file",
+    "final_place",
     "find_classes",
     "list_jobs",
     "list_trials",
@@ -89,6 +91,7 @@ def submit_job(
         trials=running.trials,
         images=running.settings.images,
         reach=running.reach,
+        files=running.files,
         nodes=running.nodes(),
         user_max=running.rules.user_max,
         trackers=running.settings.trackers,
@@ -177,16 +180,20 @@ def show_summary(job_id: str, running: Running) -> Summary:
 
 
 @router.get("/{job_id}/weights", responses=_NOT_FOUND | {409: PROBLEM}, response_class=FileResponse)
-def fetch_weights(job_id: str, running: Running) -> FileResponse:
+def fetch_weights(job_id: str, running: Running) -> Response:
     """The best run's weights, as safetensors."""
-    path = final_file(running, job_id, "weights")
-    return FileResponse(path, media_type="application/octet-stream", filename=f"{job_id}.safetensors")
+    place = final_place(running, job_id, "weights")
+    if is_url(place):
+        return stream_object(running.files, place, filename=f"{job_id}.safetensors")
+    return FileResponse(place, media_type="application/octet-stream", filename=f"{job_id}.safetensors")
 
 
 @router.get("/{job_id}/code", responses=_NOT_FOUND, response_class=PlainTextResponse)
 def fetch_code(job_id: str, running: Running) -> PlainTextResponse:
     """The Python file that came with a job."""
-    text = kept_code(spec_of(_find(running, job_id)), folder=running.settings.kept_code)
+    spec = spec_of(_find(running, job_id))
+    running.files.have_code(spec, folder=running.settings.kept_code)
+    text = kept_code(spec, folder=running.settings.kept_code)
     if text is None:
         raise NotFound(
             f"{job_id} came with no Python file, or it was deleted", "`fixnorm-tune show` tells of what it is"
@@ -204,7 +211,8 @@ def fetch_report(
     if wanted == "html":
         page = report_page(running, show_job(job_id, running), list_trials(job_id, running))
         return HTMLResponse(page, headers={"Content-Security-Policy": REPORT_POLICY})
-    return FileResponse(final_file(running, job_id, "report"), media_type="text/markdown; charset=utf-8")
+    path = running.files.have_best(job_id, Path(final_place(running, job_id, "report")))
+    return FileResponse(path, media_type="text/markdown; charset=utf-8")
 
 
 @router.post("/{job_id}/pause", responses=_NOT_FOUND | {409: PROBLEM})
@@ -292,8 +300,8 @@ def _check_reach(running: Running, job_id: str) -> None:
     check_reach(JobSpec.from_stored(_find(running, job_id).spec), running.reach)
 
 
-def final_file(running: Running, job_id: str, what: str) -> Path:
-    """A file that a job has kept since it last ended: its ``weights`` or its ``report``."""
+def final_place(running: Running, job_id: str, what: str) -> str:
+    """The path or address of what a job has kept since it last ended: its ``weights`` or its ``report``."""
     job = _find(running, job_id)
     path = (job.result or {}).get(what)
     if path is None:
@@ -302,7 +310,7 @@ def final_file(running: Running, job_id: str, what: str) -> Path:
             f"{_when_kept(running, JobState(job.state), what)} "
             f"`fixnorm-tune report {job_id} -o report.html` shows a job in any state",
         )
-    return Path(path)
+    return str(path)
 
 
 def _when_kept(running: Running, state: JobState, what: str) -> str:

@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
+from fixnorm_core.errors import DataError
 from service.answers import PROBLEM
 from service.database.rows import LIVE_ATTEMPT_STATES, AttemptKind, AttemptRow, JobRow
 from service.jobs import repository
-from service.jobs.folders import trial_folder
+from service.jobs.files import LogFile
+from service.jobs.last_words import last_words_of
 from service.problems import NoResultYet, NotFound
 from service.runtime import Running, Runtime
 from service.schemas import ATTEMPT_HEADER
 from service.settings import BackendName
-from worker.contracts import log_path
 
 __all__ = ["AttemptLog", "find_log", "read_end", "router", "why_nothing"]
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 _LOOK_EVERY_SECONDS = 0.2
+_ASK_EVERY_SECONDS = 2.0
+"""A store, of which each look is a request."""
 _BYTES_AT_ONCE = 64 * 1024
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
@@ -49,13 +50,13 @@ class AttemptLog:
         job: Its job.
         attempts: All attempts at its trial, in their order.
         count: Its number among them, from 1.
-        path: The log; there is none before the first line.
+        file: The log; there is none before the first line.
     """
 
     job: JobRow
     attempts: Sequence[AttemptRow]
     count: int
-    path: Path
+    file: LogFile
 
     @property
     def attempt(self) -> AttemptRow:
@@ -84,15 +85,15 @@ def stream_log(
     and the bytes that have arrived as the offset, until the answer is 204.
     """
     log = find_log(running, job_id, number, attempt)
-    if not log.path.exists() and not (follow and log.is_live):
+    if log.file.size() is None and not (follow and log.is_live):
         raise NoResultYet(
             f"attempt {log.count} at trial {number} of {job_id} is {log.attempt.state} and has logged nothing",
             why_nothing(running, log, f"fixnorm-tune logs {job_id} {number}"),
         )
-    if follow and not log.is_live and not _read(log.path, offset):
+    if follow and not log.is_live and not log.file.read(offset, 1):
         return Response(status_code=HTTPStatus.NO_CONTENT, headers={ATTEMPT_HEADER: str(log.count)})
     headers = {ATTEMPT_HEADER: str(log.count), "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    pieces = _pieces(running, log.attempt.id, log.path, offset=offset, follow=follow)
+    pieces = _pieces(running, log, offset=offset, follow=follow)
     return StreamingResponse(pieces, media_type="text/plain; charset=utf-8", headers=headers)
 
 
@@ -127,47 +128,42 @@ def find_log(running: Runtime, job_id: str, number: int, count: int | None) -> A
             f"trial {number} of {job_id} has {len(rows)} attempts, and no attempt {count}",
             f"Ask for one from 1 to {len(rows)}, or leave attempt out for the last that trained it",
         )
-    path = log_path(trial_folder(running.settings.state_dir, job_id, number), rows[count - 1].id)
-    return AttemptLog(job, rows, count, path)
+    row = rows[count - 1]
+    file = running.files.log(job_id, number, row.id, last_words=last_words_of(row))
+    return AttemptLog(job, rows, count, file)
 
 
-def read_end(path: Path, most: int) -> tuple[str, int]:
+def read_end(file: LogFile, most: int) -> tuple[str, int]:
     """The last lines of a log, at most ``most`` bytes of them, and how many bytes all of it has; 0 where none is."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - most))
-            end = file.read(most)
-    except FileNotFoundError:
-        return "", 0
+    size = file.size() or 0
+    start, end = max(0, size - most), b""
+    while piece := file.read(start + len(end), most - len(end)):
+        end += piece
     if size > most:  # it begins with a whole line, unless one line is all of it
         end = end[end.find(b"\n") + 1 :]
     return end.decode(errors="replace"), size
 
 
-async def _pieces(running: Runtime, attempt_id: str, path: Path, *, offset: int, follow: bool) -> AsyncIterator[bytes]:
-    live = follow
+async def _pieces(running: Runtime, log: AttemptLog, *, offset: int, follow: bool) -> AsyncIterator[bytes]:
+    live, file = follow, log.file
+    pause = _LOOK_EVERY_SECONDS if file.store is None else _ASK_EVERY_SECONDS
     while True:
-        while piece := await run_in_threadpool(_read, path, offset):
-            offset += len(piece)
-            yield piece
+        try:
+            while piece := await run_in_threadpool(file.read, offset, _BYTES_AT_ONCE):
+                offset += len(piece)
+                yield piece
+        except DataError:  # the store does not answer any more; whoever follows asks again, and is told so
+            return
         if not live or running.stopping.is_set():
             return
         # Looked at before the last read, so that what an ended attempt has logged is read to its end.
-        live = await run_in_threadpool(_is_live, running, attempt_id)
-        await asyncio.sleep(_LOOK_EVERY_SECONDS)
+        row = await run_in_threadpool(_find, running, log.attempt.id)
+        live = row is not None and row.state in LIVE_ATTEMPT_STATES
+        if row is not None:
+            file = replace(file, last_words=last_words_of(row).encode())
+        await asyncio.sleep(pause)
 
 
-def _read(path: Path, offset: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            return file.read(_BYTES_AT_ONCE)
-    except FileNotFoundError:  # its worker has not begun
-        return b""
-
-
-def _is_live(running: Runtime, attempt_id: str) -> bool:
+def _find(running: Runtime, attempt_id: str) -> AttemptRow | None:
     with running.database.read() as session:
-        row = repository.find_attempt(session, attempt_id)
-    return row is not None and row.state in LIVE_ATTEMPT_STATES
+        return repository.find_attempt(session, attempt_id)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import IntegrityError
 
-from fixnorm_core.code import keep_code, named_by_code
+from fixnorm_core.code import named_by_code
 from fixnorm_core.data.catalog import check_data
 from fixnorm_core.errors import DataError, ModelError, SpecError
 from fixnorm_core.models.catalog import check_method, check_model
@@ -20,6 +20,7 @@ from service.database.engine import Database
 from service.database.rows import JobRow
 from service.events.records import record
 from service.jobs import repository
+from service.jobs.files import JobFiles
 from service.jobs.warm_start import Trials, with_summaries
 from service.problems import KeyReused, ResourcesNeverFree
 from service.queue.share import UNLIMITED
@@ -38,6 +39,7 @@ def submit(
     trials: Trials,
     images: Path,
     reach: Reach,
+    files: JobFiles,
     nodes: Sequence[Node],
     user_max: Resources = UNLIMITED,
     trackers: Sequence[str] = (),
@@ -52,6 +54,7 @@ def submit(
         trials: Tells the trials of a job that ``search.warm_start`` names.
         images: Where relative data paths are looked up.
         reach: What the job may read.
+        files: Where a Python file that comes with it is kept.
         nodes: The machines that trials can run on.
         user_max: All that those of one user can.
         trackers: Names of the trackers that are told of the job.
@@ -69,11 +72,14 @@ def submit(
             result or tuned something else; for a deadline that has passed.
         ResourcesNeverFree: If a trial could never be placed.
         KeyReused: If the key came with another spec before.
+        BucketDown: If a Python file is kept in an object store that does not answer.
     """
     code = spec.code
+    if reach.code is not None:
+        files.have_code(spec, folder=Path(reach.code))
     spec = check(spec, database=database, trials=trials, images=images, reach=reach, nodes=nodes, user_max=user_max)
     if code is not None and reach.code is not None:
-        keep_code(code, folder=Path(reach.code))
+        files.keep_code(code, folder=Path(reach.code))
     try:
         with database.write.begin() as session:
             if key is not None and (earlier := repository.find_by_key(session, key)) is not None:

@@ -38,7 +38,7 @@ def show_live_log(job_id: str, number: int, running: Running, attempt: Attempt =
 
 def _log(running: Runtime, job_id: str, number: int, attempt: int | None) -> dict[str, Any]:
     log = find_log(running, job_id, number, attempt)
-    text, size = read_end(log.path, _MOST_BYTES)  # after its state was read: an ended attempt's is whole
+    text, size = read_end(log.file, _MOST_BYTES)  # after its state was read: an ended attempt's is whole
     look_after: int | None = None
     if log.is_live:
         look_after = _SECONDS_WHILE_LIVE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
@@ -11,9 +12,9 @@ import optuna
 from optuna.exceptions import StorageInternalError
 
 from fixnorm_core.code import kept_code
+from fixnorm_core.errors import DataError
 from fixnorm_core.reports import ClassEvaluation, EpochReport, TrialResult
 from service.jobs import repository
-from service.jobs.folders import trial_folder
 from service.jobs.views import class_evaluation_of, result_of
 from service.reporting.page import Reported, render_page
 from service.reporting.result import read_history
@@ -42,7 +43,9 @@ def report_page(running: Runtime, job: JobView, trials: Sequence[TrialView]) -> 
         run = result_of(job.best.weights_trial, attempts=attempts)
         if job.best.test is not None:
             classes = class_evaluation_of(job.best.weights_trial, attempts=attempts)
-        history = read_history(trial_folder(running.settings.state_dir, job.id, job.best.weights_trial))
+        history = read_history(running.files, job.id, job.best.weights_trial, run)
+    with suppress(DataError):  # the page goes without it
+        running.files.have_code(job.spec, folder=running.settings.kept_code)
     code = kept_code(job.spec, folder=running.settings.kept_code)
     study, now = study_of(running, job), running.now()
     return render_page(Reported(job, trials, study, run, history, _versions(), now, code, classes))

@@ -1,5 +1,7 @@
 """Removes what the policy lets go.
 
+Where nodes keep files in an object store, what is there goes with what is in the folder, and after it.
+
 A job is looked at again under a lock on its row, which `retry` and `extend` take too, so that none is reopened while
 its files are removed. A whole job goes in an order that a crash at any point leaves something to go on from: its folder
 is marked, its rows go in one transaction, then its study, its files, and the mark last. A file that cannot be
@@ -11,7 +13,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -22,11 +24,13 @@ from optuna.storages._rdb.models import StudyModel, TrialModel
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from fixnorm_core.errors import FixNormError
+from fixnorm_core.artifacts import ArtifactStore
+from fixnorm_core.errors import DataError, FixNormError
 from service.database.engine import Database
 from service.database.rows import DeliveryRow, JobRow, TrackedRow
 from service.jobs import repository
 from service.jobs.folders import best_folder, job_folder
+from service.retention.objects import Objects
 from service.retention.policy import Decision, EndedJob, Policy, Pruned, What, decide
 from service.schemas import TERMINAL_STATES
 from service.settings import Settings
@@ -66,6 +70,7 @@ class Pruner:
         policy: How long what is kept.
         now: The wall clock, in UTC.
         trackers: Names of those that are told of jobs; a job of which one has not been told all stays.
+        store: Where nodes keep files of jobs, if not in the folder.
     """
 
     database: Database
@@ -74,15 +79,25 @@ class Pruner:
     policy: Policy
     now: Callable[[], datetime]
     trackers: Sequence[str] = ()
+    store: ArtifactStore | None = None
+    _objects: Objects = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_objects", Objects(self.store, self.policy.keep_best))
 
     def plan(self) -> list[Pruned]:
-        """What :meth:`prune` would remove now."""
+        """What :meth:`prune` would remove now.
+
+        Raises:
+            DataError: If the store refuses, or does not answer.
+        """
         found = []
         for decision in self._decide():
             for what in decision.what:
-                files = self._files(decision.job.id, what)
-                if files or what is What.JOB:
-                    found.append(Pruned(decision.job.id, what, len(files), sum(map(_size, files))))
+                files, objects = self._files(decision.job.id, what), self._objects.find(decision.job.id, what)
+                if files or objects or what is What.JOB:
+                    size = sum(map(_size, files)) + sum(objects.values())
+                    found.append(Pruned(decision.job.id, what, len(files) + len(objects), size))
         return found
 
     def prune(self, *, is_over: Callable[[], bool] = lambda: False) -> Iterator[Pruned]:
@@ -103,7 +118,7 @@ class Pruner:
             for decision in self._decide():
                 if is_over():
                     return
-                remove = self._remove_job if What.JOB in decision.what else self._remove_files
+                remove = self._remove_job if What.JOB in decision.what else self._remove_parts
                 yield from _trying(decision.job.id, decision.what[-1], partial(remove, decision))
 
     @contextmanager
@@ -123,6 +138,21 @@ class Pruner:
     def _decide(self) -> list[Decision]:
         with self.database.read() as session:
             return decide(self.policy, _ended_jobs(session, self.trackers), now=self.now())
+
+    def _remove_parts(self, decision: Decision) -> list[Pruned]:
+        done = self._remove_files(decision)
+        for what in decision.what:
+            try:
+                found = self._objects.find_once(decision.job, what)
+                if not found:
+                    continue
+                with self.database.write.begin() as session:  # not held over a store's answers
+                    is_still = _is_still(session, decision.job)
+                if is_still:  # a job that is reopened now begins new trials, of which none was found
+                    done.append(self._objects.remove(decision.job.id, what, found))
+            except DataError as error:
+                done.append(Pruned(decision.job.id, what, 0, 0, str(error)))
+        return done
 
     def _remove_files(self, decision: Decision) -> list[Pruned]:
         job = decision.job
@@ -162,6 +192,11 @@ class Pruner:
         finally:
             close_storage(storage)
         done = _remove(job_id, What.JOB, self._files(job_id, What.JOB))
+        try:
+            objects = self._objects.remove(job_id, What.JOB, self._objects.find(job_id, What.JOB))
+            done = replace(done, files=done.files + objects.files, bytes=done.bytes + objects.bytes)
+        except DataError as error:
+            done = replace(done, kept=done.kept or str(error))
         if done.kept is not None:  # the mark stays
             return done
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from fixnorm_core.reports import EpochReport, TrialResult
 from fixnorm_core.spec import DataSpec, JobSpec, ModelSpec, TrainingSpec
 from fixnorm_core.training.trainer import Trainer
 from service.database.rows import JobRow
+from service.jobs.files import JobFiles
+from service.jobs.folders import trial_folder
 from service.reporting.recipe import job_file, submitted_file
 from service.reporting.report import render_report
 from service.reporting.result import read_history
@@ -75,10 +78,13 @@ def test_the_report_names_the_images_that_were_left_out(run: tuple[tuple[EpochRe
 def test_the_epochs_of_a_run_are_read_from_its_folder(
     run_folder: Path, run: tuple[tuple[EpochReport, ...], TrialResult], tmp_path: Path
 ) -> None:
-    assert read_history(run_folder) == run[0]
-    assert read_history(tmp_path) == ()
-    (tmp_path / "result.json").write_text("{")
-    assert read_history(tmp_path) == ()
+    files, folder = JobFiles(tmp_path), trial_folder(tmp_path, "j1", 3)
+    assert read_history(files, "j1", 3, run[1]) == ()
+    folder.mkdir(parents=True)
+    shutil.copy(run_folder / "result.json", folder)
+    assert read_history(files, "j1", 3, run[1]) == run[0]
+    (folder / "result.json").write_text("{")
+    assert read_history(files, "j1", 3, run[1]) == ()
 
 
 def test_no_report_tells_the_webhook_which_may_be_a_secret() -> None:

@@ -41,6 +41,7 @@ def put(service: Service, spec: JobSpec) -> str:
         trials=service.runtime.trials,
         images=Path("/"),
         reach=service.runtime.reach,
+        files=service.runtime.files,
         nodes=service.runtime.nodes(),
         trackers=service.runtime.settings.trackers,
         key=None,

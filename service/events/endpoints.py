@@ -36,12 +36,15 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
+_LAST = 2**31 - 1  # what the column holds
+
+
 @router.get("/{job_id}/events", response_class=StreamingResponse, responses=_RESPONSES)
 def stream_events(
     job_id: str,
     running: Running,
-    last_event_id: Annotated[int | None, Header(ge=0)] = None,
-    after: Annotated[int, Query(ge=0)] = 0,
+    last_event_id: Annotated[int | None, Header(ge=0, le=_LAST)] = None,
+    after: Annotated[int, Query(ge=0, le=_LAST)] = 0,
 ) -> Response:
     """A job's events from the first, or after `Last-Event-ID` (or `after`), until it has ended.
 

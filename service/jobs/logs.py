@@ -75,7 +75,7 @@ def stream_log(
     number: int,
     running: Running,
     attempt: Annotated[int | None, Query(ge=1)] = None,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Annotated[int, Query(ge=0, le=2**63 - 1)] = 0,
     follow: bool = False,
 ) -> Response:
     """What an attempt at a trial has logged: that of `attempt`, counted from 1, or of the last one to train it.

@@ -68,6 +68,7 @@ def test_a_stream_tells_a_whole_job_while_it_runs_and_ends_with_it(http: httpx.C
     assert (first.trial, first.task, first.params) == (0, "train", trials_of(http, job_id)[0].params)
 
 
+@pytest.mark.both_databases
 def test_a_reader_goes_on_after_the_last_event_it_has_seen(http: httpx.Client, job: dict[str, Any]) -> None:
     job_id = wait_for(http, submit_job(http, job)).id
     events = list(read_events(http, job_id))
@@ -75,7 +76,9 @@ def test_a_reader_goes_on_after_the_last_event_it_has_seen(http: httpx.Client, j
         assert list(read_events(http, job_id, after=after)) == events[after:]
     address = f"{JOBS}/{job_id}/events"
     assert http.get(address, params={"after": len(events) - 1}).text.count("event: ") == 1
-    assert http.get(address, headers={"Last-Event-ID": str(len(events))}).status_code == 204
+    for last, status in ((len(events), 204), (2**31 - 1, 204), (2**31, 422), (2**68, 422)):  # the column holds 31 bits
+        assert http.get(address, headers={"Last-Event-ID": str(last)}).status_code == status
+        assert http.get(address, params={"after": last}).status_code == status
 
 
 @pytest.mark.both_databases
@@ -105,7 +108,20 @@ def test_a_silent_stream_says_that_it_is_alive(settings: Settings, job: dict[str
             assert len(list(islice(comments, 100))) < 100  # ten seconds of heartbeats: a stream that goes on
 
 
-@pytest.mark.parametrize(("path", "status"), [("job-nope/events", 404), ("job-nope/events?after=-1", 422)])
+@pytest.mark.both_databases
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("job-nope/events", 404),
+        ("job-nope%00/events", 404),
+        ("job-nope/events?after=-1", 422),
+        (f"job-nope/events?after={2**31 - 1}", 404),
+        (f"job-nope/events?after={2**31}", 422),
+        (f"job-nope/events?after={2**68}", 422),
+        (f"job-nope/trials/0/logs?offset={2**63}", 422),
+        (f"job-nope/trials/{2**68}/logs?attempt={2**68}", 404),
+    ],
+)
 def test_what_cannot_be_streamed_is_a_problem(http: httpx.Client, path: str, status: int) -> None:
     answer = http.get(f"{JOBS}/{path}")
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")

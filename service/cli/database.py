@@ -24,10 +24,11 @@ def upgrade(output: OutputOption = Output.TABLE, state_dir: StateDirOption = Non
 
     A server does the same when it starts.
     """
+    settings = server_settings(state_dir=state_dir)
     from service.administration import upgrade_database
     from service.cli.screen import write_json
 
-    done = upgrade_database(server_settings(state_dir=state_dir))
+    done = upgrade_database(settings)
     if output is Output.JSON:
         write_json({"upgraded": done}, dict[str, bool])
         return

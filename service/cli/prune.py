@@ -43,13 +43,13 @@ def prune(
     Counts from a job's end. Never touches a job that has not ended. A server does the same every hour by its settings.
     Exit status 1 if something could not be removed.
     """
+    settings = server_settings(state_dir=state_dir)
     from service.administration import policy_of
     from service.administration import prune as prune_state
     from service.cli.screen import make_console, write_json
     from service.cli.tables import pruned_table
     from service.retention.policy import Policy, Pruned
 
-    settings = server_settings(state_dir=state_dir)
     by_settings = policy_of(settings)
     policy = Policy(
         _days(checkpoints_days, by_settings.checkpoints),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -62,21 +63,27 @@ def serve(
 
     Every setting can also be given as FIXNORM_<OPTION>, for example FIXNORM_DATA_ROOT; an option wins.
     """
-    settings = server_settings(state_dir=state_dir, data_root=data_root, backend=backend, cpus=cpus, gpus=gpus)
+    settings = server_settings(
+        needs="service.server", state_dir=state_dir, data_root=data_root, backend=backend, cpus=cpus, gpus=gpus
+    )
     from service.server import run_server
 
     run_server(settings, host=host, port=port, url_file=url_file)
 
 
-def server_settings(**given: Any) -> Settings:
+def server_settings(*, needs: str = "service.administration", **given: Any) -> Settings:
     """A server's settings, from options and the environment; what is None was not given.
+
+    Args:
+        needs: The module with what the command does next. An administrator's needs half of what a server does.
+        given: The options.
 
     Raises:
         ServerPackagesError: If only what a laptop needs is installed.
         SettingsError: If a setting breaks a rule.
     """
     try:
-        import service.server  # noqa: F401 - whatever a server needs
+        import_module(needs)
         from service.settings import Settings
     except ModuleNotFoundError as error:
         raise ServerPackagesError(

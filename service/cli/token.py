@@ -33,13 +33,14 @@ def create(
     state_dir: StateDirOption = None,
 ) -> None:
     """Make a token and print it, once: only a digest of it is stored."""
-    from service.access.scopes import Scope
-    from service.administration import create_token
-
     if days is not None and days <= 0:
         raise typer.BadParameter(f"{days:g} days are no lifetime; give more than 0")
     lifetime = timedelta(days=days) if days is not None else None
-    text, row = create_token(server_settings(state_dir=state_dir), name, Scope(scope), lifetime=lifetime)
+    settings = server_settings(state_dir=state_dir)
+    from service.access.scopes import Scope
+    from service.administration import create_token
+
+    text, row = create_token(settings, name, Scope(scope), lifetime=lifetime)
     if output is Output.JSON:
         from service.cli.screen import write_json
 
@@ -54,14 +55,13 @@ def create(
 @_TOKENS.command("list", epilog="Example: fixnorm-tune token list -o json")
 def list_all(output: OutputOption = Output.TABLE, state_dir: StateDirOption = None) -> None:
     """List all tokens, revoked ones too."""
+    settings = server_settings(state_dir=state_dir)
     from service.access.schemas import TokenView
     from service.administration import list_tokens
     from service.cli.screen import make_console, write_json
     from service.cli.tables import tokens_table
 
-    found = [
-        TokenView.model_validate(row, from_attributes=True) for row in list_tokens(server_settings(state_dir=state_dir))
-    ]
+    found = [TokenView.model_validate(row, from_attributes=True) for row in list_tokens(settings)]
     if output is Output.JSON:
         write_json(found, list[TokenView])
     else:
@@ -76,11 +76,12 @@ def revoke(
     state_dir: StateDirOption = None,
 ) -> None:
     """End a token, or all of a name, and the browsers that logged in with them. At once, on every server."""
+    settings = server_settings(state_dir=state_dir)
     from service.access.schemas import TokenView
     from service.administration import revoke_tokens
     from service.cli.screen import write_json
 
-    ended = revoke_tokens(server_settings(state_dir=state_dir), which)
+    ended = revoke_tokens(settings, which)
     if output is Output.JSON:
         write_json([TokenView.model_validate(row, from_attributes=True) for row in ended], list[TokenView])
         return

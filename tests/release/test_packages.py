@@ -170,9 +170,10 @@ def test_a_laptop_gets_no_torch_no_ray_and_no_database(wheel: Path, laptop: Path
     needed = needed_by(wheel)
     assert {"httpx", "pydantic", "rich", "typer"} <= needed
     assert not needed & HEAVY
-    told = subprocess.run([laptop / "fixnorm-tune", "serve"], capture_output=True, text=True, check=False)
-    assert told.returncode == 2
-    assert "pip install '.[server]' in a checkout, or pip install 'WHEEL[server]'" in told.stderr
+    for words in (["serve"], ["token", "list"], ["token", "create", "ann"], ["database", "upgrade"], ["prune"]):
+        told = subprocess.run([laptop / "fixnorm-tune", *words], capture_output=True, text=True, check=False)
+        assert told.returncode == 2
+        assert "pip install '.[server]' in a checkout, or pip install 'WHEEL[server]'" in told.stderr
 
 
 def test_a_laptop_submits_and_gets_the_result_from_a_server_of_the_wheel(

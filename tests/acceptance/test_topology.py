@@ -22,7 +22,7 @@ pytestmark = pytest.mark.ray
 TRIALS = 2
 JOB = (
     "--dataset=digits",
-    "--epochs=100",
+    "--epochs=50",
     f"--trials={TRIALS}",
     "--parallel=1",  # so that either job holds one of the two nodes
     "--set=model.options.width=8",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch.distributed import FileStore
 
+from fixnorm_core.data.pool import PRELOADED
 from fixnorm_core.spec import TrialSpec
 from fixnorm_core.training.ranks import Ranks, joined
 from fixnorm_core.training.trainer import Trainer
@@ -49,8 +51,20 @@ def run_ranks(work: Work, *args: Any, folder: Path, count: int = 2) -> Sequence[
         torch.multiprocessing.spawn.ProcessException: If one of them ends otherwise.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    torch.multiprocessing.spawn(_work, args=(work, args, str(folder), count), nprocs=count)
+    start(_work, work, args, str(folder), count, count=count)
     return [torch.load(folder / f"{rank}.result", weights_only=False) for rank in range(count)]
+
+
+def start(work: Callable[..., None], *args: Any, count: int) -> None:
+    """Runs ``work(rank, *args)`` in so many processes, and waits for them.
+
+    torch and its compiler, which its optimizers import, would take four seconds of each process; forks have them.
+
+    Raises:
+        torch.multiprocessing.spawn.ProcessException: If one of them ends otherwise.
+    """
+    multiprocessing.set_forkserver_preload([*PRELOADED, "fixnorm_core.training.trainer", "torch._dynamo"])
+    torch.multiprocessing.start_processes(work, args=args, nprocs=count, start_method="forkserver")
 
 
 def _work(rank: int, work: Work, args: Sequence[Any], folder: str, count: int) -> None:

@@ -58,11 +58,16 @@ def trial(*, epochs: int) -> TrialSpec:
     return job.trial({"lr": 0.008, "fc_norm": 2.0}, seed=0)
 
 
-def until(condition: Callable[[], bool], *, seconds: float = 240) -> None:
+def until(condition: Callable[[], bool], *, seconds: float = 240, pause: float = 0.02) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(pause)
+
+
+def until_all_are_gone() -> None:
+    """Looking at every process of this machine takes what those under test would need."""
+    until(lambda: processes() == {"Slot": [], "Companion": []}, pause=0.2)
 
 
 def poll_until(backend: RayBackend, *, ended: int = 0, reported: int = 0) -> list[Update]:
@@ -117,17 +122,26 @@ def test_two_ranks_train_stay_warm_and_are_stopped_and_cancelled_together(backen
     assert processes() == warm
     backend.cancel("long")
     assert [type(update.outcome) for update in backend.poll() if update.outcome] == [Cancelled]
-    until(lambda: processes() == {"Slot": [], "Companion": []})
+    until_all_are_gone()
+
+
+KILLED_EPOCHS = 24
+
+
+@pytest.fixture(scope="module")
+def undisturbed(backend: RayBackend, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    backend.start(TrainTask("undisturbed", trial(epochs=KILLED_EPOCHS), str(folder)), TWO)
+    outcome = outcome_of(poll_until(backend, ended=1))
+    assert isinstance(outcome, Trained)
+    return outcome
 
 
 @pytest.mark.parametrize("victim", ["Companion", "Slot"])
 def test_when_one_rank_is_killed_the_other_ends_and_the_trial_resumes_to_the_same_bits(
-    victim: str, backend: RayBackend, tmp_path: Path
+    victim: str, backend: RayBackend, undisturbed: Trained, tmp_path: Path
 ) -> None:
-    epochs = 40
-    backend.start(TrainTask("undisturbed", trial(epochs=epochs), str(tmp_path / "a")), TWO)
-    undisturbed = outcome_of(poll_until(backend, ended=1))
-    backend.start(TrainTask("killed", trial(epochs=epochs), str(tmp_path / "b")), TWO)
+    backend.start(TrainTask("killed", trial(epochs=KILLED_EPOCHS), str(tmp_path)), TWO)
     poll_until(backend, reported=2)
     (pid,) = processes()[victim]
     os.kill(pid, signal.SIGKILL)
@@ -135,10 +149,9 @@ def test_when_one_rank_is_killed_the_other_ends_and_the_trial_resumes_to_the_sam
     assert isinstance(lost, Failed)
     assert lost.kind is FailureKind.RETRYABLE
     assert ("rank 1 of 2 was lost" if victim == "Companion" else "the worker was lost") in lost.message
-    until(lambda: processes() == {"Slot": [], "Companion": []})
-    backend.start(TrainTask("again", trial(epochs=epochs), str(tmp_path / "b")), TWO)
+    until_all_are_gone()
+    backend.start(TrainTask("again", trial(epochs=KILLED_EPOCHS), str(tmp_path)), TWO)
     resumed = outcome_of(poll_until(backend, ended=1))
-    assert isinstance(undisturbed, Trained)
     assert isinstance(resumed, Trained)
     assert resumed.result.validation_loss == undisturbed.result.validation_loss
 

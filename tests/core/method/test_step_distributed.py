@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from group import start
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -53,7 +54,7 @@ def test_two_processes_with_half_the_batch_each_equal_one_with_all_of_it(tmp_pat
     model, optimizer = _held()
     _train(model, optimizer, *_batch())
 
-    torch.multiprocessing.spawn(_one_rank, args=(str(tmp_path),), nprocs=2)
+    start(_one_rank, str(tmp_path), count=2)
 
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     for name, expected in model.state_dict().items():

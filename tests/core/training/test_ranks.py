@@ -63,7 +63,8 @@ def trial_of(
 # Two epochs: training magnifies a difference of rounding as any other
 VARIANTS = {
     "fixnorm": trial_of(),
-    "weight decay": trial_of(method=Method.WEIGHT_DECAY),
+    # At a rate of 0.1 some processors' roundings end 20 % apart
+    "weight decay": trial_of(method=Method.WEIGHT_DECAY, params={"lr": 0.02, "weight_decay": 1e-3}),
     "adamw": trial_of(optimizer={"name": "adamw"}, weight_norm="init"),
     "everything": trial_of(**EVERYTHING),
     "batch norm": trial_of(model=BATCH_NORM, epochs=3),
@@ -166,20 +167,20 @@ def epoch_of(ranks: Ranks, trial: TrialSpec) -> dict[str, Any]:
     return {"seen": seen, "model": fit.model.state_dict(), "held": held}
 
 
-def assert_same_batches(trial: TrialSpec, folder: Path) -> None:
+def assert_same_batches(trial: TrialSpec, folder: Path, *, count: int) -> None:
     one = epoch_of(Ranks(), trial)["seen"]
-    ranks = run_ranks(epoch_of, trial, folder=folder, count=3)
+    ranks = run_ranks(epoch_of, trial, folder=folder, count=count)
     assert len(one) == 5
     for step, (images, targets) in enumerate(one):
         assert torch.equal(torch.cat([rank["seen"][step][0] for rank in ranks]), images)
         assert torch.equal(torch.cat([rank["seen"][step][1] for rank in ranks]), targets)
-    assert equal(ranks[0]["model"], ranks[2]["model"])  # with the statistics of BatchNorm, of which each saw its own
-    assert ranks[0]["held"] == ranks[2]["held"] == pytest.approx([1.0] * len(ranks[0]["held"]), rel=1e-5)
+    assert equal(ranks[0]["model"], ranks[-1]["model"])  # with the statistics of BatchNorm, of which each saw its own
+    assert ranks[0]["held"] == ranks[-1]["held"] == pytest.approx([1.0] * len(ranks[0]["held"]), rel=1e-5)
 
 
 def test_three_ranks_are_fed_the_batches_of_one_and_hold_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
     data = DataSpec(train_limit=203, flip=True, shift=2)
-    assert_same_batches(trial_of(model=BATCH_NORM, data=data, **MIXED), tmp_path)
+    assert_same_batches(trial_of(model=BATCH_NORM, data=data, **MIXED), tmp_path, count=3)
 
 
 @pytest.mark.cifar10
@@ -193,7 +194,7 @@ def test_ranks_that_read_from_files_are_fed_the_batches_of_one(cifar10_root: Pat
         crop="random_resized",
         loader_workers=1,
     )
-    assert_same_batches(trial_of(model=BATCH_NORM, data=data, **MIXED), tmp_path)
+    assert_same_batches(trial_of(model=BATCH_NORM, data=data, **MIXED), tmp_path, count=2)
 
 
 def passes_of(ranks: Ranks) -> tuple[int, Tensor]:

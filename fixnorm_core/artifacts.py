@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fixnorm_core.data.store import BucketDown, explained, open_store
+from fixnorm_core.data.store import BucketDown, Pace, explained, open_store
 from fixnorm_core.errors import DataError
 from fixnorm_core.files import partial_of
 
@@ -81,14 +81,17 @@ class ArtifactStore:
     Attributes:
         url: Its canonical address.
         patience_seconds: How long a store that does not answer is asked again.
-        quick: Whether one request may take seconds only: somebody waits for the answer.
+        pace: How long the answer to one request is waited for.
+        excused: Whether refusals are told as :class:`BucketDown` too: no job has named this address, and its operator
+            can mend what the store refuses.
         sleep: Waits for so many seconds.
         clock: Seconds that only grow.
     """
 
     url: str
     patience_seconds: float = 0.0
-    quick: bool = False
+    pace: Pace = Pace.USUAL
+    excused: bool = False
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
     _opened: Any = field(default=None, init=False)
@@ -215,7 +218,7 @@ class ArtifactStore:
     @property
     def _store(self) -> Any:
         if self._opened is None:
-            self._opened = open_store(self.url, quick=self.quick)
+            self._opened = open_store(self.url, pace=self.pace)
         return self._opened
 
     def _place(self, name: str) -> str:
@@ -259,6 +262,10 @@ class ArtifactStore:
                 if self.clock() + pause > until:
                     raise
                 _log.warning("%s; asked again in %g s", error.rule, pause)
+            except DataError as error:
+                if not self.excused:
+                    raise
+                raise BucketDown(error.rule, error.way_out) from None
             self.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from sqlalchemy import make_url
 
 from fixnorm_core.artifacts import ArtifactStore
+from fixnorm_core.data.store import Pace
 from fixnorm_core.errors import FixNormError
 from fixnorm_core.extras import install_command
 from service.access import tokens
@@ -142,7 +143,7 @@ def prune(settings: Settings, policy: Policy, *, dry_run: bool) -> Sequence[Prun
 
 def open_files(settings: Settings) -> JobFiles:
     """Where the files of jobs are. Nothing is asked yet."""
-    store = ArtifactStore(settings.artifacts, quick=True) if settings.artifacts is not None else None
+    store = ArtifactStore(settings.artifacts, pace=Pace.QUICK) if settings.artifacts is not None else None
     scratch = str(settings.scratch) if settings.scratch is not None else None
     return JobFiles(settings.state_dir, store, scratch)
 

@@ -30,6 +30,7 @@ LONGEST_FIRST = (
     "tests/acceptance/test_ranks.py",
     "tests/acceptance/test_topology.py",
     "tests/worker/test_ray_ranks.py",
+    "tests/service/test_kept_in_bucket.py",
     "tests/core/recipes/test_large_recipes.py",
     "tests/service/test_extend.py",
     "tests/core/training/test_ranks.py",

@@ -211,7 +211,7 @@ class FailureKind(StrEnum):
     """The GPU or its driver does not work: as a lost worker."""
 
     BUCKET_DOWN = "bucket_down"
-    """The object store that holds the data did not answer: as an outage, but not the node's doing."""
+    """The object store of the data, or of what trials leave, did not answer: as an outage, but not the node's doing."""
 
     DISK_FULL = "disk_full"
     """A file of the trial had no room: the same trial again, from its last checkpoint, once somebody has made some."""

@@ -254,7 +254,7 @@ def prepared(task: Task, *, rank: int = 0) -> Iterator[tuple[Task, Keeper]]:
     open_store(artifacts.url)  # else nobody would say what is not installed
     root = Path(artifacts.scratch) if artifacts.scratch is not None else _own_cache()
     with _scratch(root, f"{task.attempt_id}{f'.rank-{rank}' if rank else ''}") as folder:
-        store = ArtifactStore(artifacts.url, artifacts.patience_seconds)
+        store = ArtifactStore(artifacts.url, artifacts.patience_seconds, excused=True)
         here = replace(task, folder=str(folder))
         yield here, _InStore(store, artifacts, here, rank)
 
@@ -269,7 +269,7 @@ def with_code(task: Task) -> Task:
     digests = {digest_of(name) for name in (task.trial.model.name, task.trial.data.name)} - {None}
     if artifacts is None or reach.code is None or not digests:
         return task
-    store = ArtifactStore(artifacts.url, artifacts.patience_seconds)
+    store = ArtifactStore(artifacts.url, artifacts.patience_seconds, excused=True)
     folder = Path(task.folder) / "code"
     for digest in digests:
         assert digest is not None

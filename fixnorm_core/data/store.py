@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from functools import cache
 from typing import Any
 
@@ -12,13 +13,29 @@ from fixnorm_core.disk import full_disk
 from fixnorm_core.errors import DataError
 from fixnorm_core.extras import install_command
 
-__all__ = ["BucketDown", "explained", "open_store"]
+__all__ = ["BucketDown", "Pace", "explained", "open_store"]
 
-_PATIENCE = {"connect_timeout": 5, "read_timeout": 15, "retries": {"total_max_attempts": 3, "mode": "standard"}}
-"""Of one request, in seconds; s3fs makes it up to twice. So a dead endpoint is an error within two minutes."""
 
-_HASTE = {"connect_timeout": 2, "read_timeout": 8, "retries": {"total_max_attempts": 1, "mode": "standard"}}
-"""Where somebody waits for the answer; s3fs makes it once."""
+class Pace(Enum):
+    """How long the answer to one request is waited for."""
+
+    USUAL = (5, 15, 3, 2)
+    """A dead endpoint is an error within two minutes."""
+
+    QUICK = (2, 8, 1, 1)
+    """Where somebody waits."""
+
+    SLOW = (5, 300, 1, 1)
+    """Where the store has much to do before it answers."""
+
+    def __init__(self, connect_seconds: int, read_seconds: int, attempts: int, tries: int) -> None:
+        """What botocore and s3fs, which makes so many tries of so many attempts, are told."""
+        self.tries = tries
+        self.config: dict[str, Any] = {
+            "connect_timeout": connect_seconds,
+            "read_timeout": read_seconds,
+            "retries": {"total_max_attempts": attempts, "mode": "standard"},
+        }
 
 
 class BucketDown(DataError):
@@ -27,12 +44,12 @@ class BucketDown(DataError):
     code = "bucket_down"
 
 
-def open_store(url: str, *, quick: bool = False) -> Any:
+def open_store(url: str, *, pace: Pace = Pace.USUAL) -> Any:
     """The store of an address. Keys and endpoint are the environment's, as botocore and fsspec read them.
 
     Args:
         url: The address.
-        quick: Whether somebody waits for each answer.
+        pace: How long its answers are waited for.
 
     Raises:
         DataError: If the extra ``s3`` is not installed.
@@ -45,9 +62,9 @@ def open_store(url: str, *, quick: bool = False) -> Any:
             f"{url} is in an object store, and {error.name} is not installed where trials run",
             f"Install the extra s3 there: {install_command('s3')}",
         ) from error
-    config = (_HASTE if quick else _PATIENCE) | {"http_session_cls": _session_class()}
-    store = fsspec.filesystem("s3", use_listings_cache=False, config_kwargs=config)  # one of a kind in each process
-    store.retries = 1 if quick else 2
+    config = pace.config | {"http_session_cls": _session_class()}
+    store = fsspec.filesystem("s3", use_listings_cache=False, config_kwargs=config)  # one of each pace in a process
+    store.retries = pace.tries
     return store
 
 

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from fixnorm_core.artifacts import Artifacts, ArtifactStore, code_name, log_name
 from fixnorm_core.buckets import is_url
 from fixnorm_core.code import digest_of, has_code, keep_code
+from fixnorm_core.data.store import Pace
 from fixnorm_core.errors import DataError
 from fixnorm_core.reports import RECORD_NAME
 from fixnorm_core.spec import JobSpec
@@ -146,7 +147,7 @@ class JobFiles:
         Raises:
             DataError: As above.
         """
-        store = self._needed
+        store = ArtifactStore(self._needed.url, pace=Pace.SLOW)  # what it has to copy may be large
         store.copy(self.name_of(weights), f"{best_name(job_id)}/{PurePosixPath(weights).name}")
         for path in sorted(folder.iterdir()):
             if path.is_file() and not path.name.startswith("."):

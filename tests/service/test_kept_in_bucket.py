@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from serving import serving
 
-from fixnorm_core.spec import BudgetSpec, CheckpointSpec, DataSpec, JobSpec, ModelSpec, TrainingSpec
+from fixnorm_core.spec import BudgetSpec, CheckpointSpec, DataSpec, JobSpec, ModelSpec, ResourceSpec, TrainingSpec
 from service import doctor
 from service.client import Client
 from service.composition import CannotStart, build
@@ -62,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(bucket: Bucket, folder: Path) -> Iterator[ServerProcess]:
-    settings = {"artifacts": URL, "scratch": folder / "scratch", "cpus": 1, "retry_seconds": 0.1, "allow_code": True}
+    settings = {"artifacts": URL, "scratch": folder / "scratch", "cpus": 2, "retry_seconds": 0.1, "allow_code": True}
     server = ServerProcess("server", folder, state_dir=folder / "state", backend="ray", **settings)
     server.start()
     try:
@@ -89,14 +89,14 @@ def until(condition: Callable[[], bool], what: str, *, seconds: float = 120.0) -
         time.sleep(0.05)
 
 
-def slots(server: ServerProcess) -> list[psutil.Process]:
+def workers(server: ServerProcess, kind: str = "Slot") -> list[psutil.Process]:
     found = []
     for process in psutil.Process(server.pid).children(recursive=True):
         try:
             command = process.cmdline()
         except psutil.Error:
             continue
-        if command and command[0].startswith("ray::Slot"):
+        if command and command[0].startswith(f"ray::{kind}"):
             found.append(process)
     return found
 
@@ -111,12 +111,12 @@ def disturbed(server: ServerProcess, bucket: Bucket, folder: Path) -> JobView:
     with Client(server.url) as client:
         job_id = client.submit(spec()).id
         until(lambda: epochs_of(client, job_id) >= 3, "it trains")
-        for slot in slots(server):
+        for slot in workers(server):
             slot.send_signal(signal.SIGSTOP)
         checkpoints = [key for key in bucket.keys(f"team/kept/jobs/{job_id}/") if "checkpoint" in key]
         assert len(checkpoints) >= 2
         bucket.put(checkpoints[-1], bucket.content(checkpoints[-1])[:1000])
-        for slot in slots(server):
+        for slot in workers(server):
             slot.kill()
         until(lambda: client.trials(job_id)[0].attempts == 2, "it is tried again")
         until(lambda: epochs_of(client, job_id) >= 6, "it goes on")
@@ -163,6 +163,27 @@ def test_it_goes_on_elsewhere_over_a_kill_a_damaged_checkpoint_and_an_outage_as_
     told = server.log + lost + resumed
     assert SECRET not in told
     assert KEY_ID not in told
+
+
+@pytest.mark.ray
+def test_of_several_ranks_the_first_keeps_their_files_and_all_go_on_from_them(
+    server: ServerProcess, bucket: Bucket, folder: Path
+) -> None:
+    with Client(server.url) as client:
+        job = spec(resources=ResourceSpec(cpus_per_trial=2, ranks_per_trial=2))
+        job_id = client.submit(job).id
+        until(lambda: epochs_of(client, job_id) >= 2, "it trains")
+        (companion,) = workers(server, "Companion")
+        companion.kill()
+        view = client.wait(job_id)
+        assert view.state is JobState.SUCCEEDED, view.reason
+        assert client.trials(job_id)[0].attempts == 2
+        assert "resuming after epoch" in "\n".join(client.logs(job_id, 0, attempt=2))
+    below = f"team/kept/jobs/{job_id}/"
+    assert {Path(key).name for key in bucket.keys(f"{below}trials/0000/attempt")} == {
+        *("result.json", "weights.safetensors")
+    }
+    assert not [path for path in (folder / "scratch").rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
 CODE = "def build(num_classes):\n    raise ZeroDivisionError('ours')\n"

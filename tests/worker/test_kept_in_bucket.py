@@ -37,7 +37,7 @@ def bucket(server: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     S3FileSystem.clear_instance_cache()
     server.requests.clear()
     yield server
-    server.answers_badly, server.before = (lambda _: False), (lambda _: None)
+    server.answers_badly, server.before, server.status = (lambda _: False), (lambda _: None), 500
     S3FileSystem.clear_instance_cache()
 
 
@@ -303,6 +303,15 @@ def test_a_store_that_stays_down_ends_the_attempt_uncharged_and_nothing_is_told_
     assert same_tensors(
         node.content(f"{attempt_folder(2)}/weights.safetensors"), (undisturbed / "weights.safetensors").read_bytes()
     )
+
+
+def test_a_store_that_refuses_is_the_operators_to_mend_and_costs_the_trial_nothing(node: Node) -> None:
+    node.bucket.answers_badly, node.bucket.status = (lambda asked: asked.startswith("PUT")), 403
+    outcome = node.train(1)
+    assert isinstance(outcome, Failed)
+    assert outcome.kind is FailureKind.BUCKET_DOWN
+    assert "may not be written" in outcome.message
+    assert "s3:PutObject" in outcome.message
 
 
 def test_one_that_is_stopped_leaves_its_checkpoint_and_its_log(node: Node) -> None:

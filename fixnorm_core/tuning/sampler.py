@@ -18,6 +18,7 @@ from fixnorm_core.tuning.axes import Axes
 from fixnorm_core.tuning.belief import Belief
 from fixnorm_core.tuning.hints import Hint, Hints
 from fixnorm_core.tuning.history import History
+from fixnorm_core.tuning.one_thread import one_thread
 from fixnorm_core.tuning.search import propose
 from fixnorm_core.tuning.stopping import reason_to_stop
 
@@ -93,6 +94,7 @@ class FixNormSampler(BaseSampler):
         """The search space given at construction: known before the first trial, unlike Optuna's inferred one."""
         return dict(self._search_space)
 
+    @one_thread()
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
@@ -123,6 +125,7 @@ class FixNormSampler(BaseSampler):
         seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
         return RandomSampler(seed=seed).sample_independent(study, trial, param_name, param_distribution)
 
+    @one_thread()
     def stop_reason(self, study: Study, *, tolerance: float = 0.0) -> str | None:
         """Why the search can end, as a sentence, or None while it should go on; a pure function of the study.
 
@@ -141,6 +144,7 @@ class FixNormSampler(BaseSampler):
         rng = self._rng(len(history.observations.values))
         return reason_to_stop(self._belief(history, axes, rng), axes, rng=rng, tolerance=tolerance)
 
+    @one_thread()
     def expected(self, study: Study, points: Sequence[Mapping[str, Any]]) -> list[float]:
         """The expected value of the objective at each of ``points``, free of the seed's noise, in the objective's unit.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import ssl
 from ipaddress import ip_address
 from pathlib import Path
 from threading import Event
@@ -20,13 +21,19 @@ from service.composition import build
 from service.server_log import configure_log
 from service.settings import Settings, hide_secrets
 
-__all__ = ["AddressError", "run_server"]
+__all__ = ["AddressError", "CertificateError", "run_server"]
 
 
 class AddressError(FixNormError):
     """An address that cannot be listened on."""
 
     code = "address_not_usable"
+
+
+class CertificateError(FixNormError):
+    """A certificate, or its key, that https cannot be served with."""
+
+    code = "certificate_not_usable"
 
 
 def run_server(settings: Settings, *, host: str, port: int, url_file: Path | None = None) -> None:
@@ -42,6 +49,7 @@ def run_server(settings: Settings, *, host: str, port: int, url_file: Path | Non
 
     Raises:
         AddressError: If the address is taken, or is beyond loopback and there are no tokens.
+        CertificateError: If https cannot be served with the certificate and key of the settings.
         StateFolderInUse: If another server works on the state folder.
         CannotStart: If the folder, the database or Ray cannot be used.
     """
@@ -49,6 +57,7 @@ def run_server(settings: Settings, *, host: str, port: int, url_file: Path | Non
     hide_secrets()  # Ray and whatever else is started below gets this process' environment
     if not _is_loopback(host):
         _check_tokens(settings, host)
+    _check_certificate(settings)
     with _listen(host, port) as listener:  # before anything slow or lasting is done
         address = _address(listener, secure=settings.tls_cert is not None)
 
@@ -78,6 +87,39 @@ def run_server(settings: Settings, *, host: str, port: int, url_file: Path | Non
 
 def _tls(settings: Settings) -> dict[str, Any]:
     return {"ssl_certfile": settings.tls_cert, "ssl_keyfile": settings.tls_key} if settings.tls_cert is not None else {}
+
+
+def _check_certificate(settings: Settings) -> None:
+    """As uvicorn will read them, but with a reason, and without a question for a password on the terminal."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return
+    way_out = (
+        "FIXNORM_TLS_CERT names a PEM file with the server's certificate and then those of its chain, FIXNORM_TLS_KEY "
+        "one with its key, without a password; `openssl x509 -noout -pubkey -in CERT` and `openssl pkey -pubout -in "
+        "KEY` print the same where they belong together"
+    )
+    for name, path in (("tls_cert", settings.tls_cert), ("tls_key", settings.tls_key)):
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise CertificateError(f"{name} {path} cannot be read: {error.strerror or error}", way_out) from error
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key, _no_password)
+    except _PasswordWantedError as error:
+        raise CertificateError(f"tls_key {settings.tls_key} has a password", way_out) from error
+    except ssl.SSLError as error:
+        what = f"tls_cert {settings.tls_cert} and tls_key {settings.tls_key}"
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise CertificateError(f"{what} do not belong together", way_out) from error
+        raise CertificateError(f"{what} cannot be used: {error.reason or error}", way_out) from error
+
+
+class _PasswordWantedError(Exception):
+    pass
+
+
+def _no_password() -> str:
+    raise _PasswordWantedError
 
 
 class _Server(uvicorn.Server):

@@ -55,6 +55,8 @@ def serve(
     ] = None,
     cpus: Annotated[float | None, typer.Option(help="CPU cores that trials may hold [default: all]")] = None,
     gpus: Annotated[float | None, typer.Option(help="GPUs that trials may hold [default: all]")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate, with its chain, to serve https with.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key, without a password.")] = None,
     url_file: Annotated[
         Path | None, typer.Option(help="File to write the server's address to, once it answers.")
     ] = None,
@@ -64,7 +66,14 @@ def serve(
     Every setting can also be given as FIXNORM_<OPTION>, for example FIXNORM_DATA_ROOT; an option wins.
     """
     settings = server_settings(
-        needs="service.server", state_dir=state_dir, data_root=data_root, backend=backend, cpus=cpus, gpus=gpus
+        needs="service.server",
+        state_dir=state_dir,
+        data_root=data_root,
+        backend=backend,
+        cpus=cpus,
+        gpus=gpus,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
     )
     from service.server import run_server
 

@@ -3,6 +3,7 @@
 from service.client.async_client import AsyncClient
 from service.client.client import Client
 from service.client.errors import (
+    BadCertificatesError,
     BadServerAddressError,
     BadTokenError,
     ConflictError,
@@ -23,6 +24,7 @@ from service.client.handles import AsyncJob, Job
 __all__ = [
     "AsyncClient",
     "AsyncJob",
+    "BadCertificatesError",
     "BadServerAddressError",
     "BadTokenError",
     "Client",

@@ -5,12 +5,15 @@ from __future__ import annotations
 import ipaddress
 import os
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from service.client.errors import BadServerAddressError, BadTokenError
+from service.client.errors import BadCertificatesError, BadServerAddressError, BadTokenError
 from service.default_address import DEFAULT_SERVER
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = ["Connection"]
 
@@ -28,6 +31,7 @@ class Connection:
 
         Raises:
             BadServerAddressError: The address is no http or https URL.
+            BadCertificatesError: ``SSL_CERT_FILE`` or ``SSL_CERT_DIR`` holds no certificates.
             BadTokenError: The token has signs that none has, such as a line's end.
         """
         address = server if server is not None else os.environ.get("FIXNORM_SERVER") or DEFAULT_SERVER
@@ -39,6 +43,7 @@ class Connection:
             "timeout": self._timeout,
             # A proxy of the environment cannot know this machine's own servers.
             "trust_env": not _is_loopback(_host_of(self.server)),
+            "verify": _trusted() if self.server.startswith("https:") else True,
             "headers": {"Authorization": f"Bearer {_sendable(token)}"} if token is not None else None,
         }
 
@@ -55,6 +60,19 @@ def _host_of(server: str) -> str:
     if url.scheme not in {"http", "https"} or not url.host:
         raise BadServerAddressError(server)
     return url.host
+
+
+def _trusted() -> ssl.SSLContext | bool:
+    """Authorities of the environment, as httpx reads them, which on loopback it would not; True for the usual ones."""
+    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    if not file and not folder:
+        return True
+    import ssl
+
+    try:
+        return ssl.create_default_context(cafile=file or None, capath=None if file else folder)
+    except OSError as error:  # of OpenSSL too
+        raise BadCertificatesError(file or str(folder), error.strerror or str(error)) from error
 
 
 def _sendable(token: str) -> str:

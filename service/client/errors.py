@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from service.schemas import JobView
 
 __all__ = [
+    "BadCertificatesError",
     "BadServerAddressError",
     "BadTokenError",
     "ConflictError",
@@ -58,6 +59,18 @@ class BadTokenError(FixNormError):
         )
 
 
+class BadCertificatesError(FixNormError):
+    """What ``SSL_CERT_FILE`` or ``SSL_CERT_DIR`` names holds no certificates."""
+
+    code = "bad_certificates"
+
+    def __init__(self, place: str, cause: str) -> None:
+        super().__init__(
+            f"the certificates of authorities to trust cannot be read from {place}: {cause}",
+            "Set SSL_CERT_FILE to a PEM file of them, or unset it for the usual ones",
+        )
+
+
 class ServerUnreachableError(FixNormError):
     """No answer from the server: nothing listens there, or the connection broke.
 
@@ -68,10 +81,13 @@ class ServerUnreachableError(FixNormError):
     code = "server_unreachable"
 
     def __init__(self, url: str, cause: str) -> None:
-        super().__init__(
-            f"no answer from the server at {url} ({cause})",
-            "Start one with 'fixnorm-tune serve', or name another with --server URL or FIXNORM_SERVER",
-        )
+        way_out = "Start one with 'fixnorm-tune serve', or name another with --server URL or FIXNORM_SERVER"
+        if "CERTIFICATE_VERIFY_FAILED" in cause:
+            way_out = (
+                "Set SSL_CERT_FILE to a PEM file with the certificate of the authority that has signed the server's, "
+                "and name the server by a name in that"
+            )
+        super().__init__(f"no answer from the server at {url} ({cause})", way_out)
         self.url = url
 
 

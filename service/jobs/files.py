@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 from fixnorm_core.artifacts import Artifacts, ArtifactStore, code_name, log_name
@@ -180,7 +181,9 @@ class JobFiles:
             return
         for name in (spec.model.name, spec.data.name):
             if (digest := digest_of(name)) is not None and not has_code(digest, folder=folder):
-                self.store.get(code_name(digest), folder / f"{digest}.py")
+                content = self.store.read(code_name(digest))
+                if content is not None and sha256(content).hexdigest() == digest:  # else it is not what came
+                    keep_code(content.decode(), folder=folder)
 
     @property
     def _needed(self) -> ArtifactStore:

@@ -162,19 +162,31 @@ BUCKETS = {
 }
 
 
-def test_trials_are_given_what_they_read_buckets_with_and_the_server_is_not(
+def test_trials_are_given_what_they_read_buckets_with_and_the_server_keys_of_its_own(
     services: dict[str, dict[str, Any]],
 ) -> None:
     for name in NODES:
         assert set(services[name]["environment"]) >= BUCKETS
         assert services[name]["build"]["args"]["EXTRAS"] == "worker,s3"
-    assert not BUCKETS & set(services["server"]["environment"])
+    assert services["server"]["build"]["args"]["EXTRAS"].endswith(",s3")
+    given = dict.fromkeys((*BUCKETS, "POSTGRES_PASSWORD", "RAY_AUTH_TOKEN", "FIXNORM_ADMIN_TOKEN"), "the trials'")
+    environment = compose()["services"]["server"]["environment"]
+    for prefix, expected in (("", ""), ("SERVER_", "its own")):
+        own = {f"{prefix}{name}": "its own" for name in BUCKETS} if prefix else {}
+        found = interpolated(environment, given | own)
+        assert {found[name] for name in BUCKETS if "KEY" in name or "TOKEN" in name} == {expected}
+
+
+def test_trials_work_on_the_disk_of_their_node(services: dict[str, dict[str, Any]]) -> None:
+    settings = services["server"]["environment"]
+    assert settings["FIXNORM_SCRATCH"] == f"{settings['FIXNORM_DATA_CACHE']}/trials"  # no data set has such a name
+    assert "FIXNORM_ARTIFACTS" in commented()
 
 
 def test_every_variable_of_our_containers_is_a_setting(services: dict[str, dict[str, Any]]) -> None:
     for name in OURS:
         given = {each for each in services[name]["environment"] if not each.startswith("RAY_")}
-        assert given <= (BUCKETS if name in NODES else settings_names())
+        assert given <= (BUCKETS if name in NODES else settings_names() | BUCKETS)
 
 
 def test_every_command_and_option_exists(services: dict[str, dict[str, Any]]) -> None:

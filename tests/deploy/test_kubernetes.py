@@ -216,6 +216,13 @@ def test_trials_and_nothing_else_have_the_keys_of_an_object_store() -> None:
         if each.get("secretRef") == {"name": "bucket", "optional": True}
     ]
     assert sorted(having) == ["ray-head", "ray-worker", "ray-worker"]  # of CPUs, and of GPUs
+    of_the_server = [
+        container["name"]
+        for container in all_containers()
+        if {"secretRef": {"name": "artifacts", "optional": True}} in container.get("envFrom", ())
+    ]
+    assert of_the_server == ["server"]
+    assert "create secret generic artifacts --from-literal=FIXNORM_ARTIFACTS=s3://" in guide
     assert "create secret generic bucket --from-literal=AWS_ACCESS_KEY_ID=" in guide
 
 
@@ -232,7 +239,8 @@ def test_what_trials_fetch_is_kept_on_a_disk_of_each_worker_that_holds_what_the_
         assert claim["accessModes"] == ["ReadWriteOnce"]
         size = claim["resources"]["requests"]["storage"]
         assert int(size.removesuffix("Gi")) >= 1.1 * float(settings["FIXNORM_DATA_CACHE_GIB"])
-    Settings.model_validate({"data_cache": settings["FIXNORM_DATA_CACHE"]})
+    Settings.model_validate({"data_cache": settings["FIXNORM_DATA_CACHE"], "scratch": settings["FIXNORM_SCRATCH"]})
+    assert settings["FIXNORM_SCRATCH"].startswith(f"{settings['FIXNORM_DATA_CACHE']}/")
 
 
 def test_rays_ports_are_open_to_its_nodes_and_the_server_alone() -> None:

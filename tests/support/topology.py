@@ -95,6 +95,7 @@ class Topology:
         if "RAY_ADDRESS" in given:
             given["RAY_ADDRESS"] = f"127.0.0.1:{self._ray_port}"
         folders = {"FIXNORM_STATE_DIR": "state", "FIXNORM_DATA_ROOT": "data", "FIXNORM_DATA_CACHE": "cache"}
+        folders["FIXNORM_SCRATCH"] = "cache/trials"
         for variable, folder in folders.items():
             if variable in given:
                 given[variable] = str(self._folder / folder)

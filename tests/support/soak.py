@@ -277,7 +277,8 @@ class _Soak:
             return
         live = dispatcher._attempts.live
         assert self.journal.live() == set(live)
-        assert len(live) <= _SLOTS
+        # One that ends a trial which nothing trains, because its pruner would stop it, holds nothing
+        assert Resources.together(attempt.resources for attempt in live.values()).cpus <= _SLOTS
         for job_id, count in Counter(attempt.job_id for attempt in live.values()).items():
             assert count <= self.specs[job_id].budget.parallel_trials, f"{count} attempts of {job_id} run"
 

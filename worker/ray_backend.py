@@ -22,10 +22,11 @@ from ray.exceptions import ActorUnavailableError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from worker.contracts import NOWHERE, Cancelled, Failed, FailureKind, Node, Place, Resources, Task, Update
+from worker.ray_adoption import adopt_slots, introduced
 from worker.ray_facts import lost, names_of, total_of, where
 from worker.ray_team import form_team
 from worker.room import Room
-from worker.slot import Claimed, News, Slot, SlotTaken
+from worker.slot import News, Slot, SlotTaken
 
 __all__ = ["RayBackend"]
 
@@ -36,7 +37,6 @@ _NODES_SECONDS = 1.0
 _POLL_SECONDS = 2.0
 _POLLS = "polls"
 """They wait beside a slot's other calls: its owner's, and for a while that of one whose time is over."""
-_CLAIM_SECONDS = 10.0
 
 
 @dataclass(slots=True)
@@ -95,7 +95,7 @@ class RayBackend:
     _names: dict[str, str] = field(default_factory=dict, init=False)
     _ids: dict[str, str] = field(default_factory=dict, init=False)
     _nodes_until: float = field(default=0.0, init=False)
-    _strays: dict[ray.ObjectRef[Claimed], Any] = field(default_factory=dict, init=False)
+    _strays: dict[Any, Any] = field(default_factory=dict, init=False)
     _sweep_at: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
@@ -118,28 +118,20 @@ class RayBackend:
         )
 
     def adopt(self, term: int) -> Mapping[str, Resources]:
-        """Claims every slot that is found, idle ones too; one that does not answer in time is killed."""
+        """Claims every slot that is found, idle ones too; one that does not answer in time is killed.
+
+        So is one of another build, whose attempt is found, and then told of as an outage.
+        """
         self._term = term
         self._slots.clear()
         self._news.clear()
         self._strays.clear()
-        claims = {actor.claim.remote(term): (name, actor) for name, actor in self._find_slots().items()}
-        answered, silent = (
-            ray.wait(list(claims), num_returns=len(claims), timeout=_CLAIM_SECONDS) if claims else ([], [])
-        )
-        for ref in answered:
-            name, actor = claims[ref]
-            try:
-                claimed = ray.get(ref)
-            except SlotTaken:
-                continue
-            except RayError:  # it is dead, or of a version that cannot be talked to
-                ray.kill(actor, no_restart=True)
-                continue
+        found = adopt_slots(self._find_slots(), term)
+        self._news.extend(found.news)
+        for name, actor, claimed in found.claimed:
             self._slots.append(_SlotHandle(name, actor, claimed.resources, claimed.place, claimed.attempt_id))
-        for ref in silent:
-            ray.kill(claims[ref][1], no_restart=True)
-        return {slot.attempt_id: slot.resources for slot in self._slots if slot.attempt_id is not None}
+        busy = {slot.attempt_id: slot.resources for slot in self._slots if slot.attempt_id is not None}
+        return found.ended | busy
 
     def trouble(self) -> str | None:
         """None: whoever needs to know holds this in a process of its own, :mod:`worker.backend_process`."""
@@ -258,8 +250,12 @@ class RayBackend:
             self._sweep_at = self.clock() + self.sweep_seconds
             known = {slot.name for slot in self._slots}
             for name, actor in self._find_slots().items():
-                if name not in known:
-                    self._strays[actor.claim.remote(self._term)] = actor
+                if name in known:
+                    continue
+                if (who := introduced(actor, self._term)) is None:
+                    ray.kill(actor, no_restart=True)
+                else:
+                    self._strays[who] = actor
         if not self._strays:
             return
         for ref in ray.wait(list(self._strays), num_returns=len(self._strays), timeout=0)[0]:

@@ -14,11 +14,13 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields
+from importlib.metadata import version
+from typing import Any, Protocol
 
 from fixnorm_core.reports import EpochReport
 from worker.contracts import NOWHERE, Failed, Outcome, Place, Resources, Task, TrainTask
+from worker.protocol import protocol_of
 from worker.run_task import DataCache, Join, run_task, train_alone
 
 __all__ = ["Claimed", "News", "NotFormed", "Slot", "SlotTaken", "Team"]
@@ -142,6 +144,21 @@ class Slot:
         if patience_seconds is not None:
             args = (patience_seconds, end)
             threading.Thread(target=self._watch, args=args, name="patience", daemon=True).start()
+
+    def introduce(self, term: int) -> dict[str, Any]:
+        """What a caller of any build has to know of it first: whose words it speaks, what it does and what it holds.
+
+        Nothing but builtin types, and names that no build changes: this is what all of them understand.
+        """
+        with self._lock:
+            self._admit(term)
+            held = {each.name: getattr(self._resources, each.name) for each in fields(self._resources)}
+            return {
+                "protocol": protocol_of(Slot),
+                "version": version("fixnorm-tune"),
+                "attempt_id": self._attempt_id,
+                "resources": held,
+            }
 
     def claim(self, term: int) -> Claimed:
         """Makes the caller its owner, unless one with a later term is."""

@@ -7,15 +7,17 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster import RayHead, joined_head
 
 from fixnorm_core.spec import DataSpec, JobSpec, ModelSpec, TrainingSpec
 from worker.backend_process import BackendProcess
-from worker.contracts import Backend, Failed, FailureKind, Resources, Trained, TrainTask, Update
+from worker.contracts import Backend, Failed, FailureKind, Resources, Trained, TrainTask, Update, log_path
 from worker.ray_backend import RayBackend
 from worker.ray_cluster import look_for
+from worker.slot import Claimed
 
 ONE = Resources(cpus=1.0, gpus=0.0)
 
@@ -30,8 +32,31 @@ def join(address: str, namespace: str, patience_seconds: float) -> Backend:
     return RayBackend(address, namespace=namespace, patience_seconds=patience_seconds, sweep_seconds=0.1)
 
 
+def join_as_other_build(address: str, namespace: str, patience_seconds: float, *, introduces_itself: bool) -> Backend:
+    """As a server whose slots are of another build, to be called in a process of its own."""
+    from worker import ray_backend
+
+    class Slot(ray_backend.Slot):
+        def introduce(self, term: int) -> dict[str, Any]:
+            told = super().introduce(term)
+            told["resources"]["amounts of a later build"] = 3
+            return told | {"protocol": "another", "version": "0.0.7"}
+
+        def claim(self, term: int) -> Claimed:  # noqa: ARG002
+            raise RuntimeError("it would be read wrong")
+
+    if not introduces_itself:
+        Slot.introduce = None  # type: ignore[assignment, method-assign]
+    ray_backend.Slot = Slot  # type: ignore[misc]
+    return join(address, namespace, patience_seconds)
+
+
 def backend(head: RayHead, namespace: str, *, patience_seconds: float = 3600) -> BackendProcess:
-    make = partial(join, head.environment["RAY_ADDRESS"], namespace, patience_seconds)
+    return started(head, partial(join, namespace=namespace, patience_seconds=patience_seconds))
+
+
+def started(head: RayHead, joining: Callable[..., Backend]) -> BackendProcess:
+    make = partial(joining, head.environment["RAY_ADDRESS"])
     return BackendProcess(make, "the cluster", call_seconds=60, start_seconds=120)
 
 
@@ -100,6 +125,44 @@ def test_a_later_server_adopts_what_runs_and_an_earlier_one_that_wakes_up_can_do
             time.sleep(0.05)
     finally:
         for each in (first, second, stranger):
+            each.close()
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("introduces_itself", [True, False])
+def test_a_slot_of_another_build_is_ended_and_its_trial_goes_on_from_its_checkpoint(
+    introduces_itself: bool, head: RayHead, tmp_path: Path
+) -> None:
+    namespace = f"upgraded, {introduces_itself}"
+    joining = partial(join_as_other_build, introduces_itself=introduces_itself)
+    before = started(head, partial(joining, namespace=namespace, patience_seconds=3600))
+    after = backend(head, namespace)
+    try:
+        before.adopt(1)
+        before.start(task("a", tmp_path, epochs=10_000), ONE)
+        told = max(epochs_of(news_until(before, lambda updates: len(epochs_of(updates)) >= 2)))
+        before.release()
+        before.close()
+        assert len(head.slots()) == 1
+        if introduces_itself:
+            assert after.adopt(2) == {"a": ONE}
+            (ended,) = news_until(after, has_ended)
+            assert isinstance(ended.outcome, Failed)
+            assert ended.outcome.kind is FailureKind.OUTAGE  # which is tried again, and charged to nobody
+            assert ended.outcome.message.startswith("its worker was of another build (0.0.7)")
+        else:  # what it did is not known either; the server takes what it does not find for lost
+            assert after.adopt(2) == {}
+        deadline = time.monotonic() + 300
+        while head.slots():
+            assert time.monotonic() < deadline, head.slots()
+            time.sleep(0.05)
+        after.start(task("b", tmp_path, epochs=10_000), ONE)
+        again = epochs_of(news_until(after, lambda updates: len(epochs_of(updates)) > told))
+        assert again[: told + 1] == list(range(1, told + 2))
+        assert "resuming after epoch" in log_path(tmp_path, "b").read_text()
+        after.cancel("b")
+    finally:
+        for each in (before, after):
             each.close()
 
 

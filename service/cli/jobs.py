@@ -33,6 +33,7 @@ def register(app: typer.Typer) -> None:
 
 def list_jobs(
     state: Annotated[str | None, typer.Option(help="Only jobs in this state, for example running.")] = None,
+    search: Annotated[str | None, typer.Option(help="Only jobs with this in their name or id.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many [default: all]")] = None,
     output: OutputOption = Output.TABLE,
     server: ServerOption = DEFAULT_SERVER,
@@ -45,7 +46,7 @@ def list_jobs(
 
     wanted = None if state is None else _state(state)
     with connect(server) as client:
-        found = client.jobs(state=wanted, limit=limit)
+        found = client.jobs(state=wanted, limit=limit, search=search)
     if output is Output.JSON:
         write_json(found, list[JobView])
     else:

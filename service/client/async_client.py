@@ -89,9 +89,11 @@ class AsyncClient:
         """As :meth:`Client.plan`."""
         return await self._run(calls.plan(spec))
 
-    async def jobs(self, *, state: JobState | None = None, limit: int | None = None) -> list[JobView]:
+    async def jobs(
+        self, *, state: JobState | None = None, limit: int | None = None, search: str | None = None
+    ) -> list[JobView]:
         """As :meth:`Client.jobs`."""
-        return await self._run(calls.jobs(state=state, limit=limit))
+        return await self._run(calls.jobs(state=state, limit=limit, search=search))
 
     async def job(self, job_id: str) -> JobView:
         """As :meth:`Client.job`."""

@@ -112,9 +112,11 @@ class Client:
         """What would become of a job if it were submitted now; refused as submitting it would be. Starts nothing."""
         return self._run(calls.plan(spec))
 
-    def jobs(self, *, state: JobState | None = None, limit: int | None = None) -> list[JobView]:
-        """Jobs, newest first; at most ``limit``, all when None."""
-        return self._run(calls.jobs(state=state, limit=limit))
+    def jobs(
+        self, *, state: JobState | None = None, limit: int | None = None, search: str | None = None
+    ) -> list[JobView]:
+        """Jobs, newest first; at most ``limit``, all when None; those with ``search`` in their name or id."""
+        return self._run(calls.jobs(state=state, limit=limit, search=search))
 
     def job(self, job_id: str) -> JobView:
         """One job."""

@@ -47,6 +47,7 @@ from service.webhooks import deliveries
 from service.webhooks.targets import check_address
 
 __all__ = [
+    "NO_CONTROLS",
     "cancel_job",
     "change_job",
     "extend_job",
@@ -65,6 +66,9 @@ __all__ = [
 ]
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
+"""No database can be asked for a text with a zero byte."""
 
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {404: PROBLEM}
 
@@ -112,10 +116,11 @@ def list_jobs(
     state: JobState | None = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: str | None = None,
+    search: Annotated[str | None, Query(max_length=200, pattern=NO_CONTROLS)] = None,
 ) -> JobPage:
-    """Jobs, newest first."""
+    """Jobs, newest first: in a state, or with some words in their name or id, if those are given."""
     with running.database.read() as session:
-        rows = repository.page_of_jobs(session, state=state, limit=limit + 1, before=_position(cursor))
+        rows = repository.page_of_jobs(session, state=state, limit=limit + 1, before=_position(cursor), search=search)
     shown, more = rows[:limit], len(rows) > limit
     views = tuple(_views(running, shown))
     return JobPage(jobs=views, next_cursor=f"{shown[-1].created_at.isoformat()}~{shown[-1].id}" if more else None)

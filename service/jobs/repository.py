@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select, tuple_, update
+from sqlalchemy import func, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from service.database.rows import LIVE_ATTEMPT_STATES, AttemptRow, AttemptState, JobRow
@@ -76,12 +76,21 @@ def count_by_state(session: Session) -> dict[JobState, int]:
 
 
 def page_of_jobs(
-    session: Session, *, state: JobState | None, limit: int, before: tuple[datetime, str] | None
+    session: Session,
+    *,
+    state: JobState | None,
+    limit: int,
+    before: tuple[datetime, str] | None,
+    search: str | None = None,
 ) -> Sequence[JobRow]:
-    """Jobs, newest first, that come after the position ``before``."""
+    """Jobs, newest first, that come after the position ``before``; those with ``search`` in their name or id."""
     query = select(JobRow).order_by(JobRow.created_at.desc(), JobRow.id.desc()).limit(limit)
     if state is not None:
         query = query.where(JobRow.state == state)
+    if search:
+        text = search.lower()
+        is_named = func.lower(JobRow.name).contains(text, autoescape=True)
+        query = query.where(or_(is_named, JobRow.id.contains(text, autoescape=True)))
     if before is not None:
         query = query.where(tuple_(JobRow.created_at, JobRow.id) < before)
     return session.scalars(query).all()

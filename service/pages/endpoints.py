@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Annotated, Any
-from urllib.parse import parse_qs
+from typing import Annotated, Any, Literal
+from urllib.parse import parse_qs, urlencode
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
@@ -82,16 +82,47 @@ VERBS: Mapping[str, Verb] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which jobs a list is of.
+
+    Attributes:
+        cursor: Where the page before ended.
+        search: What is in their name or id.
+        state: Their state; the empty one of the form is any.
+    """
+
+    cursor: str | None = None
+    search: Annotated[str, Query(max_length=200, pattern=jobs.NO_CONTROLS)] = ""
+    state: JobState | Literal[""] = ""
+
+    @property
+    def in_state(self) -> JobState | None:
+        """Their state; None for any."""
+        return self.state or None
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether it leaves any out."""
+        return bool(self.search or self.state)
+
+    def query(self, cursor: str | None = None) -> str:
+        """The query of an address of the same list, from a place on."""
+        given = {"search": self.search, "state": self.state, "cursor": cursor or ""}
+        told = urlencode({name: value for name, value in given.items() if value})
+        return f"?{told}" if told else ""
+
+
 @router.get("/", response_class=HTMLResponse)
-def show_jobs(running: Running, calling: Calling, cursor: str | None = None) -> HTMLResponse:
-    """All jobs, newest first."""
-    return render("jobs.html", caller=calling, **_list(running, cursor))
+def show_jobs(running: Running, calling: Calling, wanted: Annotated[Wanted, Depends()]) -> HTMLResponse:
+    """All jobs, newest first, or those that are looked for."""
+    return render("jobs.html", caller=calling, **_list(running, wanted))
 
 
 @router.get("/jobs", response_class=HTMLResponse)
-def show_list(running: Running, cursor: str | None = None) -> HTMLResponse:
+def show_list(running: Running, wanted: Annotated[Wanted, Depends()]) -> HTMLResponse:
     """The list alone, for the page to replace."""
-    return render("jobs_list.html", **_list(running, cursor))
+    return render("jobs_list.html", **_list(running, wanted))
 
 
 @router.get("/jobs/{job_id}", response_class=HTMLResponse)
@@ -149,9 +180,11 @@ def fetch_asset(name: str, version: Annotated[str | None, Query(alias="v")] = No
     return FileResponse(path, media_type=media_type, headers={"Cache-Control": kept})
 
 
-def _list(running: Runtime, cursor: str | None) -> dict[str, Any]:
-    page = jobs.list_jobs(running, state=None, limit=_JOBS_ON_A_PAGE, cursor=cursor)
-    return {"page": page, "cursor": cursor, "now": running.now()}
+def _list(running: Runtime, wanted: Wanted) -> dict[str, Any]:
+    page = jobs.list_jobs(
+        running, state=wanted.in_state, limit=_JOBS_ON_A_PAGE, cursor=wanted.cursor, search=wanted.search
+    )
+    return {"page": page, "wanted": wanted, "states": list(JobState), "now": running.now()}
 
 
 def _job(running: Runtime, job_id: str, caller: Caller) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from waiting import wait_for
 
 from fixnorm_core.recipes import list_recipes
 from fixnorm_core.spec import JobSpec
+from service.client import Client
 from service.schemas import JobState, TrialState
 
 JOBS = "/api/v1/jobs"
@@ -106,6 +107,28 @@ def test_jobs_are_listed_newest_first_in_pages(http: httpx.Client, job: dict[str
     rest = http.get(JOBS, params={"limit": 10, "cursor": first["next_cursor"]}).json()
     assert [view["id"] for view in first["jobs"] + rest["jobs"]] == ids[::-1]
     assert rest["next_cursor"] is None
+
+
+@pytest.mark.both_databases
+def test_jobs_are_found_by_their_name_or_id_in_pages(http: httpx.Client, job: dict[str, Any]) -> None:
+    names = ["Birds at night", "birds_by_day", "dogs 100%", "birds"]
+    ids = dict(zip(names, (submit(http, job | {"name": name}) for name in names), strict=True))
+
+    def found(**query: Any) -> list[str]:
+        return [view["name"] for view in http.get(JOBS, params=query).raise_for_status().json()["jobs"]]
+
+    assert found(search="BIRDS") == ["birds", "birds_by_day", "Birds at night"]
+    assert found(search="s_b") == ["birds_by_day"]  # no pattern
+    assert found(search="%") == ["dogs 100%"]
+    assert found(search=ids["birds"][4:]) == ["birds"]
+    assert found(search="cats") == []
+    assert found(search="birds", state="CANCELLED") == []
+    first = http.get(JOBS, params={"search": "birds", "limit": 2}).json()
+    assert found(search="birds", cursor=first["next_cursor"]) == ["Birds at night"]
+    refused = http.get(JOBS, params={"search": "a\0b"})
+    assert (refused.status_code, "search" in refused.text) == (422, True)
+    with Client(str(http.base_url)) as client:
+        assert [view.name for view in client.jobs(search="day")] == ["birds_by_day"]
 
 
 @pytest.mark.both_databases

@@ -269,6 +269,37 @@ def test_jobs_come_in_pages(http: httpx.Client, job: dict[str, Any], monkeypatch
     assert ("job 2" in rest, "job 0" in rest, "Newest jobs" in rest) == (False, True, True)
 
 
+def test_jobs_are_looked_for_on_the_page_and_what_is_found_stays_while_it_refreshes(
+    browser: Browser, http: httpx.Client, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.pages.endpoints._JOBS_ON_A_PAGE", 2)
+    url = str(http.base_url).rstrip("/")
+    names = [f"birds & bees {number}" for number in range(3)]
+    for name in (*names, "dogs"):
+        wait_for(http, submit(url, job | {"name": name}))
+    with watched_page(browser, url, viewport=PHONE) as page:
+        page.goto("/")
+        shown = page.locator(".jobs .name")
+        assert shown.all_inner_texts() == ["dogs", names[2]]
+        page.get_by_role("searchbox").fill("BIRDS &")
+        page.get_by_role("combobox").select_option("SUCCEEDED")
+        page.get_by_role("button", name="Search").click()
+        page.get_by_role("link", name="Older jobs").click()
+        with page.expect_response(lambda answer: "/jobs?" in answer.url) as refreshed:
+            assert shown.all_inner_texts() == names[:1]
+        assert refreshed.value.status == 200
+        page.get_by_role("link", name="Newest jobs").click()
+        page.get_by_text(names[2]).wait_for()
+        assert shown.all_inner_texts() == names[:0:-1]
+        assert page.get_by_role("searchbox").input_value() == "BIRDS &"
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        save_picture(page, "jobs-found-phone")
+        page.get_by_role("combobox").select_option("FAILED")
+        page.get_by_role("button", name="Search").click()
+        page.get_by_text("No such job.").wait_for()
+    assert http.get("/", params={"state": "ASLEEP"}).status_code == 422
+
+
 @pytest.mark.parametrize(
     ("zone", "shown"), [("UTC0", "2026-11-27 00:12:05 UTC"), ("IST-5:30", "2026-11-27 05:42:05 IST")]
 )

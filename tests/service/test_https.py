@@ -163,3 +163,27 @@ def test_serve_ends_with_the_reason_and_leaves_nothing(authority: Authority, tmp
     assert not state.exists()
     ended = command("serve", *options[:2])
     assert "tls_cert and tls_key need each other" in ended.stderr
+
+
+@pytest.mark.parametrize("believed", [True, False])
+def test_a_proxys_word_on_https_and_on_who_asks_is_believed_of_the_one_that_is_named(
+    believed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "127.0.0.1" if believed else "192.0.2.1")
+    server = ServerProcess("server", tmp_path, state_dir=tmp_path / "state", admin_token=TOKEN)
+    server.start()
+    try:
+        server.wait()
+        told = {"x-forwarded-proto": "https", "host": "tune.example.org", "origin": "https://tune.example.org"}
+        with httpx.Client(base_url=server.url, headers=told) as proxy:
+            cookie = proxy.post("/login", data={"token": TOKEN}).headers["set-cookie"]
+            assert cookie.startswith("__Host-fixnorm=") is believed
+            assert ("secure" in cookie.lower()) is believed
+            wrong = {"authorization": "Bearer a-token-that-nobody-made"}
+            for _ in range(11):
+                refused = proxy.get("/api/v1/jobs", headers=wrong | {"x-forwarded-for": "198.51.100.1"})
+            assert refused.status_code == 429
+            other = proxy.get("/api/v1/jobs", headers=wrong | {"x-forwarded-for": "198.51.100.2"})
+            assert other.status_code == (401 if believed else 429)
+    finally:
+        server.stop()

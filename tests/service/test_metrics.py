@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -75,3 +77,20 @@ def test_room_that_nothing_needed_is_no_gap() -> None:
     meters.started()
     assert meters.registry.get_sample_value("fixnorm_tune_dispatch_gap_seconds_count") == 1
     assert meters.registry.get_sample_value("fixnorm_tune_dispatch_gap_seconds_sum") == 0.25
+
+
+def test_the_guide_for_operators_tells_of_every_metric_with_its_labels_and_of_no_other(http: httpx.Client) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(fixnorm_tune_\w+)(?:\{([\w,]+)\})?` \| (\w+) \|", guide, re.MULTILINE)
+    http.post("/api/v1/jobs", json={}).raise_for_status()
+    told = {}
+    for family in text_string_to_metric_families(http.get("/metrics").text):
+        if family.name.startswith("fixnorm_tune") and not family.name.endswith("_created"):
+            labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+            kind = "gauge" if family.type == "info" else family.type
+            told[family.name + ("_total" if family.type == "counter" else "")] = kind, labels
+    documented = {name: (kind, set(labels.split(",")) if labels else set()) for name, labels, kind in rows}
+    assert told.keys() == documented.keys()
+    for name, (kind, labels) in told.items():
+        assert documented[name][0] == kind, name
+        assert not labels or documented[name][1] == labels, name  # a counter that has counted nothing has none

@@ -79,8 +79,8 @@ def containers(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def settings_names() -> set[str]:
-    """The variables of the environment that a server reads."""
-    return {f"FIXNORM_{name.upper()}" for name in Settings.model_fields} | {"RAY_ADDRESS"}
+    """The variables of the environment that a server reads; one of them is uvicorn's."""
+    return {f"FIXNORM_{name.upper()}" for name in Settings.model_fields} | {"RAY_ADDRESS", "FORWARDED_ALLOW_IPS"}
 
 
 def check_command(command: list[str]) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import typer
@@ -95,7 +95,7 @@ def watch(
     live = Live(console=console, auto_refresh=False, transient=True) if is_live(console) else None
     display: AbstractContextManager[Any] = live or nullcontext()
     before: Snapshot | None = None
-    with display:
+    with display, _kept_if_broken_off(live):
         now = look(client, job_id)
         while True:
             if live:
@@ -107,6 +107,17 @@ def watch(
             before = now
             sleep(POLL_SECONDS)
             now = _look_patiently(client, job_id, console=console, sleep=sleep)
+
+
+@contextmanager
+def _kept_if_broken_off(live: Live | None) -> Iterator[None]:
+    """At the job's end its result takes the picture's place; where none comes, the last picture stays."""
+    try:
+        yield
+    except BaseException:  # Ctrl-C too
+        if live is not None:
+            live.transient = False
+        raise
 
 
 def live_view(now: Snapshot, *, console: Console) -> RenderableType:

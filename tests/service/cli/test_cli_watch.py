@@ -229,6 +229,20 @@ def test_a_terminal_gets_a_live_table(server: StandIn) -> None:
     assert "1 of 3 trials; no finished trial yet" in drawn
 
 
+def interrupt(_seconds: float) -> None:
+    raise KeyboardInterrupt
+
+
+def test_the_last_picture_stays_on_a_terminal_when_a_person_breaks_off(server: StandIn) -> None:
+    script(server, job(JobState.SUCCEEDED))
+    console = Console(file=io.StringIO(), force_terminal=True, width=120, height=30, _environ={"TERM": "xterm"})
+    with Client(server.url) as client, pytest.raises(KeyboardInterrupt):
+        watch(client, "j1", console=console, sleep=interrupt)
+    after = text_of(console).rsplit("ends after", 1)[1]
+    assert "\x1b[?25h" in after
+    assert "\x1b[2K" not in after  # no line is erased
+
+
 def test_the_live_view_fits_on_the_screen_and_shows_the_newest_trials() -> None:
     now = Snapshot(job(best=best()), tuple(trial(number) for number in range(40)))
     console = Console(file=io.StringIO(), width=150, height=20)

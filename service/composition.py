@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from hashlib import sha256
@@ -160,8 +160,7 @@ def build(
     """
     lock = _claim_state_folder(settings)
     try:
-        files = open_files(settings)
-        _check_store(files)
+        files = _checked(open_files(settings))
         trackers = list(_trackers(settings))
         with _having_room(settings):
             database, studies, reader = _open_database(settings)
@@ -237,16 +236,17 @@ def _claim_state_folder(settings: Settings) -> FileLock | None:
         ) from error
 
 
-def _check_store(files: JobFiles) -> None:
+def _checked(files: JobFiles) -> JobFiles:
     """Refuses to start with a store that will never take anything; one that is down may be back sooner than a trial."""
     if files.store is None:
-        return
+        return files
     try:
         files.store.check()
     except BucketDown as error:
         log.warning("artifacts.store_down", reason=error.rule)
     except DataError as error:
         raise CannotStart(error.rule, error.way_out) from None
+    return replace(files, store=replace(files.store, excused=True))  # from now on what it refuses is no caller's fault
 
 
 def _time_transactions(

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from fixnorm_core.artifacts import Artifacts, ArtifactStore, attempt_folder, code_name, log_name
 from fixnorm_core.code import digest_of
-from fixnorm_core.data.store import open_store
+from fixnorm_core.data.store import Pace, open_store
 from fixnorm_core.disk import full_disk
 from fixnorm_core.errors import DataError, FixNormError, WeightsError
 from fixnorm_core.reports import RECORD_NAME, TrialResult
@@ -254,7 +254,7 @@ def prepared(task: Task, *, rank: int = 0) -> Iterator[tuple[Task, Keeper]]:
     open_store(artifacts.url)  # else nobody would say what is not installed
     root = Path(artifacts.scratch) if artifacts.scratch is not None else _own_cache()
     with _scratch(root, f"{task.attempt_id}{f'.rank-{rank}' if rank else ''}") as folder:
-        store = ArtifactStore(artifacts.url, artifacts.patience_seconds, excused=True)
+        store = ArtifactStore(artifacts.url, artifacts.patience_seconds, Pace.TRANSFER, excused=True)
         here = replace(task, folder=str(folder))
         yield here, _InStore(store, artifacts, here, rank)
 

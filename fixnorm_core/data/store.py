@@ -25,6 +25,9 @@ class Pace(Enum):
     QUICK = (2, 8, 1, 1)
     """Where somebody waits."""
 
+    TRANSFER = (5, 60, 2, 1)
+    """Where files come and go, perhaps on a slow line: what is sent has to be there before the answer can be."""
+
     SLOW = (5, 300, 1, 1)
     """Where the store has much to do before it answers."""
 

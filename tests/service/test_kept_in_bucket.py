@@ -233,6 +233,7 @@ def test_another_server_serves_what_it_has_no_file_of_and_says_so_when_the_store
             answer = http.get(f"/{disturbed.id}/{path}", timeout=60)
             assert (answer.status_code, answer.json()["code"]) == (503, "bucket_down")
         bucket.answers_badly = lambda _: False
+        client.wait(client.submit(spec(epochs=2)).id)  # the newest job is never pruned
 
         def pruner(policy: Policy) -> Pruner:
             later = service.runtime.now() + timedelta(days=2)

@@ -276,13 +276,13 @@ def test_a_store_that_is_down_for_a_while_is_waited_for(node: Node) -> None:
     def is_down(asked: str) -> bool:
         if asked.startswith("PUT") and "checkpoint-000002" in asked:
             refused.append(asked)
-            return len(refused) <= 7  # botocore and s3fs make six of one
+            return len(refused) <= 3  # botocore makes two of one
         return False
 
     refused: list[str] = []
     node.bucket.answers_badly = is_down
     assert isinstance(node.train(1, patience=60), Trained)
-    assert len(refused) > 7
+    assert len(refused) > 3
     assert "does not answer as it should" in node.log(1)
     assert "asked again in" in node.log(1)
 

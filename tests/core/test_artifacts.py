@@ -1,0 +1,134 @@
+"""Objects of trials in a store: a real S3-compatible server over HTTP."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from buckets import Bucket, environment, s3_server
+
+from fixnorm_core.artifacts import ArtifactStore
+from fixnorm_core.data.store import BucketDown, Pace
+from fixnorm_core.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Bucket]:
+    with s3_server() as bucket:
+        yield bucket
+
+
+@pytest.fixture
+def bucket(server: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    from s3fs import S3FileSystem
+
+    for name, value in environment(server.endpoint).items():
+        monkeypatch.setenv(name, value)
+    S3FileSystem.clear_instance_cache()
+    yield server
+    server.answers_badly, server.status = (lambda _: False), 500
+    S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def store(bucket: Bucket) -> ArtifactStore:
+    return ArtifactStore(f"{bucket.url}/a/b")
+
+
+def test_a_large_file_is_put_in_parts_and_fetched_and_copied_whole(
+    store: ArtifactStore, bucket: Bucket, tmp_path: Path
+) -> None:
+    content = os.urandom(20 * 2**20)
+    (tmp_path / "large").write_bytes(content)
+    bucket.requests.clear()
+    store.put(tmp_path / "large", "one/large")
+    assert sum(asked.startswith("PUT") for asked in bucket.requests) == 3
+    assert store.get("one/large", tmp_path / "below" / "fetched")
+    assert (tmp_path / "below" / "fetched").read_bytes() == content
+    store.copy("one/large", "two/large")
+    assert store.find() == {"one/large": len(content), "two/large": len(content)}
+    assert store.read("two/large", start=5, end=9) == content[5:9]
+    assert store.read("two/large", start=len(content)) == b""
+    store.remove(["one/large", "two/large", "never/there"])
+    assert store.find() == {}
+
+
+def test_an_upload_that_is_cut_off_leaves_nothing_that_is_seen_and_what_was_there(
+    store: ArtifactStore, bucket: Bucket, tmp_path: Path
+) -> None:
+    store.write("cut/large", b"before")
+    (tmp_path / "large").write_bytes(bytes(20 * 2**20))
+    puts: list[str] = []
+
+    def fails_after_one(asked: str) -> bool:
+        if asked.startswith("PUT"):
+            puts.append(asked)
+        return len(puts) > 1
+
+    bucket.answers_badly = fails_after_one
+    with pytest.raises(BucketDown):
+        store.put(tmp_path / "large", "cut/large")
+    bucket.answers_badly = lambda _: False
+    assert store.read("cut/large") == b"before"
+
+
+def test_a_store_that_sends_less_than_it_tells_gives_no_file(
+    store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write("short", b"0123456789")
+    store.size("short")
+    real = store._opened.get_file
+
+    def cut_off(name: str, to: str) -> None:
+        real(name, to)
+        os.truncate(to, 4)
+
+    monkeypatch.setattr(store._opened, "get_file", cut_off)
+    with pytest.raises(BucketDown, match="was changed or cut off"):
+        store.get("short", tmp_path / "short")
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_what_is_not_there_is_no_error_to_look_for(store: ArtifactStore, tmp_path: Path) -> None:
+    assert store.size("nothing") is None
+    assert store.read("nothing") is None
+    assert not store.get("nothing", tmp_path / "nothing")
+    assert [*tmp_path.iterdir()] == []
+    with pytest.raises(DataError, match="there is no s3://images/a/b/nothing"):
+        store.copy("nothing", "to")
+
+
+def test_names_that_begin_alike_are_others(store: ArtifactStore) -> None:
+    for name in ("trials/1/x", "trials/10/x"):
+        store.write(name, b"")
+    assert set(store.find("trials/1")) == {"trials/1/x"}
+
+
+def test_where_many_names_in_one_request_are_refused_each_is_removed_by_itself(
+    store: ArtifactStore, bucket: Bucket
+) -> None:
+    for name in ("many/1", "many/2"):
+        store.write(name, b"x")
+    bucket.answers_badly, bucket.status = (lambda asked: asked.startswith("POST")), 501
+    store.remove(["many/1", "many/2"])
+    bucket.answers_badly = lambda _: False
+    assert store.find("many") == {}
+
+
+def test_it_is_asked_again_with_longer_pauses_for_a_while_and_no_longer(bucket: Bucket) -> None:
+    slept: list[float] = []
+    bucket.answers_badly = lambda _: True
+    store = ArtifactStore(f"{bucket.url}/a", 20.0, Pace.QUICK, sleep=slept.append, clock=lambda: sum(slept))
+    with pytest.raises(BucketDown):
+        store.size("x")
+    assert slept == [1.0, 2.0, 4.0, 8.0]
+
+
+def test_a_refusal_is_the_callers_fault_only_where_the_address_is(bucket: Bucket) -> None:
+    bucket.answers_badly, bucket.status = (lambda _: True), 403
+    for excused in (False, True):
+        with pytest.raises(DataError, match="may not be written") as raised:
+            ArtifactStore(f"{bucket.url}/a", excused=excused).size("x")
+        assert isinstance(raised.value, BucketDown) is excused

@@ -92,14 +92,16 @@ def server_settings(*, needs: str = "service.administration", **given: Any) -> S
         SettingsError: If a setting breaks a rule.
     """
     try:
-        import_module(needs)
         from service.settings import Settings
+
+        settings = _settings(Settings, {name: value for name, value in given.items() if value is not None})
+        import_module(needs)  # after what may be refused: a server's takes seconds
     except ModuleNotFoundError as error:
         raise ServerPackagesError(
             f"this needs the package {error.name!r}, which is not installed",
             f"Install the server too: {install_command('server')}",
         ) from error
-    return _settings(Settings, {name: value for name, value in given.items() if value is not None})
+    return settings
 
 
 def _settings(kind: type[Settings], given: dict[str, Any]) -> Settings:

@@ -49,7 +49,7 @@ def until(condition: Callable[[], bool], what: str, *, seconds: float = 300.0) -
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not in {seconds:g} s: {what}"
-        time.sleep(0.05)
+        time.sleep(0.2)
 
 
 def training(client: Client, job_id: str) -> set[int]:

@@ -41,12 +41,12 @@ def server(head: RayHead, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
         server.stop()
 
 
-def spec(*, trials: int) -> JobSpec:
+def spec() -> JobSpec:
     return JobSpec(
         model=ModelSpec(options={"width": 8}),
         data=DataSpec(train_limit=400),
         training=TrainingSpec(epochs=EPOCHS),
-        budget=BudgetSpec(max_trials=trials, parallel_trials=1, confirm_runs=1, stop_early=False),
+        budget=BudgetSpec(max_trials=2, parallel_trials=1, confirm_runs=1, stop_early=False),
     )
 
 
@@ -54,7 +54,7 @@ def until(condition: Callable[[], bool], what: str, *, seconds: float = 300.0) -
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not in {seconds:g} s: {what}"
-        time.sleep(0.1)
+        time.sleep(0.2)
 
 
 def is_training(client: Client, job_id: str, number: int) -> bool:
@@ -64,8 +64,26 @@ def is_training(client: Client, job_id: str, number: int) -> bool:
     return any(trial.state is TrialState.RUNNING and 0 < len(trial.curve) < trial.epochs // 2 for trial in trials)
 
 
-def told(trials: list[TrialView]) -> list[tuple[dict[str, float], float | None, tuple[float, ...]]]:
+Told = list[tuple[dict[str, float], float | None, tuple[float, ...]]]
+
+
+def told(trials: list[TrialView]) -> Told:
     return [(trial.params, trial.validation_accuracy, tuple(trial.curve)) for trial in trials]
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> Callable[[Client], Told]:
+    """What a job told that nothing happened to, on the first server that is asked for one."""
+    found: list[Told] = []
+
+    def of(client: Client) -> Told:
+        if not found:
+            job = client.wait(client.submit(spec()).id)
+            assert job.state is JobState.SUCCEEDED, job.reason
+            found.append(told(client.trials(job.id)))
+        return found[0]
+
+    return of
 
 
 def epochs_told(state_dir: Path, job_id: str) -> list[tuple[int | None, int | None]]:
@@ -78,10 +96,10 @@ def epochs_told(state_dir: Path, job_id: str) -> list[tuple[int | None, int | No
 
 
 def test_the_same_attempts_go_on_when_the_server_is_killed_and_when_it_is_stopped(
-    head: RayHead, server: ServerProcess, tmp_path: Path
+    head: RayHead, server: ServerProcess, undisturbed: Callable[[Client], Told], tmp_path: Path
 ) -> None:
     with Client(server.url) as client:
-        job_id = client.submit(spec(trials=2)).id
+        job_id = client.submit(spec()).id
     for number, sign in enumerate((signal.SIGKILL, signal.SIGTERM)):
         with Client(server.url) as client:
             until(lambda client=client, number=number: is_training(client, job_id, number), f"trial {number} trains")
@@ -103,16 +121,15 @@ def test_the_same_attempts_go_on_when_the_server_is_killed_and_when_it_is_stoppe
         assert sorted(epochs_told(tmp_path / "state", job_id)) == [
             (number, epoch) for number in (0, 1) for epoch in range(1, EPOCHS + 1)
         ]
-        undisturbed = client.wait(client.submit(spec(trials=2)).id)
-        assert told(client.trials(undisturbed.id)) == told(trials)
+        assert undisturbed(client) == told(trials)
     assert server.log.count("attempt.adopted") == 2
 
 
 def test_a_cluster_that_dies_is_told_of_and_when_it_is_back_the_job_goes_on_as_the_undisturbed_one(
-    head: RayHead, server: ServerProcess
+    head: RayHead, server: ServerProcess, undisturbed: Callable[[Client], Told]
 ) -> None:
     with Client(server.url) as client:
-        job_id = client.submit(spec(trials=2)).id
+        job_id = client.submit(spec()).id
         until(lambda: is_training(client, job_id, 0), "trial 0 trains")
         head.kill()
         address = head.environment["RAY_ADDRESS"]
@@ -124,5 +141,4 @@ def test_a_cluster_that_dies_is_told_of_and_when_it_is_back_the_job_goes_on_as_t
         assert view.state is JobState.SUCCEEDED, view.reason
         trials = client.trials(job_id)
         assert {trial.state for trial in trials} == {TrialState.COMPLETE}
-        undisturbed = client.wait(client.submit(spec(trials=2)).id)
-        assert told(client.trials(undisturbed.id)) == told(trials)
+        assert undisturbed(client) == told(trials)

@@ -75,7 +75,7 @@ def wait_until_it_trains(site: Site, job_id: str) -> None:
             running = [trial for trial in client.trials(job_id) if trial.state is TrialState.RUNNING]
             if any(0 < len(trial.curve) < trial.epochs // 2 for trial in running):
                 return
-            time.sleep(0.05)
+            time.sleep(0.2)  # a look takes the server's processor time from what it looks at
     raise AssertionError(f"no trial was seen to train: {site.server.log}")
 
 

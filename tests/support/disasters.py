@@ -90,7 +90,7 @@ class Site:
         with Client(self.server.url) as client:
             while (view := client.job(job_id)).state not in TERMINAL_STATES:
                 assert time.monotonic() < deadline, f"{view}\n{self.server.log}"
-                time.sleep(0.1)
+                time.sleep(0.3)
         return view
 
     def wait_until_it_answers(self, *, seconds: float = 30.0) -> None:

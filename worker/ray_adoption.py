@@ -14,8 +14,7 @@ import ray
 from ray.exceptions import RayError
 
 from worker.contracts import NOTHING, Failed, FailureKind, Resources, Update
-from worker.protocol import protocol_of
-from worker.slot import Claimed, Slot, SlotTaken
+from worker.slot import Claimed, SlotTaken, own_protocol
 
 __all__ = ["Adoption", "adopt_slots", "introduced"]
 
@@ -52,7 +51,7 @@ def adopt_slots(actors: Mapping[str, Any], term: int) -> Adoption:
     for name, actor in actors.items():
         try:
             told = ray.get(asked[name], timeout=0) if asked[name] is not None else {}
-            if is_ours := told.get("protocol") == protocol_of(Slot):
+            if is_ours := told.get("protocol") == own_protocol():
                 result.claimed.append((name, actor, ray.get(claims[name], timeout=0)))
         except SlotTaken:
             continue

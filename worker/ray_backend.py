@@ -26,7 +26,7 @@ from worker.ray_adoption import adopt_slots, introduced
 from worker.ray_facts import lost, names_of, total_of, where
 from worker.ray_team import form_team
 from worker.room import Room
-from worker.slot import News, Slot, SlotTaken
+from worker.slot import News, OtherBuild, Slot, SlotTaken, own_protocol
 
 __all__ = ["RayBackend"]
 
@@ -164,7 +164,7 @@ class RayBackend:
             return
         slot = self._idle_slot(resources, known) or self._new_slot(resources, known[: resources.nodes])
         slot.take(task.attempt_id)
-        slot.started = slot.actor.start.remote(task, self._term)
+        slot.started = slot.actor.start.remote(task, self._term, own_protocol())
 
     def poll(self) -> Sequence[Update]:
         """News from every busy slot. Never waits for one: each has at most one poll under way."""
@@ -289,6 +289,11 @@ class RayBackend:
         except SlotTaken as error:
             self._slots.remove(slot)
             self._news.append(Update(slot.attempt_id, outcome=Failed(FailureKind.OUTAGE, str(error))))
+            return
+        except OtherBuild as error:  # of its node, which is soon out of use for it
+            outage = Failed(FailureKind.OUTAGE, str(getattr(error, "cause", error)))  # whose own words have a traceback
+            self._news.append(Update(slot.attempt_id, outcome=outage, place=self._called(slot.place)))
+            self._kill(slot)
             return
         except RayError as error:
             if isinstance(error, ActorUnavailableError) and slot.started is None:

@@ -23,11 +23,15 @@ from worker.contracts import NOWHERE, Failed, Outcome, Place, Resources, Task, T
 from worker.protocol import protocol_of
 from worker.run_task import DataCache, Join, run_task, train_alone
 
-__all__ = ["Claimed", "News", "NotFormed", "Slot", "SlotTaken", "Team"]
+__all__ = ["Claimed", "News", "NotFormed", "OtherBuild", "Slot", "SlotTaken", "Team", "own_protocol"]
 
 
 class SlotTaken(Exception):
     """A server with a later term owns the slot now."""
+
+
+class OtherBuild(Exception):
+    """The slot runs another build than its caller, and would read a task wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +158,7 @@ class Slot:
             self._admit(term)
             held = {each.name: getattr(self._resources, each.name) for each in fields(self._resources)}
             return {
-                "protocol": protocol_of(Slot),
+                "protocol": own_protocol(),
                 "version": version("fixnorm-tune"),
                 "attempt_id": self._attempt_id,
                 "resources": held,
@@ -167,12 +171,23 @@ class Slot:
             self._lock.notify_all()
             return Claimed(self._resources, self._attempt_id, self.place)
 
-    def start(self, task: Task, term: int = 0) -> Place:
+    def start(self, task: Task, term: int = 0, protocol: str | None = None) -> Place:
         """Starts a task; tells where.
 
+        Args:
+            task: What to run.
+            term: The caller's.
+            protocol: Whose words the caller speaks; None for this build's.
+
         Raises:
+            OtherBuild: If those are not the slot's.
             RuntimeError: If the slot is still busy; its owner has lost count.
         """
+        if protocol not in (None, own_protocol()):
+            raise OtherBuild(
+                f"the software on the node is another build ({version('fixnorm-tune')} there) than the server's; "
+                "install the server's release there and start the node's Ray again"
+            )
         with self._lock:
             self._admit(term)
             if self._attempt_id is not None:
@@ -271,3 +286,8 @@ class Slot:
         while (left := self._called_at + patience - self._clock()) > 0:
             time.sleep(min(left, 60.0))
         end()
+
+
+def own_protocol() -> str:
+    """Whose words this build speaks."""
+    return protocol_of(Slot)

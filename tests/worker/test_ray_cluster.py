@@ -51,6 +51,14 @@ def join_as_other_build(address: str, namespace: str, patience_seconds: float, *
     return join(address, namespace, patience_seconds)
 
 
+def join_as_later_build(address: str, namespace: str, patience_seconds: float) -> Backend:
+    """As a server that was upgraded before the nodes, to be called in a process of its own."""
+    from worker import ray_backend
+
+    ray_backend.own_protocol = lambda: "later"
+    return join(address, namespace, patience_seconds)
+
+
 def backend(head: RayHead, namespace: str, *, patience_seconds: float = 3600) -> BackendProcess:
     return started(head, partial(join, namespace=namespace, patience_seconds=patience_seconds))
 
@@ -164,6 +172,28 @@ def test_a_slot_of_another_build_is_ended_and_its_trial_goes_on_from_its_checkpo
     finally:
         for each in (before, after):
             each.close()
+
+
+@pytest.mark.ray
+def test_a_node_with_another_build_than_the_servers_trains_nothing_and_is_named(head: RayHead, tmp_path: Path) -> None:
+    server = started(head, partial(join_as_later_build, namespace="too early", patience_seconds=3600))
+    try:
+        server.adopt(1)
+        (node,) = server.nodes()
+        server.start(task("a", tmp_path, epochs=10_000), ONE, [node.name])
+        (ended,) = news_until(server, has_ended)
+        assert isinstance(ended.outcome, Failed)
+        assert ended.outcome.kind is FailureKind.OUTAGE  # charged to no trial, and counted against the node
+        assert ended.outcome.message.startswith("the software on the node is another build (")
+        assert ended.place is not None
+        assert ended.place.node == node.name
+        assert list(tmp_path.iterdir()) == []
+        deadline = time.monotonic() + 300
+        while head.slots():
+            assert time.monotonic() < deadline, head.slots()
+            time.sleep(0.05)
+    finally:
+        server.close()
 
 
 @pytest.mark.ray

@@ -108,8 +108,8 @@ class _InStore:
         # Weights before the record that tells of them, that before checkpoints go
         present = [path for name in (_BEST, _WEIGHTS, RECORD_NAME) if (path := self._folder / name).is_file()]
         checkpoints = sorted(self._folder.glob(_CHECKPOINTS))
-        put = [self._put(path) for path in (*present, *checkpoints)]
-        if any(put):
+        put = {path.name for path in (*present, *checkpoints) if self._put(path)}
+        if put - {_BEST}:  # there is more to go on from than what was fetched
             self._remove_outdated({path.name for path in (*present, *checkpoints)})
         self.keep_log()
 

@@ -13,7 +13,7 @@ from fixnorm_core.data.store import Pace
 from fixnorm_core.errors import DataError
 from fixnorm_core.reports import RECORD_NAME
 from fixnorm_core.spec import JobSpec
-from service.jobs.folders import trial_folder
+from service.jobs.folders import best_folder, trial_folder
 from worker.contracts import log_path
 
 __all__ = ["JobFiles", "LogFile", "best_name", "job_name", "trial_name"]
@@ -155,10 +155,17 @@ class JobFiles:
                 store.put(path, f"{best_name(job_id)}/{path.name}")
 
     def have_best(self, job_id: str, path: Path) -> Path:
-        """A file of a job's best folder, fetched if it is not here: another server has written it."""
-        if self.store is not None and not path.exists():
-            self.store.get(f"{best_name(job_id)}/{path.name}", path)
-        return path
+        """A file of a job's best folder; of this server's own where there is a store, since another may have written it.
+
+        Raises:
+            DataError: As above.
+        """
+        if self.store is None:
+            return path
+        own = best_folder(self.state_dir, job_id) / path.name
+        if not own.exists():
+            self.store.get(f"{best_name(job_id)}/{own.name}", own)
+        return own
 
     def keep_code(self, text: str, *, folder: Path) -> None:
         """Keeps a Python file that came with a job, where its workers find it.

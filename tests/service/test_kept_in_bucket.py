@@ -27,6 +27,7 @@ from fixnorm_core.spec import BudgetSpec, CheckpointSpec, DataSpec, JobSpec, Mod
 from service import doctor
 from service.client import Client
 from service.composition import CannotStart, build
+from service.jobs.folders import best_folder
 from service.retention.policy import Policy
 from service.retention.prune import Pruner
 from service.schemas import JobState, JobView, TrialState
@@ -226,6 +227,7 @@ def test_another_server_serves_what_it_has_no_file_of_and_says_so_when_the_store
         assert load_file(weights)
         assert "resuming after epoch" in "\n".join(client.logs(disturbed.id, 0, attempt=2))
         assert "# " in client.report(disturbed.id)
+        assert best_folder(elsewhere.state_dir, disturbed.id).joinpath("report.md").exists()
         with_code = [view.id for view in client.jobs() if view.spec.model.name.startswith("code@")]
         assert [client.code(job_id) for job_id in with_code] == [CODE] * len(with_code)
         bucket.answers_badly = lambda _: True

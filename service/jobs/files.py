@@ -155,7 +155,7 @@ class JobFiles:
                 store.put(path, f"{best_name(job_id)}/{path.name}")
 
     def have_best(self, job_id: str, path: Path) -> Path:
-        """A file of a job's best folder; of this server's own where there is a store, since another may have written it.
+        """A file of a job's best folder; fetched where there is a store, since another server may have written it anew.
 
         Raises:
             DataError: As above.
@@ -163,8 +163,7 @@ class JobFiles:
         if self.store is None:
             return path
         own = best_folder(self.state_dir, job_id) / path.name
-        if not own.exists():
-            self.store.get(f"{best_name(job_id)}/{own.name}", own)
+        self.store.get(f"{best_name(job_id)}/{own.name}", own)
         return own
 
     def keep_code(self, text: str, *, folder: Path) -> None:

@@ -157,6 +157,7 @@ def test_what_was_done_before_a_crash_and_not_told_is_told_after_it(
         reach=runtime.reach,
         nodes=runtime.nodes(),
         trials=runtime.trials,
+        files=runtime.files,
         key=None,
         now=runtime.now(),
     )

@@ -146,6 +146,21 @@ class Access:
             sessions.end(session, cookie)
 
     def _judge(self, text: str, address: str) -> tuple[Caller, TokenRow | None]:
+        digest, row = tokens.digest_of(text), self._find(text)
+        # Compared also where there is nothing to compare with, so that the time does not tell which ids exist.
+        if not tokens.same(digest, row.digest if row is not None else "0" * 64) or row is None:
+            return self._judge_chosen(digest, address), None
+        if (trouble := _trouble_with(row, self.now())) is not None:
+            self.failures.add(address)
+            raise Refused(HTTPStatus.UNAUTHORIZED, "token_ended", f"token {row.id} of {row.name} {trouble}", _GET_ONE)
+        self._note_use(row)
+        return Caller(Scope(row.scope), row.name), row
+
+    def _judge_chosen(self, digest: str, address: str) -> Caller:
+        """The token of the settings, which a person may have chosen: a guesser's address has to wait.
+
+        Our own cannot be guessed at any speed. So they are good whoever else is behind the same address, and fails.
+        """
         if (wait := self.failures.wait_seconds(address)) > 0:
             raise Refused(
                 HTTPStatus.TOO_MANY_REQUESTS,
@@ -154,19 +169,10 @@ class Access:
                 f"Try again in {wait:.0f} s",
                 retry_seconds=int(wait) + 1,
             )
-        digest = tokens.digest_of(text)
         if self.admin is not None and tokens.same(digest, self.admin):
-            return Caller(Scope.ADMIN, _ADMIN_NAME), None
-        row = self._find(text)
-        # Compared also where there is nothing to compare with, so that the time does not tell which ids exist.
-        if not tokens.same(digest, row.digest if row is not None else "0" * 64) or row is None:
-            self.failures.add(address)
-            raise Refused(HTTPStatus.UNAUTHORIZED, "token_unknown", "this token is not known here", _GET_ONE)
-        if (trouble := _trouble_with(row, self.now())) is not None:
-            self.failures.add(address)
-            raise Refused(HTTPStatus.UNAUTHORIZED, "token_ended", f"token {row.id} of {row.name} {trouble}", _GET_ONE)
-        self._note_use(row)
-        return Caller(Scope(row.scope), row.name), row
+            return Caller(Scope.ADMIN, _ADMIN_NAME)
+        self.failures.add(address)
+        raise Refused(HTTPStatus.UNAUTHORIZED, "token_unknown", "this token is not known here", _GET_ONE)
 
     def _find(self, text: str) -> TokenRow | None:
         if (token_id := tokens.id_in(text)) is None:

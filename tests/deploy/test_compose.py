@@ -89,6 +89,28 @@ def test_what_new_env_writes_is_enough_and_it_writes_once(tmp_path: Path, monkey
     assert env.read_text().count("=") == len(given) + len(commented())
 
 
+NOT_PASSED_ON = {
+    "another way to give what it gives": {"ADMIN_TOKEN_FILE", "RAY_ADDRESS", "REQUIRE_TOKENS"},
+    "the proxy's in front, not the server's": {"TLS_CERT", "TLS_KEY"},
+    "of a server with a Ray of its own, or none": {"BACKEND", "CPUS", "EPOCH_SECONDS", "GPUS"},
+    "how often servers look, and wait for each other": {
+        "HEARTBEAT",
+        "LEASE_SECONDS",
+        "ORPHAN_SECONDS",
+        "POLL_INTERVAL",
+        "RETRY_SECONDS",
+    },
+    "made in the state folder, which all servers share": {"WEBHOOK_SECRET"},
+}
+
+
+def test_every_other_setting_reaches_the_server(services: dict[str, dict[str, Any]]) -> None:
+    """One that stood in .env alone would be without effect, and nothing would say so."""
+    known = {f"FIXNORM_{name.upper()}" for name in Settings.model_fields}
+    left_out = {f"FIXNORM_{name}" for names in NOT_PASSED_ON.values() for name in names}
+    assert known - set(services["server"]["environment"]) == left_out
+
+
 def test_a_laptop_without_a_gpu_gets_all_that_a_job_needs(services: dict[str, dict[str, Any]]) -> None:
     started = {name for name, service in services.items() if not service.get("profiles")}
     assert started == {"postgres", "migrate", "ray-head", "ray-worker", "server"}

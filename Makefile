@@ -17,9 +17,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	@KEEP=$(KEEP) BIN=$(BIN) sh examples/demo.sh
 
-# Files of tests shared out to three processes, since many wait for servers and slots, in the order of tests/conftest.py: the
+# Files of tests shared out to four processes, since many wait for servers and slots, in the order of tests/conftest.py: the
 # longest come first. WORKERS=0 runs all in one process.
-WORKERS ?= 3
+WORKERS ?= 4
 # The hundreds of processes that tests start would each compile every module anew
 unexport PYTHONDONTWRITEBYTECODE
 test: $(STAMP)

@@ -70,8 +70,8 @@ class Settings(BaseSettings):
             no more; None for however much.
         artifacts: An address, ``s3://bucket/prefix``, that nodes keep checkpoints, weights and logs at, and this server
             finds them. Nodes then need not see ``state_dir``. None keeps them there.
-        scratch: With ``artifacts``, the folder of each node that trials work in, an absolute path; None is one in the
-            cache of the workers' account.
+        scratch: With ``artifacts``, a folder of each node, an absolute path, below which trials work in one of their
+            own; None is one in the cache of the workers' account.
         allowed_modules: Modules, with commas between them, whose factories jobs may name as models and data sets
             (``package.module:factory``), those of modules in them too. Their code runs in the workers.
         allow_code: Whether a Python file may come with a job. Whoever may submit then runs any code as the account of

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +30,9 @@ from worker.contracts import EvaluateTask, Task, log_path
 __all__ = ["Keeper", "prepared", "with_code"]
 
 log = logging.getLogger("fixnorm_core")
+
+_OURS = re.compile(r"job-\w+\.\d+\.\d+(\.rank-\d+)?\.lock")
+"""Locks of scratch folders: the name of an attempt, and perhaps of a rank."""
 
 _WEIGHTS, _BEST, _CHECKPOINTS = "weights.safetensors", "best.safetensors", "checkpoint-*.pt"
 
@@ -252,8 +256,7 @@ def prepared(task: Task, *, rank: int = 0) -> Iterator[tuple[Task, Keeper]]:
         yield task, _InPlace()
         return
     open_store(artifacts.url)  # else nobody would say what is not installed
-    root = Path(artifacts.scratch) if artifacts.scratch is not None else _own_cache()
-    with _scratch(root, f"{task.attempt_id}{f'.rank-{rank}' if rank else ''}") as folder:
+    with _scratch(_root(artifacts), f"{task.attempt_id}{f'.rank-{rank}' if rank else ''}") as folder:
         store = ArtifactStore(artifacts.url, artifacts.patience_seconds, Pace.TRANSFER, excused=True)
         here = replace(task, folder=str(folder))
         yield here, _InStore(store, artifacts, here, rank)
@@ -307,10 +310,12 @@ def _scratch(root: Path, name: str) -> Iterator[Path]:
 
 
 def _sweep(root: Path) -> None:
-    """Removes folders whose process is gone: their locks are free."""
+    """Removes folders whose process is gone: their locks are free. Whatever else is there is somebody's."""
     from filelock import FileLock
 
     for path in root.glob("*.lock"):
+        if _OURS.fullmatch(path.name) is None:
+            continue
         lock = FileLock(path)
         try:
             lock.acquire(blocking=False)
@@ -321,6 +326,8 @@ def _sweep(root: Path) -> None:
         lock.release()
 
 
-def _own_cache() -> Path:
-    """Where this account keeps what it can get again."""
+def _root(artifacts: Artifacts) -> Path:
+    """Where this account's scratch folders are, and nothing else: an operator may name a folder that has other uses."""
+    if artifacts.scratch is not None:
+        return Path(artifacts.scratch) / f"fixnorm-tune-trials-{os.getuid()}"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fixnorm-tune" / "trials"

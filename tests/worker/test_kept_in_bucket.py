@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from fixnorm_core.reach import Reach
 from fixnorm_core.reports import EpochReport
 from fixnorm_core.spec import CheckpointSpec, DataSpec, JobSpec, ModelSpec, TrainingSpec, TrialSpec
 from worker.contracts import Evaluated, EvaluateTask, Failed, FailureKind, Outcome, Stopped, Trained, TrainTask
+from worker.keeping import prepared
 from worker.run_task import DataCache, run_task
 
 EPOCHS = 4
@@ -331,13 +334,37 @@ def test_what_killed_processes_left_in_a_scratch_folder_goes_and_what_others_use
 ) -> None:
     from filelock import FileLock
 
-    root = tmp_path / "1"
-    for name in ("left", "used"):
-        (root / name).mkdir(parents=True)
+    root = tmp_path / "1" / f"fixnorm-tune-trials-{os.getuid()}"
+    for name in ("job-0a.0.1", "job-0a.1.1.rank-2", "job-0b.0.1"):
+        (root / name / "logs").mkdir(parents=True)
         (root / f"{name}.lock").touch()
-    with FileLock(root / "used.lock"):
+    with FileLock(root / "job-0b.0.1.lock"):
         node.train(1, stop=lambda: True)
-    assert sorted(path.name for path in root.iterdir()) == ["used", "used.lock"]
+    assert sorted(path.name for path in root.iterdir()) == ["job-0b.0.1", "job-0b.0.1.lock"]
+
+
+def test_a_scratch_folder_that_has_other_uses_loses_nothing_of_them(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache of data sets keeps a free lock beside each that is in use."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    named, unnamed = tmp_path / "1", tmp_path / "cache" / "fixnorm-tune" / "trials"
+    files = []
+    for root in (named, named / f"fixnorm-tune-trials-{os.getuid()}", unnamed):
+        for name in ("models", "0123456789abcdef", f"0123456789abcdef.{'a' * 32}"):
+            (root / name).mkdir(parents=True)
+            files += [root / name / "precious.bin", root / f"{name}.lock"]
+    for name in ("job-0a.0.1", "job-of-others"):
+        (named / name).mkdir()
+        files += [named / name / "precious.bin", named / f"{name}.lock"]
+    for path in files:
+        path.touch()
+    for scratch in (str(named), None):
+        task = TrainTask("job-0.0.1", node.trial, "/nowhere", artifacts=replace(node.artifacts(1), scratch=scratch))
+        with prepared(task) as (here, _):
+            assert Path(here.folder).is_dir()
+            assert Path(here.folder).is_relative_to(tmp_path)
+    assert [path for path in files if not path.exists()] == []
 
 
 def test_a_scratch_folder_that_cannot_be_made_names_the_setting(node: Node, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class Artifacts:
         folder: The trial's below that.
         attempt: The number of this attempt among the trial's. What it writes lies under that number, where none of the
             others writes; of them it reads and removes only what has a lower one.
-        scratch: The folder of the node below which trials train in one of their own; None for one in the account's cache.
+        scratch: Below it trials train in a folder of their own on their node; None for one in the account's cache.
         patience_seconds: How long a store that does not answer is asked again, before the attempt ends and rests.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,12 @@ from fixnorm_core.extras import install_command
 __all__ = ["BucketDown", "Pace", "explained", "open_store"]
 
 
+_SLOWEST_BYTES = 2**16
+"""A second, of a line that is waited for while something is sent."""
+
+
 class Pace(Enum):
-    """How long the answer to one request is waited for."""
+    """How long the answer to one request is waited for, beside the time that it takes to send it on a slow line."""
 
     USUAL = (5, 15, 3, 2)
     """A dead endpoint is an error within two minutes."""
@@ -77,10 +82,14 @@ class _RedirectedError(Exception):
 
 @cache
 def _session_class() -> type:
-    """How requests are sent: as aiobotocore does, but to the endpoint alone.
+    """How requests are sent: as aiobotocore does, but to the endpoint alone, and not for ever.
 
     By itself it follows a redirection to whatever host an answer names, takes what that has for the data, and gives it
     the session's token and what is written. botocore follows none: it asks the same endpoint for another region.
+
+    Its time for an answer begins when all is sent. A store that never says "100 Continue", or reads no further, is
+    waited for without end, unless what is sent has a time of its own. What sends nothing has none: it may have to wait
+    until others give one of the few connections back.
     """
     from aiobotocore.httpsession import AIOHTTPSession
 
@@ -88,8 +97,13 @@ def _session_class() -> type:
         def __init__(self, session: Any) -> None:
             self._session = session
 
-        def request(self, *args: Any, **options: Any) -> Any:
-            return self._session.request(*args, **options, allow_redirects=False)
+        async def request(self, *args: Any, **options: Any) -> Any:
+            asked = self._session.request(*args, **options, allow_redirects=False)
+            size = int(options["headers"].get("Content-Length", 0))
+            if not size and not options.get("data"):
+                return await asked
+            times = self._session.timeout
+            return await asyncio.wait_for(asked, times.sock_connect + times.sock_read + size / _SLOWEST_BYTES)
 
     class StayingSession(AIOHTTPSession):  # type: ignore[misc]
         async def _get_session(self, proxy_url: str | None) -> Staying:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from buckets import Bucket, environment, s3_server
 
 from fixnorm_core.artifacts import ArtifactStore
+from fixnorm_core.data import store as data_store
 from fixnorm_core.data.store import BucketDown, Pace
 from fixnorm_core.errors import DataError
 
@@ -132,3 +137,58 @@ def test_a_refusal_is_the_callers_fault_only_where_the_address_is(bucket: Bucket
         with pytest.raises(DataError, match="may not be written") as raised:
             ArtifactStore(f"{bucket.url}/a", excused=excused).size("x")
         assert isinstance(raised.value, BucketDown) is excused
+
+
+@pytest.mark.parametrize("continues", [False, True])
+def test_a_store_that_takes_connections_and_says_nothing_is_down_whatever_is_sent(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, continues: bool
+) -> None:
+    """The time for an answer begins when all is sent, which it never is where the store has to say "100 Continue"."""
+    monkeypatch.setitem(Pace.QUICK.config, "connect_timeout", 0.2)
+    monkeypatch.setitem(Pace.QUICK.config, "read_timeout", 0.3)
+    monkeypatch.setattr(data_store, "_SLOWEST_BYTES", 2**26)
+    (tmp_path / "large").write_bytes(bytes(7 * 2**20))  # more than sockets hold
+    pool = ThreadPoolExecutor(1)
+    with silent(continues=continues) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        store = ArtifactStore(f"{bucket.url}/a", pace=Pace.QUICK)
+        asked: dict[str, Callable[[], object]] = {
+            "check": store.check,
+            "write": lambda: store.write("empty", b""),
+            "put": lambda: store.put(tmp_path / "large", "large"),
+            "copy": lambda: store.copy("one", "other"),
+            "remove": lambda: store.remove(["one"]),
+        }
+        for what, ask in asked.items():
+            answer = pool.submit(ask)
+            try:
+                with pytest.raises(BucketDown, match="does not answer as it should"):
+                    answer.result(timeout=20)
+            except TimeoutError:
+                pytest.fail(f"{what} is waited for without end")
+
+
+@contextmanager
+def silent(*, continues: bool) -> Iterator[str]:
+    """The address of what takes connections, asks for what is to be sent or not, and reads nothing of that."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        taken: list[socket.socket] = []
+
+        def take() -> None:
+            while True:
+                try:
+                    taken.append(server.accept()[0])
+                    if continues and b"100-continue" in taken[-1].recv(2**14):
+                        taken[-1].sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+                except OSError:
+                    return
+
+        taking = threading.Thread(target=take)
+        taking.start()
+        try:
+            yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            for connection in taken:  # whoever still waits is told
+                connection.close()
+            taking.join()

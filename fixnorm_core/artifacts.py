@@ -19,7 +19,7 @@ from fixnorm_core.data.store import BucketDown, Pace, explained, open_store
 from fixnorm_core.errors import DataError
 from fixnorm_core.files import partial_of
 
-__all__ = ["ArtifactStore", "Artifacts", "attempt_folder", "code_name", "log_name"]
+__all__ = ["ArtifactStore", "Artifacts", "Version", "attempt_folder", "code_name", "log_name"]
 
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 30.0
@@ -57,6 +57,19 @@ class Artifacts:
     attempt: int
     scratch: str | None = None
     patience_seconds: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What an object holds at one time.
+
+    Attributes:
+        size: Bytes.
+        tag: The store's entity tag, another for other content (RFC 9110, section 8.8.3).
+    """
+
+    size: int
+    tag: str
 
 
 def attempt_folder(attempt: int) -> str:
@@ -179,6 +192,34 @@ class ArtifactStore:
 
         return self._ask(ask)
 
+    def version(self, name: str) -> Version | None:
+        """What an object holds now; None if there is none."""
+        return self._ask(lambda: self._version(name))
+
+    def read_version(self, name: str, version: Version, *, start: int, end: int) -> bytes:
+        """Some bytes of one version of an object: ``end - start`` of them.
+
+        Raises:
+            DataError: If the object holds something else by now, or is gone.
+        """
+
+        def ask() -> bytes:
+            try:
+                content = bytes(sync(self._store.loop, self._read_if, name, version.tag, start, end))
+            except OSError as error:
+                if not isinstance(error, FileNotFoundError) and _status(error) != _PRECONDITION_FAILED:
+                    raise
+                raise DataError(
+                    f"{self.url}/{name} was replaced or removed while it was read", "Read it anew"
+                ) from None
+            if len(content) != end - start:
+                raise BucketDown(f"{self.url}/{name} was cut off while it was fetched", _AGAIN)
+            return content
+
+        from fsspec.asyn import sync
+
+        return self._ask(ask)
+
     def size(self, name: str) -> int | None:
         """The bytes of an object; None if there is none."""
         return self._ask(lambda: self._size(name))
@@ -233,11 +274,23 @@ class ArtifactStore:
         return bucket, key
 
     def _size(self, name: str) -> int | None:
+        found = self._version(name)
+        return found.size if found is not None else None
+
+    def _version(self, name: str) -> Version | None:
         bucket, key = self._parts(name)
         try:
-            return int(self._store.call_s3("head_object", Bucket=bucket, Key=key)["ContentLength"])
+            facts = self._store.call_s3("head_object", Bucket=bucket, Key=key)
         except FileNotFoundError:
             return None
+        return Version(int(facts["ContentLength"]), str(facts["ETag"]))
+
+    async def _read_if(self, name: str, tag: str, start: int, end: int) -> bytes:
+        bucket, key = self._parts(name)
+        wanted = {"Bucket": bucket, "Key": key, "IfMatch": tag, "Range": f"bytes={start}-{end - 1}"}
+        answer = await self._store._call_s3("get_object", **wanted)
+        async with answer["Body"] as body:
+            return bytes(await body.read())
 
     def _delete(self, names: Collection[str]) -> None:
         bucket, keys = self._parts("")[0], [self._parts(name)[1] for name in names]
@@ -274,5 +327,13 @@ class ArtifactStore:
             self.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
+
+def _status(error: Exception) -> int | None:
+    """What a store has answered, of an error that s3fs has made of it."""
+    answer = getattr(error.__cause__, "response", {})
+    return answer.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(answer, Mapping) else None
+
+
+_PRECONDITION_FAILED = 412
 
 _AGAIN = "It is tried again by itself; if it happens often, look who else writes there"

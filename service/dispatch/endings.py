@@ -43,7 +43,7 @@ class Endings:
         return begun[1].result()
 
     def forget(self, job_id: str) -> None:
-        """Of a job that has ended, or is another server's: what is being written is overwritten or not used."""
+        """Of a job that has ended, or is another server's: nothing that is written for it is used then."""
         self._begun.pop(job_id, None)
 
     def forget_all(self) -> None:

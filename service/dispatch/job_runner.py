@@ -47,7 +47,7 @@ from service.events.records import last_of
 from service.jobs import repository
 from service.jobs.amended import spec_of
 from service.jobs.files import JobFiles
-from service.jobs.folders import best_folder
+from service.jobs.folders import best_folder, ending_name
 from service.jobs.reopening import CUT_OFF
 from service.jobs.views import trial_views, validation_examples
 from service.queue.share import Obstacle, Turn
@@ -268,7 +268,17 @@ class JobRunner:
         if found is None:
             self._end_job(job, state, reason)
             return
-        write = partial(write_result, self.files, job, spec, trials=trials, rows=rows, best=found, stop_reason=reason)
+        write = partial(
+            write_result,
+            self.files,
+            job,
+            spec,
+            trials=trials,
+            rows=rows,
+            best=found,
+            stop_reason=reason,
+            ending=ending_name(job.round, self.lease.term),
+        )
         if self.files.store is None:
             best = write()
         else:

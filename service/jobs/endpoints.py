@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from http import HTTPStatus
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Response
@@ -66,6 +65,8 @@ __all__ = [
 ]
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+_MARKDOWN = "text/markdown; charset=utf-8"
 
 NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
 """No database can be asked for a text with a zero byte."""
@@ -216,8 +217,12 @@ def fetch_report(
     if wanted == "html":
         page = report_page(running, show_job(job_id, running), list_trials(job_id, running))
         return HTMLResponse(page, headers={"Content-Security-Policy": REPORT_POLICY})
-    path = running.files.have_best(job_id, Path(final_place(running, job_id, "report")))
-    return FileResponse(path, media_type="text/markdown; charset=utf-8")
+    place = final_place(running, job_id, "report")
+    if not is_url(place):
+        return FileResponse(place, media_type=_MARKDOWN)
+    if (text := running.files.read(place)) is None:
+        raise NoResultYet(f"{place} is there no more", "Look who removes objects there")
+    return Response(text, media_type=_MARKDOWN)
 
 
 @router.post("/{job_id}/pause", responses=_NOT_FOUND | {409: PROBLEM})

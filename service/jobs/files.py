@@ -13,7 +13,7 @@ from fixnorm_core.data.store import Pace
 from fixnorm_core.errors import DataError
 from fixnorm_core.reports import RECORD_NAME
 from fixnorm_core.spec import JobSpec
-from service.jobs.folders import best_folder, trial_folder
+from service.jobs.folders import trial_folder
 from worker.contracts import log_path
 
 __all__ = ["JobFiles", "LogFile", "best_name", "job_name", "trial_name"]
@@ -134,37 +134,31 @@ class JobFiles:
             )
         return url[len(root) :]
 
-    def url_of_best(self, job_id: str) -> str:
-        """The address of what a user takes away.
-
-        Raises:
-            DataError: If this server knows of no store.
-        """
-        return f"{self._needed.url}/{best_name(job_id)}"
-
-    def keep_best(self, job_id: str, weights: str, folder: Path) -> None:
-        """Has the store copy a job's best weights to where they stay, and puts what is in ``folder`` beside them.
+    def copy(self, weights: str, url: str) -> None:
+        """Has the store copy weights to where they stay.
 
         Raises:
             DataError: As above.
         """
         store = ArtifactStore(self._needed.url, pace=Pace.SLOW)  # what it has to copy may be large
-        store.copy(self.name_of(weights), f"{best_name(job_id)}/{PurePosixPath(weights).name}")
-        for path in sorted(folder.iterdir()):
-            if path.is_file() and not path.name.startswith("."):
-                store.put(path, f"{best_name(job_id)}/{path.name}")
+        store.copy(self.name_of(weights), self.name_of(url))
 
-    def have_best(self, job_id: str, path: Path) -> Path:
-        """A file of a job's best folder; fetched where there is a store, since another server may have written it anew.
+    def write(self, url: str, text: str) -> None:
+        """Puts a text there.
 
         Raises:
             DataError: As above.
         """
-        if self.store is None:
-            return path
-        own = best_folder(self.state_dir, job_id) / path.name
-        self.store.get(f"{best_name(job_id)}/{own.name}", own)
-        return own
+        self._needed.write(self.name_of(url), text.encode())
+
+    def read(self, url: str) -> str | None:
+        """A text from there; None if it is there no more.
+
+        Raises:
+            DataError: As above.
+        """
+        content = self._needed.read(self.name_of(url))
+        return content.decode() if content is not None else None
 
     def keep_code(self, text: str, *, folder: Path) -> None:
         """Keeps a Python file that came with a job, where its workers find it.

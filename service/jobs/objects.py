@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from fastapi.responses import StreamingResponse
 
+from fixnorm_core.artifacts import Version
 from service.jobs.files import JobFiles
 from service.problems import NoResultYet
 
@@ -15,20 +16,20 @@ _BYTES_AT_ONCE = 8 * 2**20
 
 
 def stream_object(files: JobFiles, url: str, *, filename: str) -> StreamingResponse:
-    """An object as a download. Where the store fails half-way, what arrives is shorter than was announced.
+    """An object as a download, of one version: where it is replaced, or the store fails, what arrives is cut short.
 
     Raises:
         NoResultYet: If it is gone.
         DataError: If the store refuses, or does not answer.
     """
     store, name = files.store_of(url)
-    size = store.size(name)
-    if size is None:
+    version = store.version(name)
+    if version is None:
         raise NoResultYet(f"{url} is there no more", "Look who removes objects there")
 
-    def pieces(size: int) -> Iterator[bytes]:
-        for start in range(0, size, _BYTES_AT_ONCE):
-            yield store.read(name, start=start, end=min(size, start + _BYTES_AT_ONCE)) or b""
+    def pieces(version: Version) -> Iterator[bytes]:
+        for start in range(0, version.size, _BYTES_AT_ONCE):
+            yield store.read_version(name, version, start=start, end=min(version.size, start + _BYTES_AT_ONCE))
 
-    headers = {"Content-Length": str(size), "Content-Disposition": f'attachment; filename="{filename}"'}
-    return StreamingResponse(pieces(size), media_type="application/octet-stream", headers=headers)
+    headers = {"Content-Length": str(version.size), "Content-Disposition": f'attachment; filename="{filename}"'}
+    return StreamingResponse(pieces(version), media_type="application/octet-stream", headers=headers)

@@ -1,4 +1,9 @@
-"""Writes the ``best`` folder of a job. Done again after a crash, it writes the same files."""
+"""Writes what a job ends with. Done again after a crash, it writes the same files.
+
+A job that is reopened keeps its result until the next one is committed, and for good if none is. So an ending of
+another round writes to a folder of its own, which the committed result names; the former one's go later.
+In an object store, where no lock keeps a server that has lost its lease from writing on, every ending does.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,7 @@ from fixnorm_core.reports import EpochReport, FinishedRun, TrialResult
 from fixnorm_core.spec import JobSpec
 from fixnorm_core.tuning.recommend import Recommendation
 from service.database.rows import AttemptRow, JobRow
-from service.jobs.files import JobFiles
+from service.jobs.files import JobFiles, best_name
 from service.jobs.folders import best_folder
 from service.jobs.views import best_view, epochs_saved, evaluation_of, result_of, trial_views
 from service.reporting.report import render_report
@@ -42,25 +47,37 @@ def write_result(
     rows: Sequence[AttemptRow],
     best: Recommendation,
     stop_reason: str,
+    ending: str,
 ) -> BestView:
     """Copies the weights, writes report, result and job file, and returns the final view of the best point.
+
+    Args:
+        files: Of jobs.
+        job: The job.
+        spec: Its description, with what was changed of it.
+        trials: All of them.
+        rows: Their attempts.
+        best: What is recommended.
+        stop_reason: Why the job ends.
+        ending: The folder that none but this ending writes to (:func:`~service.jobs.folders.ending_name`).
 
     Raises:
         DataError: If the object store that holds the weights refuses, or does not answer.
         OSError: If a file has no room, say; of those that could be written none is half there.
     """
-    folder = best_folder(files.state_dir, job.id)
-    folder.mkdir(parents=True, exist_ok=True)
-    discard_partial(folder)  # what a killed server left, which may be as large as the weights
     view = best_view(best, attempts=rows, saved=epochs_saved(spec, trials))
-    is_stored = view.weights is not None and is_url(view.weights)
-    kept = None if is_stored else _keep_weights(view.weights, folder)
+    folder = best_folder(files.state_dir, job.id)
+    if job.round or files.store is not None:
+        folder /= ending
+    discard_partial(folder)  # what a killed server left, which may be as large as the weights
+    place = str(folder) if files.store is None else f"{files.store.url}/{best_name(job.id)}/{ending}"
+    weights = _keep_weights(files, view.weights, folder=folder, place=place)
     view = view.model_copy(
         update={
-            "weights": f"{files.url_of_best(job.id)}/{WEIGHTS_NAME}" if is_stored else str(kept) if kept else None,
-            "weights_url": f"/api/v1/jobs/{job.id}/weights" if kept is not None or is_stored else None,
+            "weights": weights,
+            "weights_url": f"/api/v1/jobs/{job.id}/weights" if weights is not None else None,
             "test": evaluation_of(best.best_run, attempts=rows),
-            "report": str(folder / REPORT_NAME),
+            "report": f"{place}/{REPORT_NAME}",
             "stop_reason": stop_reason,
         }
     )
@@ -68,11 +85,9 @@ def write_result(
     run = result_of(best.best_run, attempts=rows)
     history = read_history(files, job.id, best.best_run, run)
     text = render_report(job, spec, best=view, trials=shown, run=run, history=history)
-    _write(folder / REPORT_NAME, text)
-    _write(folder / RESULT_NAME, view.model_dump_json(indent=2) + "\n")
-    _write(folder / JOB_NAME, spec.model_dump_json(indent=2) + "\n")
-    if run is not None and run.weights is not None and is_stored:
-        files.keep_best(job.id, run.weights, folder)
+    _write(files, f"{place}/{REPORT_NAME}", text)
+    _write(files, f"{place}/{RESULT_NAME}", view.model_dump_json(indent=2) + "\n")
+    _write(files, f"{place}/{JOB_NAME}", spec.model_dump_json(indent=2) + "\n")
     return view
 
 
@@ -88,15 +103,20 @@ def read_history(files: JobFiles, job_id: str, number: int, run: TrialResult | N
         return ()
 
 
-def _keep_weights(weights: str | None, folder: Path) -> Path | None:
+def _keep_weights(files: JobFiles, weights: str | None, *, folder: Path, place: str) -> str | None:
     if weights is None:
         return None
-    kept = folder / WEIGHTS_NAME
-    with Path(weights).open("rb") as source, replacing(kept) as file:
+    if is_url(weights):
+        files.copy(weights, kept := f"{place}/{WEIGHTS_NAME}")
+        return kept
+    with Path(weights).open("rb") as source, replacing(folder / WEIGHTS_NAME) as file:
         shutil.copyfileobj(source, file)
-    return kept
+    return str(folder / WEIGHTS_NAME)
 
 
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as file:
+def _write(files: JobFiles, place: str, text: str) -> None:
+    if is_url(place):
+        files.write(place, text)
+        return
+    with replacing(Path(place)) as file:
         file.write(text.encode())

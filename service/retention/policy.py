@@ -10,14 +10,15 @@ from enum import StrEnum
 __all__ = ["Decision", "EndedJob", "Policy", "Pruned", "What", "decide"]
 
 _SCRATCH_REST = timedelta(hours=1)
-"""A worker that was cut off may still be writing when its job has ended; not for so long."""
+"""A worker that was cut off may still be writing when its job has ended, and a user still fetching the weights that it
+had ended with before; not for so long."""
 
 
 class What(StrEnum):
     """What of a job is removed."""
 
     SCRATCH = "scratch"
-    """What killed processes left half-written. Nobody can use it."""
+    """What killed processes left half-written, and what an earlier ending left. Nobody can use it."""
 
     CHECKPOINTS = "checkpoints"
     """What a trial would resume from. No trial of an ended job does: `retry` and `extend` begin new ones."""
@@ -56,11 +57,13 @@ class EndedJob:
         id: Its id.
         ended_at: When.
         is_held: Whether something still needs its rows: a webhook that is to be delivered, or a tracker.
+        named: The paths and addresses of what its result has kept.
     """
 
     id: str
     ended_at: datetime
     is_held: bool = False
+    named: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

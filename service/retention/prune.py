@@ -11,7 +11,7 @@ removed is told of and keeps nothing else: the next call tries it again.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -25,11 +25,13 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from fixnorm_core.artifacts import ArtifactStore
+from fixnorm_core.buckets import is_url
 from fixnorm_core.errors import DataError, FixNormError
 from service.database.engine import Database
 from service.database.rows import DeliveryRow, JobRow, TrackedRow
 from service.jobs import repository
 from service.jobs.folders import best_folder, job_folder
+from service.retention.former import is_former
 from service.retention.objects import Objects
 from service.retention.policy import Decision, EndedJob, Policy, Pruned, What, decide
 from service.schemas import TERMINAL_STATES
@@ -40,7 +42,7 @@ __all__ = ["Pruner", "PruningAlready", "policy_of"]
 
 _MARK = ".removing"
 _PATTERNS = {
-    What.SCRATCH: ("trials/*/.*.partial", "best/.*.partial"),
+    What.SCRATCH: ("trials/*/.*.partial", "best/.*.partial", "best/*/.*.partial"),
     What.CHECKPOINTS: ("trials/*/checkpoint-*.pt", "trials/*/checkpoint-*.unused"),
     What.LOGS: ("trials/*/logs/*",),
 }
@@ -94,7 +96,8 @@ class Pruner:
         found = []
         for decision in self._decide():
             for what in decision.what:
-                files, objects = self._files(decision.job.id, what), self._objects.find(decision.job.id, what)
+                job = decision.job
+                files, objects = self._files(job, what), self._objects.find(job.id, what, named=job.named)
                 if files or objects or what is What.JOB:
                     size = sum(map(_size, files)) + sum(objects.values())
                     found.append(Pruned(decision.job.id, what, len(files) + len(objects), size))
@@ -156,12 +159,12 @@ class Pruner:
 
     def _remove_files(self, decision: Decision) -> list[Pruned]:
         job = decision.job
-        if not any(self._files(job.id, what) for what in decision.what):  # most often, and no lock is needed
+        if not any(self._files(job, what) for what in decision.what):  # most often, and no lock is needed
             return []
         with self.database.write.begin() as session:
             if not _is_still(session, job):
                 return []
-            found = [(what, self._files(job.id, what)) for what in decision.what]
+            found = [(what, self._files(job, what)) for what in decision.what]
             return [_remove(job.id, what, files) for what, files in found if files]
 
     def _remove_job(self, decision: Decision) -> list[Pruned]:
@@ -173,7 +176,7 @@ class Pruner:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / _MARK).touch()  # under the lock, as it is taken off: nobody takes this one's off
             session.execute(delete(JobRow).where(JobRow.id == job.id))  # attempts, events and deliveries go with it
-        return [self._finish(job.id)]
+        return [self._finish(job.id, job.named)]
 
     def _go_on(self, job_id: str) -> list[Pruned]:
         """Brings the removal of a marked job to its end; of one whose rows are there nothing had gone yet."""
@@ -183,7 +186,7 @@ class Pruner:
                 return []
         return [self._finish(job_id)]
 
-    def _finish(self, job_id: str) -> Pruned:
+    def _finish(self, job_id: str, named: Collection[str] | None = None) -> Pruned:
         storage = self.open_storage()
         try:
             storage.delete_study(storage.get_study_id_from_name(job_id))
@@ -191,9 +194,9 @@ class Pruner:
             pass
         finally:
             close_storage(storage)
-        done = _remove(job_id, What.JOB, self._files(job_id, What.JOB))
+        done = _remove(job_id, What.JOB, self._all_files(job_id, named))
         try:
-            objects = self._objects.remove(job_id, What.JOB, self._objects.find(job_id, What.JOB))
+            objects = self._objects.remove(job_id, What.JOB, self._objects.find(job_id, What.JOB, named=named))
             done = replace(done, files=done.files + objects.files, bytes=done.bytes + objects.bytes)
         except DataError as error:
             done = replace(done, kept=done.kept or str(error))
@@ -215,13 +218,26 @@ class Pruner:
         if not any(folder.iterdir()):
             folder.rmdir()
 
-    def _files(self, job_id: str, what: What) -> list[Path]:
-        folder = job_folder(self.state_dir, job_id)
+    def _files(self, job: EndedJob, what: What) -> list[Path]:
         if what is What.JOB:
-            best = best_folder(self.state_dir, job_id)
-            all_files = [path for path in folder.rglob("*") if path.is_file() and path.name != _MARK]
-            return [path for path in all_files if not (self.policy.keep_best and path.is_relative_to(best))]
-        return [path for pattern in _PATTERNS[what] for path in folder.glob(pattern) if path.is_file()]
+            return self._all_files(job.id, job.named)
+        folder = job_folder(self.state_dir, job.id)
+        found = [path for pattern in _PATTERNS[what] for path in folder.glob(pattern) if path.is_file()]
+        return found + self._former_files(job.id, job.named) if what is What.SCRATCH else found
+
+    def _former_files(self, job_id: str, named: Collection[str]) -> list[Path]:
+        best, here = best_folder(self.state_dir, job_id), [place for place in named if not is_url(place)]
+        files = [path for pattern in ("*", "*/*") for path in best.glob(pattern) if path.is_file()]
+        return [path for path in files if is_former(path.relative_to(best).as_posix(), named=here)]
+
+    def _all_files(self, job_id: str, named: Collection[str] | None) -> list[Path]:
+        """Of a job that goes: without those that stay; which are former ones is not known once its rows are gone."""
+        folder, best = job_folder(self.state_dir, job_id), best_folder(self.state_dir, job_id)
+        files = [path for path in folder.rglob("*") if path.is_file() and path.name != _MARK]
+        if not self.policy.keep_best:
+            return files
+        former = self._former_files(job_id, named) if named is not None else []
+        return [path for path in files if not path.is_relative_to(best)] + former
 
 
 def _trying(job_id: str, what: What, remove: Callable[[], list[Pruned]]) -> list[Pruned]:
@@ -260,11 +276,12 @@ def _ended_jobs(session: Session, trackers: Sequence[str]) -> list[EndedJob]:
     owed = set(session.scalars(select(DeliveryRow.job_id).where(DeliveryRow.due_at.is_not(None))))
     owed.update(session.scalars(untold))
     newest = _newest_studies(session)
-    columns = (JobRow.id, JobRow.ended_at, JobRow.study_id)
+    named = (JobRow.result["weights"].as_string(), JobRow.result["report"].as_string())
+    columns = (JobRow.id, JobRow.ended_at, JobRow.study_id, *named)
     rows = session.execute(select(*columns).where(JobRow.state.in_(TERMINAL_STATES)))
     return [
-        EndedJob(job_id, ended_at, job_id in owed or study_id in newest)
-        for job_id, ended_at, study_id in rows
+        EndedJob(job_id, ended_at, job_id in owed or study_id in newest, tuple(each for each in places if each))
+        for job_id, ended_at, study_id, *places in rows
         if ended_at is not None
     ]
 

@@ -27,7 +27,6 @@ from fixnorm_core.spec import BudgetSpec, CheckpointSpec, DataSpec, JobSpec, Mod
 from service import doctor
 from service.client import Client
 from service.composition import CannotStart, build
-from service.jobs.folders import best_folder
 from service.retention.policy import Policy
 from service.retention.prune import Pruner
 from service.schemas import JobState, JobView, TrialState
@@ -153,7 +152,7 @@ def test_it_goes_on_elsewhere_over_a_kill_a_damaged_checkpoint_and_an_outage_as_
     assert "UTC the server: this attempt is FAILED" in lost
     assert "not resuming from s3://images/team/kept/jobs/" in resumed
     assert "resuming after epoch" in resumed
-    best = f"team/kept/jobs/{disturbed.id}/best"
+    best = f"team/kept/jobs/{disturbed.id}/best/round-000-000001"
     assert bucket.keys(best) == [
         f"{best}/{name}" for name in ("job.json", "report.md", "result.json", "weights.safetensors")
     ]
@@ -227,7 +226,6 @@ def test_another_server_serves_what_it_has_no_file_of_and_says_so_when_the_store
         assert load_file(weights)
         assert "resuming after epoch" in "\n".join(client.logs(disturbed.id, 0, attempt=2))
         assert "# " in client.report(disturbed.id)
-        assert best_folder(elsewhere.state_dir, disturbed.id).joinpath("report.md").exists()
         with_code = [view.id for view in client.jobs() if view.spec.model.name.startswith("code@")]
         assert [client.code(job_id) for job_id in with_code] == [CODE] * len(with_code)
         bucket.answers_badly = lambda _: True
@@ -263,7 +261,8 @@ def test_another_server_serves_what_it_has_no_file_of_and_says_so_when_the_store
         bucket.answers_badly = lambda _: False
         list(pruner(replace(ALL, keep_best=True)).prune())
         assert bucket.keys(below) == [
-            f"{below}best/{name}" for name in ("job.json", "report.md", "result.json", "weights.safetensors")
+            f"{below}best/round-000-000001/{name}"
+            for name in ("job.json", "report.md", "result.json", "weights.safetensors")
         ]
 
 

@@ -19,7 +19,7 @@ from fixnorm_core.data.store import BucketDown, Pace, explained, open_store
 from fixnorm_core.errors import DataError
 from fixnorm_core.files import partial_of
 
-__all__ = ["ArtifactStore", "Artifacts", "Version", "attempt_folder", "code_name", "log_name"]
+__all__ = ["ArtifactStore", "Artifacts", "NotThere", "Version", "attempt_folder", "code_name", "log_name"]
 
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 30.0
@@ -70,6 +70,10 @@ class Version:
 
     size: int
     tag: str
+
+
+class NotThere(DataError):
+    """An object that is needed and gone, which waiting does not bring back."""
 
 
 def attempt_folder(attempt: int) -> str:
@@ -228,13 +232,13 @@ class ArtifactStore:
         """Has the store copy an object.
 
         Raises:
-            DataError: If there is none.
+            NotThere: If there is none.
         """
 
         def ask() -> None:
             size = self._size(name)
             if size is None:
-                raise DataError(f"there is no {self.url}/{name}", "Look who removes objects there")
+                raise NotThere(f"there is no {self.url}/{name}", "Look who removes objects there")
             bucket, key = self._parts(to)
             source_bucket, source_key = self._parts(name)
             if size < _LARGEST_COPY_BYTES:
@@ -320,6 +324,8 @@ class ArtifactStore:
                 if self.clock() + pause > until:
                     raise
                 _log.warning("%s; asked again in %g s", error.rule, pause)
+            except NotThere:
+                raise
             except DataError as error:
                 if not self.excused:
                     raise

@@ -15,8 +15,9 @@ import structlog
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
+from fixnorm_core.data.store import BucketDown
 from fixnorm_core.disk import full_disk, no_space_at
-from fixnorm_core.errors import DataError, FixNormError
+from fixnorm_core.errors import FixNormError
 from fixnorm_core.spec import BudgetSpec, JobSpec
 from fixnorm_core.tuning.recommend import Point, recommend
 from service.database.engine import Database
@@ -284,7 +285,7 @@ class JobRunner:
         else:
             try:
                 taken = self.endings.take(job.id, (state, reason, found, job.amendments), write)
-            except DataError as error:  # of the store; what the trials have found is worth waiting for
+            except BucketDown as error:  # what the trials have found is worth waiting for
                 self._update(job, reason=f"{error.rule}; tried again every {_STORE_WAIT.seconds} seconds")
                 self._look_again_at(self.now() + _STORE_WAIT)
                 return

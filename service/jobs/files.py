@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 from fixnorm_core.artifacts import Artifacts, ArtifactStore, code_name, log_name
-from fixnorm_core.buckets import is_url
+from fixnorm_core.buckets import is_url, safe_parts
 from fixnorm_core.code import digest_of, has_code, keep_code
 from fixnorm_core.data.store import Pace
 from fixnorm_core.errors import DataError
@@ -134,22 +134,31 @@ class JobFiles:
             )
         return url[len(root) :]
 
+    def is_of(self, url: str, job_id: str, number: int) -> bool:
+        """Whether an address is one of a trial's files.
+
+        Raises:
+            DataError: If this server knows of no store.
+        """
+        name = url.removeprefix(f"{self._needed.url}/")
+        return name.startswith(f"{trial_name(job_id, number)}/") and safe_parts(name) is not None
+
     def copy(self, weights: str, url: str) -> None:
         """Has the store copy weights to where they stay.
 
         Raises:
-            DataError: As above.
+            NotThere: If they are gone.
+            BucketDown: If the store does not answer, or refuses what it is asked for.
         """
-        store = ArtifactStore(self._needed.url, pace=Pace.SLOW)  # what it has to copy may be large
-        store.copy(self.name_of(weights), self.name_of(url))
+        self._patient.copy(self.name_of(weights), self.name_of(url))
 
     def write(self, url: str, text: str) -> None:
         """Puts a text there.
 
         Raises:
-            DataError: As above.
+            BucketDown: As above.
         """
-        self._needed.write(self.name_of(url), text.encode())
+        self._patient.write(self.name_of(url), text.encode())
 
     def read(self, url: str) -> str | None:
         """A text from there; None if it is there no more.
@@ -184,6 +193,11 @@ class JobFiles:
                 content = self.store.read(code_name(digest))
                 if content is not None and sha256(content).hexdigest() == digest:  # else it is not what came
                     keep_code(content.decode(), folder=folder)
+
+    @property
+    def _patient(self) -> ArtifactStore:
+        """The store where a job's end waits for it: what has to be copied may be large, and what is refused mended."""
+        return ArtifactStore(self._needed.url, pace=Pace.SLOW, excused=True)
 
     @property
     def _needed(self) -> ArtifactStore:

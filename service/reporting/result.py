@@ -7,14 +7,19 @@ In an object store, where no lock keeps a server that has lost its lease from wr
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
+import stat
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import BinaryIO
 
 import structlog
 from optuna.trial import FrozenTrial
 from pydantic import ValidationError
 
+from fixnorm_core.artifacts import NotThere
 from fixnorm_core.buckets import is_url
 from fixnorm_core.errors import DataError
 from fixnorm_core.files import discard_partial, replacing
@@ -23,7 +28,7 @@ from fixnorm_core.spec import JobSpec
 from fixnorm_core.tuning.recommend import Recommendation
 from service.database.rows import AttemptRow, JobRow
 from service.jobs.files import JobFiles, best_name
-from service.jobs.folders import best_folder
+from service.jobs.folders import best_folder, trial_folder
 from service.jobs.views import best_view, epochs_saved, evaluation_of, result_of, trial_views
 from service.reporting.report import render_report
 from service.schemas import BestView
@@ -62,7 +67,7 @@ def write_result(
         ending: The folder that none but this ending writes to (:func:`~service.jobs.folders.ending_name`).
 
     Raises:
-        DataError: If the object store that holds the weights refuses, or does not answer.
+        BucketDown: If the object store that holds the weights refuses, or does not answer.
         OSError: If a file has no room, say; of those that could be written none is half there.
     """
     view = best_view(best, attempts=rows, saved=epochs_saved(spec, trials))
@@ -71,7 +76,7 @@ def write_result(
         folder /= ending
     discard_partial(folder)  # what a killed server left, which may be as large as the weights
     place = str(folder) if files.store is None else f"{files.store.url}/{best_name(job.id)}/{ending}"
-    weights = _keep_weights(files, view.weights, folder=folder, place=place)
+    weights = _keep_weights(files, job.id, best.best_run, view.weights, folder=folder, place=place)
     view = view.model_copy(
         update={
             "weights": weights,
@@ -94,7 +99,10 @@ def write_result(
 def read_history(files: JobFiles, job_id: str, number: int, run: TrialResult | None) -> tuple[EpochReport, ...]:
     """The epochs of a run, as is recorded beside its weights; a report does without them if it must."""
     try:
-        record = files.record(job_id, number, run.weights if run is not None else None)
+        weights = run.weights if run is not None else None
+        if weights is not None and is_url(weights) and not files.is_of(weights, job_id, number):
+            return ()
+        record = files.record(job_id, number, weights)
         return FinishedRun.model_validate_json(record, extra="ignore").reports
     except FileNotFoundError:  # a simulated run has no folder
         return ()
@@ -103,15 +111,49 @@ def read_history(files: JobFiles, job_id: str, number: int, run: TrialResult | N
         return ()
 
 
-def _keep_weights(files: JobFiles, weights: str | None, *, folder: Path, place: str) -> str | None:
+def _keep_weights(
+    files: JobFiles, job_id: str, number: int, weights: str | None, *, folder: Path, place: str
+) -> str | None:
+    """Where the copy of a run's weights is; None for none.
+
+    What the run tells of them was written beside users' code, so they are looked for among the trial's own files alone.
+    Where they are not there, the job ends without: what else was found is still true.
+    """
     if weights is None:
         return None
-    if is_url(weights):
-        files.copy(weights, kept := f"{place}/{WEIGHTS_NAME}")
-        return kept
-    with Path(weights).open("rb") as source, replacing(folder / WEIGHTS_NAME) as file:
-        shutil.copyfileobj(source, file)
-    return str(folder / WEIGHTS_NAME)
+    try:
+        if not is_url(weights):
+            own = trial_folder(files.state_dir, job_id, number) / PurePath(weights).name
+            with _regular(own) as source, replacing(folder / WEIGHTS_NAME) as file:
+                shutil.copyfileobj(source, file)
+            return str(folder / WEIGHTS_NAME)
+        if files.is_of(weights, job_id, number):
+            files.copy(weights, kept := f"{place}/{WEIGHTS_NAME}")
+            return kept
+        why = "they are not among the trial's files"
+    except (FileNotFoundError, NotThere) as error:
+        why = str(error)
+    _log.warning("result.no_weights", job=job_id, trial=number, weights=weights, reason=why)
+    return None
+
+
+def _regular(path: Path) -> BinaryIO:
+    """Opens a file that is one, and no link to another.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        OSError: If it cannot be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise FileNotFoundError(errno.ENOENT, "a link is no file", str(path)) from None
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    raise FileNotFoundError(errno.ENOENT, "it is no file", str(path))
 
 
 def _write(files: JobFiles, place: str, text: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache
 from importlib.metadata import version
@@ -122,13 +124,21 @@ _REFUSALS: dict[int | str, dict[str, Any]] = _OF_THE_GATE | {
 }
 
 
-def _health(running: Running) -> Health:
-    """Answers whenever the process can answer at all."""
+async def _health(running: Running) -> Health:
+    """Answers whenever the process can answer at all: even while all threads for requests wait for an object store."""
+    return _state(running)
+
+
+async def _ready(running: Running) -> Health:
+    """Answers 200 when jobs can be taken in and, on the server that runs them, carried on; else 503 and why not."""
+    return await asyncio.get_running_loop().run_in_executor(_READY_THREADS, _look, running)
+
+
+def _state(running: Runtime) -> Health:
     return Health(status="ok", version=version("fixnorm-tune"), dispatching=running.leads())
 
 
-def _ready(running: Running) -> Health:
-    """Answers 200 when jobs can be taken in and, on the server that runs them, carried on; else 503 and why not."""
+def _look(running: Runtime) -> Health:
     if (trouble := running.trouble()) is not None:
         raise NotReady(trouble, "The server goes on by itself once that is mended")
     folder = running.settings.state_dir
@@ -136,10 +146,11 @@ def _ready(running: Running) -> Health:
         raise NotReady(no_space_at(folder), "Free some space there")
     with running.database.read() as session:
         session.execute(select(1))
-    return _health(running)
+    return _state(running)
 
 
 _RESERVE_BYTES = 2**20
+_READY_THREADS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="ready")
 
 
 def _lifespan(

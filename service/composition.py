@@ -44,6 +44,7 @@ from service.dispatch.lease import DISPATCHER, Lease
 from service.jobs.files import JobFiles
 from service.metrics.meters import Meters
 from service.metrics.shared import SharedState
+from service.metrics.store import StoreWatch
 from service.metrics.transactions import TransactionTimes
 from service.queue.share import UNLIMITED, Rules
 from service.retention.janitor import Janitor
@@ -196,11 +197,11 @@ def build(
     courier = Courier(database, secret, settings.webhook_private, now, meters)
     storage = partial(open_writing_storage, settings.url)
     pruner = Pruner(database, storage, settings.state_dir, policy_of(settings), now, settings.trackers, files.store)
-    janitor = Janitor(pruner, lambda: dispatcher.leads)
+    janitor, watch = Janitor(pruner, lambda: dispatcher.leads), StoreWatch(files.store, meters)
 
     followers = [Follower(tracker, database, lambda: dispatcher.leads, time.monotonic) for tracker in trackers]
     stores = (studies.storage, reader)
-    life = _Life(settings, lock, database, stores, dispatcher, [courier, *followers, janitor], on_ready)
+    life = _Life(settings, lock, database, stores, dispatcher, [courier, *followers, janitor, watch], on_ready)
     runtime = Runtime(
         settings,
         access,

@@ -93,7 +93,7 @@ class Runtime:
         return self.storage.get_all_trials(job.study_id, deepcopy=False)
 
 
-def _runtime(request: Request) -> Runtime:
+async def _runtime(request: Request) -> Runtime:  # so that it needs no thread
     runtime = request.app.state.runtime
     assert isinstance(runtime, Runtime)
     return runtime

@@ -66,6 +66,12 @@ class Meters:
             ["outcome"],
             registry=self.registry,
         )
+        self._store = Gauge(
+            "fixnorm_tune_store_up",
+            "1 while the object store of checkpoints and weights answers this server, or there is none; else 0.",
+            registry=self.registry,
+        )
+        self.store_answers(True)
         ProcessCollector(registry=self.registry)
         self.hold(Resources(0.0, 0.0))
 
@@ -87,6 +93,10 @@ class Meters:
         """What the running attempts hold from now on."""
         self._held.labels("cpu").set(resources.cpus)
         self._held.labels("gpu").set(resources.gpus)
+
+    def store_answers(self, does: bool) -> None:
+        """Whether the object store has answered when it was asked last."""
+        self._store.set(float(does))
 
     def webhook_tried(self, outcome: str) -> None:
         """A webhook was tried."""

@@ -6,23 +6,28 @@ import asyncio
 import dataclasses
 import errno
 import re
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import httpx
 import pytest
 from buckets import Bucket, environment, s3_server
 from byhand import put, reason_of, server, state_of
+from serving import serving
 from waiting import wait_until
 
 from fixnorm_core.artifacts import ArtifactStore, attempt_folder
 from fixnorm_core.data.store import BucketDown
 from fixnorm_core.errors import DataError
 from fixnorm_core.spec import JobSpec
-from service.composition import Service
+from service.client import Client
+from service.composition import Service, build
 from service.database.rows import JobRow
 from service.jobs import repository
 from service.jobs.endpoints import fetch_report
@@ -30,6 +35,7 @@ from service.jobs.files import JobFiles, trial_name
 from service.jobs.folders import trial_folder
 from service.jobs.objects import stream_object
 from service.jobs.reopening import extend
+from service.metrics import store as store_module
 from service.reporting import result as result_module
 from service.retention.policy import Policy, What
 from service.retention.prune import Pruner
@@ -207,6 +213,40 @@ def test_a_job_that_goes_leaves_what_it_ended_with_last_and_nothing_of_before(
     left = [name for name in kept() if job_id in name]
     assert len(left) == 4
     assert {named["weights"], named["report"]} <= set(left)
+
+
+def store_up(http: httpx.Client) -> bool:
+    return "fixnorm_tune_store_up 1.0" in http.get("/metrics").text
+
+
+def test_a_store_that_is_down_is_seen_in_the_metrics_and_a_server_that_waits_for_it_tells_that_it_lives(
+    settings: Settings, bucket: Bucket, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_EVERY_SECONDS", 0.1)
+    service, goes_on, hung = build(settings.model_copy(update={"artifacts": URL})), threading.Event(), []
+
+    def hang(asked: str) -> None:
+        hung.append(asked)
+        goes_on.wait(60)
+
+    with serving(service.app) as url, Client(url) as client, httpx.Client(base_url=url, timeout=10) as http:
+        job_id = client.wait(client.submit(spec_of(job)).id).id
+        assert store_up(http)
+        bucket.answers_badly = lambda _: True
+        wait_until(lambda: not store_up(http))
+        bucket.answers_badly = lambda _: False
+        wait_until(lambda: store_up(http))
+        bucket.before = hang
+        with ThreadPoolExecutor(50) as pool:
+            try:
+                found = [pool.submit(httpx.get, f"{url}/api/v1/jobs/{job_id}/report", timeout=60) for _ in range(50)]
+                wait_until(lambda: len(hung) > 5)
+                for path in ("/healthz", "/readyz"):
+                    assert http.get(path).status_code == 200
+                assert not any(each.done() for each in found)
+            finally:
+                bucket.before = lambda _: None
+                goes_on.set()
 
 
 def test_a_download_is_of_one_version_or_is_cut_short(bucket: Bucket, tmp_path: Path) -> None:

@@ -281,3 +281,13 @@ def test_the_cluster_over_ssh_looks_for_the_folders_that_its_server_is_told_of()
     looked_at = document["setup_commands"][0].replace("&&", "").replace("test -w", "").split()
     assert looked_at == [given["FIXNORM_STATE_DIR"], given["FIXNORM_DATA_CACHE"]]
     assert given["RAY_ADDRESS"].split(":")[0] == document["provider"]["head_ip"]
+
+
+def test_a_volume_that_two_servers_have_at_once_is_one_that_several_nodes_can_write() -> None:
+    server = one("Deployment", "server")
+    assert server["spec"]["strategy"]["rollingUpdate"]["maxSurge"] > 0  # a new one starts beside the old one
+    volumes = server["spec"]["template"]["spec"]["volumes"]
+    names = {each["persistentVolumeClaim"]["claimName"] for each in volumes if "persistentVolumeClaim" in each}
+    assert "state" in names
+    for name in names:
+        assert one("PersistentVolumeClaim", name)["spec"]["accessModes"] == ["ReadWriteMany"]

@@ -26,6 +26,7 @@ from fixnorm_core.errors import DataError, FixNormError, WeightsError
 from fixnorm_core.reports import RECORD_NAME, TrialResult
 from fixnorm_core.spec import TrialSpec
 from worker.contracts import EvaluateTask, Task, log_path
+from worker.kept_log import KeptLog, put_what_is_left
 
 __all__ = ["Keeper", "prepared", "with_code"]
 
@@ -77,17 +78,18 @@ class _InStore:
         store: Where.
         artifacts: What of it is the trial's.
         task: What is done, in its scratch folder.
+        log: Its log.
         rank: Of this process; only the first keeps more than its log.
     """
 
     store: ArtifactStore
     artifacts: Artifacts
     task: Task
+    log: KeptLog
     rank: int = 0
     _there: set[str] = field(default_factory=set, init=False)
     _known: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
     _refused: set[str] = field(default_factory=set, init=False)
-    _log_bytes: int = field(default=0, init=False)
 
     def begin(self, trial: TrialSpec) -> None:
         if self.rank:
@@ -127,20 +129,7 @@ class _InStore:
         return result.model_copy(update=urls)
 
     def keep_log(self) -> None:
-        try:
-            content = log_path(self.task.folder, self.task.attempt_id).read_bytes()
-        except OSError:
-            return
-        if len(content) == self._log_bytes:
-            return
-        patience, self.store.patience_seconds = self.store.patience_seconds, 0.0
-        try:
-            self.store.write(self._key(log_name(self.task.attempt_id, rank=self.rank)), content)
-            self._log_bytes = len(content)
-        except (FixNormError, OSError) as error:
-            log.warning("the log is not kept in the store: %s", error)
-        finally:
-            self.store.patience_seconds = patience
+        self.log.put()
 
     @property
     def _folder(self) -> Path:
@@ -259,7 +248,10 @@ def prepared(task: Task, *, rank: int = 0) -> Iterator[tuple[Task, Keeper]]:
     with _scratch(_root(artifacts), f"{task.attempt_id}{f'.rank-{rank}' if rank else ''}") as folder:
         store = ArtifactStore(artifacts.url, artifacts.patience_seconds, Pace.TRANSFER, excused=True)
         here = replace(task, folder=str(folder))
-        yield here, _InStore(store, artifacts, here, rank)
+        name = f"{artifacts.folder}/{log_name(task.attempt_id, rank=rank)}"
+        kept = KeptLog(artifacts.url, name, log_path(here.folder, task.attempt_id), folder)
+        with kept.following():
+            yield here, _InStore(store, artifacts, here, kept, rank)
 
 
 def with_code(task: Task) -> Task:
@@ -321,6 +313,7 @@ def _sweep(root: Path) -> None:
             lock.acquire(blocking=False)
         except (OSError, NotImplementedError):  # Timeout, which is one: somebody works there
             continue
+        put_what_is_left(path.with_suffix(""))
         shutil.rmtree(path.with_suffix(""), ignore_errors=True)
         path.unlink(missing_ok=True)
         lock.release()

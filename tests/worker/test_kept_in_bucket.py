@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from hashlib import sha256
@@ -11,13 +12,25 @@ from pathlib import Path
 import pytest
 from buckets import KEY_ID, SECRET, Bucket, environment, s3_server
 from safetensors.torch import load
+from waiting import wait_until
 
 from fixnorm_core.artifacts import Artifacts, ArtifactStore, attempt_folder, log_name
 from fixnorm_core.code import keep_code, named_by_code
 from fixnorm_core.reach import Reach
 from fixnorm_core.reports import EpochReport
 from fixnorm_core.spec import CheckpointSpec, DataSpec, JobSpec, ModelSpec, TrainingSpec, TrialSpec
-from worker.contracts import Evaluated, EvaluateTask, Failed, FailureKind, Outcome, Stopped, Trained, TrainTask
+from worker import kept_log
+from worker.contracts import (
+    Evaluated,
+    EvaluateTask,
+    Failed,
+    FailureKind,
+    Outcome,
+    Stopped,
+    Trained,
+    TrainTask,
+    log_path,
+)
 from worker.keeping import prepared
 from worker.run_task import DataCache, run_task
 
@@ -341,6 +354,34 @@ def test_what_killed_processes_left_in_a_scratch_folder_goes_and_what_others_use
     with FileLock(root / "job-0b.0.1.lock"):
         node.train(1, stop=lambda: True)
     assert sorted(path.name for path in root.iterdir()) == ["job-0b.0.1", "job-0b.0.1.lock"]
+
+
+def test_the_log_is_in_the_bucket_while_it_grows_and_is_put_there_when_its_process_was_killed(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_log, "_FIRST_SECONDS", 0.1)
+    root = tmp_path / "1" / f"fixnorm-tune-trials-{os.getuid()}"
+    key = f"{ROOT}/{node.prefix}/{log_name('job-0.0.1')}"
+    task = TrainTask("job-0.0.1", node.trial, "/nowhere", artifacts=node.artifacts(1))
+    with prepared(task) as (here, _):
+        path = log_path(here.folder, here.attempt_id)
+        path.parent.mkdir(parents=True)
+        for line in ("one\n", "two\n"):
+            with path.open("a") as file:
+                file.write(line)
+            wait_until(lambda line=line: node.bucket.keys(key) and line in node.bucket.content(key).decode())
+        monkeypatch.setattr(kept_log.KeptLog, "put", lambda self: None)
+        with path.open("a") as file:
+            file.write("Segmentation fault\n")
+        left = root / "job-0.0.9"  # as the process that was killed now would leave it
+        shutil.copytree(here.folder, left)
+        place = (left / "log-is-kept.json").read_text().replace(here.folder, str(left))
+        (left / "log-is-kept.json").write_text(place)
+        (root / "job-0.0.9.lock").touch()
+    assert node.bucket.content(key) == b"one\ntwo\n"
+    with prepared(replace(task, attempt_id="job-0.0.2")):
+        assert not left.exists()
+        assert node.bucket.content(key) == b"one\ntwo\nSegmentation fault\n"
 
 
 def test_a_scratch_folder_that_has_other_uses_loses_nothing_of_them(

@@ -370,7 +370,7 @@ def test_the_log_is_in_the_bucket_while_it_grows_and_is_put_there_when_its_proce
             with path.open("a") as file:
                 file.write(line)
             wait_until(lambda line=line: node.bucket.keys(key) and line in node.bucket.content(key).decode())
-        monkeypatch.setattr(kept_log.KeptLog, "put", lambda self: None)
+        monkeypatch.setattr(kept_log.KeptLog, "put", lambda _: None)
         with path.open("a") as file:
             file.write("Segmentation fault\n")
         left = root / "job-0.0.9"  # as the process that was killed now would leave it

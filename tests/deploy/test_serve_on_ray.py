@@ -79,7 +79,13 @@ def test_when_the_server_ends_so_does_its_node_and_its_status_is_told(start: Sta
 
 
 def test_the_node_is_told_no_secret_of_the_server(start: Start, tmp_path: Path) -> None:
-    hidden = [*SECRETS, "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"]
+    hidden = [
+        *SECRETS,
+        "MLFLOW_TRACKING_PASSWORD",
+        "MLFLOW_TRACKING_TOKEN",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+    ]
     process = start(RAY_ADDRESS="head:1", RAY_AUTH_TOKEN="ours", **dict.fromkeys(hidden, "secret"))
     both_run(tmp_path)
     process.terminate()

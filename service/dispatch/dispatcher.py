@@ -185,11 +185,12 @@ class Dispatcher:
         set_back = before is not None and now < before  # limits that were hours away by the old clock are looked at now
         outage, self._outage = self._outage, self.backend.trouble()
         is_due = self.nodes.have_changed() or self.nodes.is_due or set_back or (limit is not None and now >= limit)
-        woken = self._wake.is_set() or self._outage != outage or is_due
+        asked = self._wake.is_set()  # once: a call that comes after this is for the next look, and must not be lost
+        woken = asked or self._outage != outage or is_due
         try:
-            if self._wake.is_set():
+            if asked:
+                self._wake.clear()
                 self.nodes.load()  # somebody may have released one
-            self._wake.clear()
             touched = self._attempts.take_in()
             if woken or touched is not None:
                 self._dispatch(None if woken else touched)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from ray.exceptions import ActorDiedError, ActorDiedErrorContext, RayError  # type: ignore[attr-defined]
 from torch.distributed import AllreduceOptions, HashStore, ProcessGroupGloo  # type: ignore[attr-defined]
 
+from fixnorm_core.data.types import TrainingData
 from fixnorm_core.spec import JobSpec, ResourceSpec, TrialSpec
 from fixnorm_core.training.ranks import ALONE, Ranks
 from worker.contracts import Failed, FailureKind, TrainTask
@@ -105,9 +106,9 @@ def test_a_rank_that_waits_in_vain_for_another_does_not_fail_the_trial_for_good(
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
 
     @contextmanager
-    def join(_trial: TrialSpec) -> Iterator[Ranks]:
+    def join(_trial: TrialSpec, read: Callable[[], TrainingData]) -> Iterator[tuple[Ranks, TrainingData]]:
         wait_for_another(hangs=hangs)
-        yield ALONE
+        yield ALONE, read()
 
     job = JobSpec(resources=ResourceSpec(ranks_per_trial=ranks))
     trial = job.trial({"lr": 0.01, "fc_norm": 2.0}, seed=0)
@@ -122,9 +123,9 @@ def test_what_torch_says_of_a_connection_is_told_from_what_a_program_does_wrong(
 
     def kind_of(error: Exception) -> FailureKind:
         @contextmanager
-        def join(_trial: TrialSpec) -> Iterator[Ranks]:
+        def join(_trial: TrialSpec, read: Callable[[], TrainingData]) -> Iterator[tuple[Ranks, TrainingData]]:
             raise error
-            yield ALONE
+            yield ALONE, read()
 
         trial = JobSpec(resources=ResourceSpec(ranks_per_trial=2)).trial({"lr": 0.01, "fc_norm": 2.0}, seed=0)
         outcome = run_task(TrainTask("a", trial, str(tmp_path)), cache=DataCache(), report=lambda _: None, join=join)

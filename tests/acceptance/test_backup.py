@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -120,7 +121,8 @@ def test_on_postgresql_jobs_trials_and_weights_are_back_and_the_running_job_goes
 
 
 def test_on_sqlite_too(tmp_path: Path) -> None:
-    state, kept = tmp_path / "state", tmp_path / "fixnorm.db.backup"
+    state, kept = tmp_path / "fixnorm-state", tmp_path / "fixnorm.db.backup"
+    back_up, make, unpack, copy_in = [line[2:] for line in GUIDE.splitlines() if re.match(r"\$ (tar|mkdir|cp) ", line)]
     job = Recording.packaged().job.model_dump()
     budget = {"max_trials": 3, "confirm_runs": 0, "stop_early": False}
     server = ServerProcess("before", tmp_path, state_dir=state, epoch_seconds=0.2)
@@ -136,14 +138,16 @@ def test_on_sqlite_too(tmp_path: Path) -> None:
             # What `sqlite3 FILE ".backup COPY"` does, whose program not every machine has
             with closing(sqlite3.connect(state / "fixnorm.db")) as source, closing(sqlite3.connect(kept)) as copy:
                 source.backup(copy)
-            shutil.copytree(state / "jobs", tmp_path / "jobs")
+            # A log may grow meanwhile
+            run("sh", "-c", back_up, cwd=tmp_path, status=(0, 1))
         server.send(signal.SIGKILL)
     finally:
         server.stop()
     shutil.rmtree(state)
-    state.mkdir()
-    shutil.copy(kept, state / "fixnorm.db")
-    shutil.copytree(tmp_path / "jobs", state / "jobs")
+    for line in (make, unpack):
+        run("sh", "-c", line, cwd=tmp_path)
+    assert not list(state.glob("fixnorm.db*"))  # a WAL of another moment would be applied to the backup
+    run("sh", "-c", copy_in, cwd=tmp_path)
     server = ServerProcess("after", tmp_path, state_dir=state)
     server.start()
     try:

@@ -143,18 +143,9 @@ def explained(url: str, *, writes: bool = False) -> Iterator[None]:
         raise refusal from None
 
 
-def _refusal(url: str, error: Exception, *, writes: bool) -> DataError | None:
-    from botocore.exceptions import (
-        BotoCoreError,
-        ClientError,
-        CredentialRetrievalError,
-        HTTPClientError,
-        IncompleteReadError,
-        MetadataRetrievalError,
-        NoCredentialsError,
-        PartialCredentialsError,
-    )
-    from botocore.exceptions import ConnectionError as BotoConnectionError
+def _unasked(url: str, error: Exception, *, writes: bool) -> DataError | None:
+    """What is wrong where no request could even be made: credentials, or the address."""
+    from botocore.exceptions import NoCredentialsError, PartialCredentialsError
 
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         who, where = (
@@ -169,6 +160,34 @@ def _refusal(url: str, error: Exception, *, writes: bool) -> DataError | None:
             f"{url} cannot be asked for: AWS_ENDPOINT_URL or AWS_DEFAULT_REGION is not what it should be",
             "Have the operator set an address such as https://minio.example.org, and a region, where workers start",
         )
+    return None
+
+
+def _is_of_the_way(error: Exception) -> bool:
+    """Whether no answer came, or not all of it, and one may come at another try."""
+    from botocore.exceptions import (
+        ConnectionError as BotoConnectionError,
+    )
+    from botocore.exceptions import (
+        CredentialRetrievalError,
+        HTTPClientError,
+        IncompleteReadError,
+        MetadataRetrievalError,
+    )
+
+    of_botocore = (
+        BotoConnectionError | HTTPClientError | IncompleteReadError | CredentialRetrievalError | MetadataRetrievalError
+    )
+    is_one = isinstance(error, of_botocore | ConnectionError | TimeoutError | socket.gaierror)
+    return is_one or type(error).__module__.startswith("aiohttp")
+
+
+def _refusal(url: str, error: Exception, *, writes: bool) -> DataError | None:
+    """What an error of the store means for whoever asked it; None where it is no error of the store."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    if (unasked := _unasked(url, error, writes=writes)) is not None:
+        return unasked
     answer = error.__cause__ if isinstance(error.__cause__, ClientError) else None
     status = answer.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) if answer else 0
     code = str(answer.response.get("Error", {}).get("Code", ""))[:60] if answer else type(error).__name__
@@ -190,18 +209,7 @@ def _refusal(url: str, error: Exception, *, writes: bool) -> DataError | None:
             f"{url} may not be {'written' if writes else 'read'}: the store answers {code}",
             f"Have the operator give the account of AWS_ACCESS_KEY_ID {rights} there, and check AWS_DEFAULT_REGION",
         )
-    if answer is not None:
-        may_pass = status in (408, 429) or (status >= 500 and status != 501)
-    else:
-        of_botocore = (
-            BotoConnectionError
-            | HTTPClientError
-            | IncompleteReadError
-            | CredentialRetrievalError
-            | MetadataRetrievalError
-        )
-        may_pass = isinstance(error, of_botocore | ConnectionError | TimeoutError | socket.gaierror)
-        may_pass = may_pass or type(error).__module__.startswith("aiohttp")
+    may_pass = _is_of_the_way(error) if answer is None else status in (408, 429) or (status >= 500 and status != 501)
     if not may_pass and (answer is not None or isinstance(error, BotoCoreError)):
         return DataError(
             f"{url} cannot be asked for as the environment of the process that runs trials says ({code})",

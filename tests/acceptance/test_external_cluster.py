@@ -32,13 +32,9 @@ def head() -> Iterator[RayHead]:
 def server(head: RayHead, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServerProcess]:
     for name, value in head.environment.items():
         monkeypatch.setenv(name, value)
-    server = ServerProcess("server", tmp_path, state_dir=tmp_path / "state", backend="ray", retry_seconds=1)
-    server.start()
-    try:
-        server.wait()
+    made = ServerProcess("server", tmp_path, state_dir=tmp_path / "state", backend="ray", retry_seconds=1)
+    with made.running() as server:
         yield server
-    finally:
-        server.stop()
 
 
 def spec() -> JobSpec:

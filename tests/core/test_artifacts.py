@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from buckets import Bucket, environment, s3_server
+from buckets import Bucket, reached, s3_server
 
 from fixnorm_core.artifacts import ArtifactStore
 from fixnorm_core.data import store as data_store
@@ -26,15 +26,9 @@ def server() -> Iterator[Bucket]:
 
 
 @pytest.fixture
-def bucket(server: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    from s3fs import S3FileSystem
-
-    for name, value in environment(server.endpoint).items():
-        monkeypatch.setenv(name, value)
-    S3FileSystem.clear_instance_cache()
-    yield server
-    server.answers_badly, server.status = (lambda _: False), 500
-    S3FileSystem.clear_instance_cache()
+def bucket(server: Bucket) -> Iterator[Bucket]:
+    with reached(server):
+        yield server
 
 
 @pytest.fixture

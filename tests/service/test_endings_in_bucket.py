@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import httpx
 import pytest
-from buckets import Bucket, environment, s3_server
+from buckets import Bucket, reached, s3_server
 from byhand import put, reason_of, server, state_of
 from serving import serving
 from waiting import wait_until
@@ -51,21 +51,16 @@ URL = "s3://images/team/kept"
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[Bucket]:
-    with s3_server() as bucket, pytest.MonkeyPatch.context() as patched:
-        for name, value in environment(bucket.endpoint).items():
-            patched.setenv(name, value)
+    with s3_server() as bucket, reached(bucket):  # the server of all tests has this environment
         yield bucket
 
 
 @pytest.fixture(autouse=True)
 def anew(bucket: Bucket) -> Iterator[None]:
-    from s3fs import S3FileSystem
-
-    S3FileSystem.clear_instance_cache()
-    yield
+    with reached(bucket):
+        yield
     for key in bucket.keys(""):
         bucket.remove(key)
-    S3FileSystem.clear_instance_cache()
 
 
 @dataclass

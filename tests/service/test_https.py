@@ -30,20 +30,9 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture(scope="module")
 def server(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder, signed = tmp_path_factory.mktemp("server"), authority.sign("server")
-    server = ServerProcess(
-        "server",
-        folder,
-        state_dir=folder / "state",
-        admin_token=TOKEN,
-        tls_cert=signed.certificate,
-        tls_key=signed.key,
-    )
-    server.start()
-    try:
-        server.wait()
+    given = {"admin_token": TOKEN, "tls_cert": signed.certificate, "tls_key": signed.key}
+    with ServerProcess("server", folder, state_dir=folder / "state", **given).running() as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from buckets import KEY_ID, SECRET, Bucket, environment, s3_server
+from buckets import KEY_ID, SECRET, Bucket, reached, s3_server
 from processes import ServerProcess
 from pruning import ALL
 from pydantic import ValidationError
@@ -39,20 +39,14 @@ URL = "s3://images/team/kept"
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[Bucket]:
-    with s3_server() as bucket, pytest.MonkeyPatch.context() as patched:
-        for name, value in environment(bucket.endpoint).items():
-            patched.setenv(name, value)
+    with s3_server() as bucket, reached(bucket):  # the server of all tests has this environment
         yield bucket
 
 
 @pytest.fixture(autouse=True)
 def anew(bucket: Bucket) -> Iterator[None]:
-    from s3fs import S3FileSystem
-
-    S3FileSystem.clear_instance_cache()
-    yield
-    bucket.answers_badly = lambda _: False
-    S3FileSystem.clear_instance_cache()
+    with reached(bucket):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +57,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(bucket: Bucket, folder: Path) -> Iterator[ServerProcess]:
     settings = {"artifacts": URL, "scratch": folder / "scratch", "cpus": 2, "retry_seconds": 0.1, "allow_code": True}
-    server = ServerProcess("server", folder, state_dir=folder / "state", backend="ray", **settings)
-    server.start()
-    try:
-        server.wait()
+    with ServerProcess("server", folder, state_dir=folder / "state", backend="ray", **settings).running() as server:
         yield server
-    finally:
-        server.stop()
 
 
 def spec(*, epochs: int = EPOCHS, **more: Any) -> JobSpec:
@@ -297,4 +286,6 @@ def test_a_store_that_will_never_take_anything_is_refused_at_the_start_and_by_do
 def test_a_store_that_is_down_keeps_no_server_from_starting(bucket: Bucket, tmp_path: Path) -> None:
     bucket.answers_badly = lambda _: True
     settings = Settings(state_dir=tmp_path, artifacts=URL, backend=BackendName.SIMULATOR, cpus=1)
-    build(settings).close()
+    with serving(build(settings).app) as url:
+        assert httpx.get(f"{url}/readyz").json()["status"] == "ok"
+        assert httpx.get(f"{url}/api/v1/jobs").json()["jobs"] == []

@@ -181,6 +181,7 @@ def test_the_page_of_a_job_that_has_just_ended_shows_by_itself_that_its_webhook_
         page.goto(f"/jobs/{client.submit(spec).id}")
         page.get_by_text("127.0.0.1 is told when the job has ended").wait_for()
         page.get_by_text("127.0.0.1 was told (").wait_for()
+        assert len(receiver.sent("POST", "/hook")) == 1
 
 
 def test_one_that_does_not_arrive_is_tried_again_with_growing_pauses_and_the_same_id(

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["KEY_ID", "SECRET", "Bucket", "environment", "image_file", "picture", "s3_server"]
+__all__ = ["KEY_ID", "SECRET", "Bucket", "environment", "image_file", "picture", "reached", "s3_server"]
 
 KEY_ID, SECRET = "AKIAFIXNORMTESTS0000", "a-secret-of-the-operators-that-nobody-reads"
 
@@ -119,6 +119,22 @@ def s3_server() -> Iterator[Bucket]:
         server.server_close()
         thread.join()
         _objects().reset()
+
+
+@contextmanager
+def reached(bucket: Bucket) -> Iterator[Bucket]:
+    """This process asks the server as an operator has it do; afterwards it answers as it should again."""
+    from s3fs import S3FileSystem
+
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in environment(bucket.endpoint).items():
+            patched.setenv(name, value)
+        S3FileSystem.clear_instance_cache()  # it would remember what it has listed, and its settings
+        try:
+            yield bucket
+        finally:
+            bucket.answers_badly, bucket.before, bucket.status = (lambda _: False), (lambda _: None), 500
+            S3FileSystem.clear_instance_cache()
 
 
 def _objects() -> Any:

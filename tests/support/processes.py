@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -81,6 +81,16 @@ class ServerProcess:
         assert self._process is not None
         return self._process.pid
 
+    @contextmanager
+    def running(self) -> Iterator[Self]:
+        """Itself, which answers, and ends with the context."""
+        try:
+            self.start()
+            self.wait()
+            yield self
+        finally:
+            self.stop()
+
     def stop(self) -> None:
         """Ends it as an operator would, or what is left of it."""
         if self._process is not None and self._process.poll() is None:
@@ -92,10 +102,5 @@ class ServerProcess:
 @contextmanager
 def running_server(folder: Path, **settings: Any) -> Iterator[str]:
     """The address of a server on the simulator, which ends with the context."""
-    process = ServerProcess("server", folder, state_dir=folder / "state", **settings)
-    try:
-        process.start()
-        process.wait()
+    with ServerProcess("server", folder, state_dir=folder / "state", **settings).running() as process:
         yield process.url
-    finally:
-        process.stop()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from buckets import KEY_ID, SECRET, Bucket, environment, image_file, s3_server
+from buckets import KEY_ID, SECRET, Bucket, image_file, reached, s3_server
 
 from fixnorm_core.data.catalog import check_data
 from fixnorm_core.reach import Reach, Roots
@@ -42,15 +42,9 @@ def digits() -> Iterator[Bucket]:
 
 
 @pytest.fixture
-def bucket(digits: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    from s3fs import S3FileSystem
-
-    for name, value in environment(digits.endpoint).items():
-        monkeypatch.setenv(name, value)
-    S3FileSystem.clear_instance_cache()
-    yield digits
-    digits.answers_badly = lambda _: False
-    S3FileSystem.clear_instance_cache()
+def bucket(digits: Bucket) -> Iterator[Bucket]:
+    with reached(digits):
+        yield digits
 
 
 class Losses:

@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from buckets import KEY_ID, SECRET, Bucket, environment, s3_server
+from buckets import KEY_ID, SECRET, Bucket, reached, s3_server
 from safetensors.torch import load
 from waiting import wait_until
 
@@ -45,16 +45,10 @@ def server() -> Iterator[Bucket]:
 
 
 @pytest.fixture
-def bucket(server: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    from s3fs import S3FileSystem
-
-    for name, value in environment(server.endpoint).items():
-        monkeypatch.setenv(name, value)
-    S3FileSystem.clear_instance_cache()
+def bucket(server: Bucket) -> Iterator[Bucket]:
     server.requests.clear()
-    yield server
-    server.answers_badly, server.before, server.status = (lambda _: False), (lambda _: None), 500
-    S3FileSystem.clear_instance_cache()
+    with reached(server):
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ __all__ = [
     "NoResultYet",
     "NotFound",
     "NotReady",
+    "NotYourName",
     "ResourcesNeverFree",
     "VerbImpossible",
     "install",
@@ -74,6 +75,12 @@ class NotReady(FixNormError):
     code = "not_ready"
 
 
+class NotYourName(FixNormError):
+    """A job was submitted in somebody else's name."""
+
+    code = "not_allowed"
+
+
 class VerbImpossible(FixNormError):
     """A job's state has no room for what was asked of it."""
 
@@ -86,6 +93,7 @@ _STATUS: dict[type[FixNormError], HTTPStatus] = {
     NoResultYet: HTTPStatus.CONFLICT,
     KeyReused: HTTPStatus.CONFLICT,
     VerbImpossible: HTTPStatus.CONFLICT,
+    NotYourName: HTTPStatus.FORBIDDEN,
     NotReady: HTTPStatus.SERVICE_UNAVAILABLE,
     ResourcesNeverFree: HTTPStatus.UNPROCESSABLE_ENTITY,
     SpecError: HTTPStatus.UNPROCESSABLE_ENTITY,

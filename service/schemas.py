@@ -200,6 +200,7 @@ class JobView(_View):
     """One job.
 
     Attributes:
+        user: Whose it is, the ``share.user`` of its spec; None where nobody was named.
         reason: Why it is in this state, for a person.
         stop_reason: Why its search ended, also while points are still being confirmed; None before.
         place: Among the jobs that wait for room, from 1; None when it does not wait for any.
@@ -213,6 +214,7 @@ class JobView(_View):
 
     id: str
     name: str
+    user: str | None = None
     state: JobState
     reason: str
     stop_reason: str | None = None

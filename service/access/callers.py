@@ -21,6 +21,7 @@ from service.access.scopes import Scope
 from service.database.engine import Database
 from service.database.rows import JobRow, TokenRow
 from service.database.troubles import DATABASE_ERRORS
+from service.problems import NotYourName
 from service.schemas import Problem
 
 __all__ = ["ANYBODY", "Access", "Caller", "Calling", "Refused", "TokenBackend", "address_of", "cookie_name", "owner_of"]
@@ -55,9 +56,19 @@ class Caller(BaseUser):
         return self.scope is Scope.ADMIN or (self.scope is Scope.SUBMIT and user is not None and user == self.name)
 
     def owning(self, spec: JobSpec) -> JobSpec:
-        """The job as theirs. Whoever has a name shares as that; an administrator may submit for somebody else."""
-        if self.name is None or (self.scope is Scope.ADMIN and spec.share.user is not None):
+        """The job as theirs. Whoever has a name shares as that; an administrator may submit for somebody else.
+
+        Raises:
+            NotYourName: If it names somebody else, and they are no administrator.
+        """
+        user = spec.share.user
+        if self.name is None or user == self.name or (self.scope is Scope.ADMIN and user is not None):
             return spec
+        if user is not None:
+            raise NotYourName(
+                f"share.user is {user!r}, and this is the token of {self.name}, whose jobs are {self.name}'s",
+                f"Leave share.user out, or have an administrator submit it for {user}",
+            )
         return spec.model_copy(update={"share": spec.share.model_copy(update={"user": self.name})})
 
 

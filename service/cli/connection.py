@@ -20,7 +20,16 @@ if TYPE_CHECKING:
 
     from service.client import Client
 
-__all__ = ["TokensFileError", "connect", "forget_token", "given_token", "keep_token", "page", "tokens_file"]
+__all__ = [
+    "TokensFileError",
+    "connect",
+    "forget_token",
+    "given_token",
+    "has_token",
+    "keep_token",
+    "page",
+    "tokens_file",
+]
 
 given_token: ContextVar[str | None] = ContextVar("given_token", default=None)
 """What ``--token`` or ``FIXNORM_TOKEN`` says."""
@@ -81,6 +90,11 @@ def forget_token(server: str) -> bool:
         return False
     _write(tokens_file(), kept)
     return True
+
+
+def has_token(server: str) -> bool:
+    """Whether a token is sent to this server."""
+    return _token_for(server) is not None
 
 
 def _token_for(server: str) -> str | None:

@@ -54,7 +54,8 @@ LikeOption = Annotated[
     typer.Option(
         "--like",
         metavar="ID",
-        help="A job of the server in place of FILE: the same again, with its Python file and without its webhook.",
+        help="A job of the server in place of FILE: the same again, with its Python file and without its webhook. With "
+        "a token it is yours.",
         autocompletion=complete_jobs,
     ),
 ]
@@ -119,11 +120,13 @@ class Again:
         id: Its id.
         text: It as a job file.
         code: The Python file that came with it.
+        user: Whose it is to be; None where the server knows by the token that is sent.
     """
 
     id: str
     text: str
     code: str | None
+    user: str | None
 
 
 def check_one_base(file: Path | None, recipe: str | None, like: str | None) -> None:
@@ -148,11 +151,14 @@ def again(client: Client, job_id: str) -> Again:
         NotFoundError: If there is none, or the Python file that it needs was deleted.
     """
     from fixnorm_core.code import is_kept
+    from service.cli.connection import has_token
     from service.reporting.recipe import submitted_file
 
     spec = client.job(job_id).spec
     came_with_code = is_kept(spec.model.name) or is_kept(spec.data.name)
-    return Again(job_id, submitted_file(spec), client.code(job_id) if came_with_code else None)
+    code = client.code(job_id) if came_with_code else None
+    user = None if has_token(client.server) else spec.share.user
+    return Again(job_id, submitted_file(spec), code, user)
 
 
 def describe(
@@ -186,6 +192,8 @@ def describe(
     if code is not None:
         changes.append(Change(f"--code {code}", ("code",), _read_code(code)))
     if like is not None:
+        if like.user is not None:
+            changes.insert(0, Change(f"the user of {like.id}", ("share", "user"), like.user))
         if code is None and like.code is not None:
             changes.append(Change(f"the file of {like.id}", ("code",), like.code))
         return read_job(like.text, origin=like.id, folder=Path(), changes=changes)

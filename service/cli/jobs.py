@@ -18,7 +18,7 @@ _FAILED = "Says what is retried. Nothing else can be, so leaving it out does the
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to ``app``."""
-    app.command("list", epilog="Example: fixnorm-tune list --state running")(list_jobs)
+    app.command("list", epilog="Example: fixnorm-tune list --state running --user ann")(list_jobs)
     app.command(epilog="Example: fixnorm-tune show job-25e1df92fd --watch")(show)
     app.command(epilog="Example: fixnorm-tune trials job-25e1df92fd -o json")(trials)
     app.command(epilog="Example: fixnorm-tune best job-25e1df92fd")(best)
@@ -34,6 +34,8 @@ def register(app: typer.Typer) -> None:
 def list_jobs(
     state: Annotated[str | None, typer.Option(help="Only jobs in this state, for example running.")] = None,
     search: Annotated[str | None, typer.Option(help="Only jobs with this in their name or id.")] = None,
+    user: Annotated[str | None, typer.Option(metavar="NAME", help="Only jobs of this user.")] = None,
+    mine: Annotated[bool, typer.Option("--mine", help="Only jobs of the user whose token is sent.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many [default: all]")] = None,
     output: OutputOption = Output.TABLE,
     server: ServerOption = DEFAULT_SERVER,
@@ -45,8 +47,10 @@ def list_jobs(
     from service.schemas import JobView
 
     wanted = None if state is None else _state(state)
+    if mine and user is not None:
+        raise typer.BadParameter(f"--mine and --user {user} are both given; give one of them")
     with connect(server) as client:
-        found = client.jobs(state=wanted, limit=limit, search=search)
+        found = client.jobs(state=wanted, limit=limit, search=search, user=user, mine=mine)
     if output is Output.JSON:
         write_json(found, list[JobView])
     else:

@@ -85,18 +85,25 @@ def failure_lines(trials: Sequence[TrialView]) -> list[str]:
 
 
 def jobs_table(jobs: Sequence[JobView], *, width: int) -> Table:
-    """One row for each job; in few columns without the reasons, which `show` tells."""
-    reason = ["reason"] if width >= _ROOM_FOR_REASONS else []
-    table = plain_table("id", "name", "state", "trials", "best", "submitted", *reason)
+    """One row for each job; users are named where a job has one.
+
+    In few columns without the reasons, which `show` tells, and with the users in place of the times.
+    """
+    is_wide = width >= _ROOM_FOR_REASONS
+    users = any(job.user is not None for job in jobs)
+    times = is_wide or not users
+    columns = ["user"] * users, ["submitted"] * times, ["reason"] * is_wide
+    table = plain_table("id", "name", *columns[0], "state", "trials", "best", *columns[1], *columns[2])
     for job in jobs:
         table.add_row(
             job.id,
             job.name,
+            *([job.user or "-"] * users),
             _state(job.state),
             f"{job.progress.finished}/{job.progress.max_trials}",
             percent(job.best.validation_accuracy) if job.best else "-",
-            local_time(job.created_at),
-            *([job.reason] if reason else []),
+            *([local_time(job.created_at)] * times),
+            *([job.reason] * is_wide),
         )
     return table
 
@@ -190,6 +197,7 @@ def job_block(job: JobView, *, server: str, width: int) -> Text:
     """What a job is and where it stands, in so many columns."""
     spec = job.spec
     rows = {
+        **({"user": job.user} if job.user is not None else {}),
         "state": f"{job.state}{f': {job.reason}' if job.reason else ''}",
         "trials": f"{job.progress.finished} of {job.progress.max_trials} finished, {job.progress.running} running, "
         f"{job.progress.failed} failed",

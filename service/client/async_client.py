@@ -90,10 +90,16 @@ class AsyncClient:
         return await self._run(calls.plan(spec))
 
     async def jobs(
-        self, *, state: JobState | None = None, limit: int | None = None, search: str | None = None
+        self,
+        *,
+        state: JobState | None = None,
+        limit: int | None = None,
+        search: str | None = None,
+        user: str | None = None,
+        mine: bool = False,
     ) -> list[JobView]:
         """As :meth:`Client.jobs`."""
-        return await self._run(calls.jobs(state=state, limit=limit, search=search))
+        return await self._run(calls.jobs(state=state, limit=limit, search=search, user=user, mine=mine))
 
     async def job(self, job_id: str) -> JobView:
         """As :meth:`Client.job`."""

@@ -49,10 +49,19 @@ def plan(spec: JobSpec) -> Steps[PlanView]:
     return call(PlanView, "POST", "/api/v1/plans", json=spec.model_dump(mode="json"))
 
 
-def jobs(*, state: JobState | None, limit: int | None, search: str | None = None) -> Steps[list[JobView]]:
+def jobs(
+    *,
+    state: JobState | None,
+    limit: int | None,
+    search: str | None = None,
+    user: str | None = None,
+    mine: bool = False,
+) -> Steps[list[JobView]]:
     found: list[JobView] = []
     query: dict[str, str | int] = {"state": state.value} if state else {}
     query |= {"search": search} if search else {}
+    query |= {"user": user} if user is not None else {}
+    query |= {"mine": "true"} if mine else {}
     while limit is None or len(found) < limit:
         query["limit"] = _LARGEST_PAGE if limit is None else min(_LARGEST_PAGE, limit - len(found))
         page = yield from call(JobPage, "GET", _JOBS, params=dict(query))

@@ -113,10 +113,19 @@ class Client:
         return self._run(calls.plan(spec))
 
     def jobs(
-        self, *, state: JobState | None = None, limit: int | None = None, search: str | None = None
+        self,
+        *,
+        state: JobState | None = None,
+        limit: int | None = None,
+        search: str | None = None,
+        user: str | None = None,
+        mine: bool = False,
     ) -> list[JobView]:
-        """Jobs, newest first; at most ``limit``, all when None; those with ``search`` in their name or id."""
-        return self._run(calls.jobs(state=state, limit=limit, search=search))
+        """Jobs, newest first; at most ``limit``, all when None.
+
+        Those with ``search`` in their name or id; those of a ``user``, or of the token that is sent (``mine``).
+        """
+        return self._run(calls.jobs(state=state, limit=limit, search=search, user=user, mine=mine))
 
     def job(self, job_id: str) -> JobView:
         """One job."""

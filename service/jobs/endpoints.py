@@ -12,9 +12,10 @@ from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse
 
 from fixnorm_core.buckets import is_url
 from fixnorm_core.code import kept_code
+from fixnorm_core.errors import SpecError
 from fixnorm_core.reports import ClassEvaluation
 from fixnorm_core.spec import JobSpec, Summary
-from service.access.callers import Calling
+from service.access.callers import Caller, Calling
 from service.access.headers import REPORT_POLICY
 from service.answers import PROBLEM
 from service.database.rows import JobRow
@@ -74,7 +75,9 @@ NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {404: PROBLEM}
 
 
-@router.post("", status_code=HTTPStatus.CREATED, responses={200: {"model": JobView}, 409: PROBLEM, 422: PROBLEM})
+@router.post(
+    "", status_code=HTTPStatus.CREATED, responses={200: {"model": JobView}, 403: PROBLEM, 409: PROBLEM, 422: PROBLEM}
+)
 def submit_job(
     spec: JobSpec,
     running: Running,
@@ -84,7 +87,7 @@ def submit_job(
 ) -> JobView:
     """Stores a job and answers at once; with a key that was used before, answers that job and 200.
 
-    Where the server has tokens, the job's `share.user` becomes the name of the caller's; an administrator may name
+    Where the server has tokens, the job's `share.user` becomes the name of the caller's; only an administrator may name
     somebody else.
     """
     spec = calling.owning(spec)
@@ -114,14 +117,23 @@ def submit_job(
 @router.get("", responses={422: PROBLEM})
 def list_jobs(
     running: Running,
+    calling: Calling,
     state: JobState | None = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: str | None = None,
     search: Annotated[str | None, Query(max_length=200, pattern=NO_CONTROLS)] = None,
+    user: Annotated[str | None, Query(min_length=1, max_length=100, pattern=NO_CONTROLS)] = None,
+    mine: bool = False,
 ) -> JobPage:
-    """Jobs, newest first: in a state, or with some words in their name or id, if those are given."""
+    """Jobs, newest first: in a state, with some words in their name or id, or of a user, if those are given.
+
+    `mine` are the jobs of the caller, whose name is that of their token.
+    """
+    if mine:
+        user = _name_of(calling, instead_of=user)
+    before = _position(cursor)
     with running.database.read() as session:
-        rows = repository.page_of_jobs(session, state=state, limit=limit + 1, before=_position(cursor), search=search)
+        rows = repository.page_of_jobs(session, state=state, limit=limit + 1, before=before, search=search, user=user)
     shown, more = rows[:limit], len(rows) > limit
     views = tuple(_views(running, shown))
     return JobPage(jobs=views, next_cursor=f"{shown[-1].created_at.isoformat()}~{shown[-1].id}" if more else None)
@@ -357,6 +369,16 @@ def _places(running: Running, jobs: Sequence[JobRow]) -> Mapping[str, int | None
     with running.database.read() as session:
         found = find_places(session, layout=running.layout(), rules=running.rules, now=running.now())
     return {place.standing.job_id: place.number for place in found}
+
+
+def _name_of(caller: Caller, *, instead_of: str | None) -> str:
+    if instead_of is not None:
+        raise SpecError(f"both mine and user {instead_of} are given", "Give one of them")
+    if caller.name is None:
+        raise SpecError(
+            "this server asks nobody who they are, so it cannot tell which jobs are yours", "Name a user instead"
+        )
+    return caller.name
 
 
 def _position(cursor: str | None) -> tuple[datetime, str] | None:

@@ -40,7 +40,12 @@ __all__ = [
     "start_attempt",
     "take_job",
     "update_job",
+    "users",
 ]
+
+
+_user = JobRow.spec["share"]["user"].as_string()
+"""Whose job it is: no change amends that."""
 
 
 def find_job(session: Session, job_id: str) -> JobRow | None:
@@ -82,8 +87,12 @@ def page_of_jobs(
     limit: int,
     before: tuple[datetime, str] | None,
     search: str | None = None,
+    user: str | None = None,
 ) -> Sequence[JobRow]:
-    """Jobs, newest first, that come after the position ``before``; those with ``search`` in their name or id."""
+    """Jobs, newest first, that come after the position ``before``.
+
+    If given, those with ``search`` in their name or id, and those of a ``user``.
+    """
     query = select(JobRow).order_by(JobRow.created_at.desc(), JobRow.id.desc()).limit(limit)
     if state is not None:
         query = query.where(JobRow.state == state)
@@ -91,9 +100,16 @@ def page_of_jobs(
         text = search.lower()
         is_named = func.lower(JobRow.name).contains(text, autoescape=True)
         query = query.where(or_(is_named, JobRow.id.contains(text, autoescape=True)))
+    if user is not None:
+        query = query.where(_user == user)
     if before is not None:
         query = query.where(tuple_(JobRow.created_at, JobRow.id) < before)
     return session.scalars(query).all()
+
+
+def users(session: Session) -> Sequence[str]:
+    """Everybody who is named as the user of a job, by name."""
+    return session.scalars(select(_user).where(_user.is_not(None)).distinct().order_by(_user)).all()
 
 
 def update_job(

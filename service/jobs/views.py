@@ -54,6 +54,7 @@ def job_view(
     return JobView(
         id=job.id,
         name=job.name,
+        user=spec.share.user,
         state=JobState(job.state),
         reason=job.reason if place is None else f"{job.reason}; {ordinal(place)} in the queue",
         place=place,

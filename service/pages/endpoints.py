@@ -17,6 +17,7 @@ from fixnorm_core.errors import SpecError
 from service.access.callers import Caller, Calling
 from service.events.records import last_number
 from service.jobs import endpoints as jobs
+from service.jobs.repository import users
 from service.pages.assets import find_asset
 from service.pages.rendering import render
 from service.problems import NotFound
@@ -90,11 +91,13 @@ class Wanted:
         cursor: Where the page before ended.
         search: What is in their name or id.
         state: Their state; the empty one of the form is any.
+        user: Whose they are; the empty one is anybody's.
     """
 
     cursor: str | None = None
     search: Annotated[str, Query(max_length=200, pattern=jobs.NO_CONTROLS)] = ""
     state: JobState | Literal[""] = ""
+    user: Annotated[str, Query(max_length=100, pattern=jobs.NO_CONTROLS)] = ""
 
     @property
     def in_state(self) -> JobState | None:
@@ -104,11 +107,11 @@ class Wanted:
     @property
     def is_narrow(self) -> bool:
         """Whether it leaves any out."""
-        return bool(self.search or self.state)
+        return bool(self.search or self.state or self.user)
 
     def query(self, cursor: str | None = None) -> str:
         """The query of an address of the same list, from a place on."""
-        given = {"search": self.search, "state": self.state, "cursor": cursor or ""}
+        given = {"search": self.search, "state": self.state, "user": self.user, "cursor": cursor or ""}
         told = urlencode({name: value for name, value in given.items() if value})
         return f"?{told}" if told else ""
 
@@ -116,13 +119,16 @@ class Wanted:
 @router.get("/", response_class=HTMLResponse)
 def show_jobs(running: Running, calling: Calling, wanted: Annotated[Wanted, Depends()]) -> HTMLResponse:
     """All jobs, newest first, or those that are looked for."""
-    return render("jobs.html", caller=calling, **_list(running, wanted))
+    with running.database.read() as session:
+        known = users(session)  # once a page, not at each look at the list: it reads all jobs
+    names = [wanted.user] if wanted.user and wanted.user not in known else []
+    return render("jobs.html", caller=calling, users=[*known, *names], **_list(running, calling, wanted))
 
 
 @router.get("/jobs", response_class=HTMLResponse)
-def show_list(running: Running, wanted: Annotated[Wanted, Depends()]) -> HTMLResponse:
+def show_list(running: Running, calling: Calling, wanted: Annotated[Wanted, Depends()]) -> HTMLResponse:
     """The list alone, for the page to replace."""
-    return render("jobs_list.html", **_list(running, wanted))
+    return render("jobs_list.html", **_list(running, calling, wanted))
 
 
 @router.get("/jobs/{job_id}", response_class=HTMLResponse)
@@ -180,9 +186,15 @@ def fetch_asset(name: str, version: Annotated[str | None, Query(alias="v")] = No
     return FileResponse(path, media_type=media_type, headers={"Cache-Control": kept})
 
 
-def _list(running: Runtime, wanted: Wanted) -> dict[str, Any]:
+def _list(running: Runtime, caller: Caller, wanted: Wanted) -> dict[str, Any]:
     page = jobs.list_jobs(
-        running, state=wanted.in_state, limit=_JOBS_ON_A_PAGE, cursor=wanted.cursor, search=wanted.search
+        running,
+        caller,
+        state=wanted.in_state,
+        limit=_JOBS_ON_A_PAGE,
+        cursor=wanted.cursor,
+        search=wanted.search,
+        user=wanted.user or None,
     )
     return {"page": page, "wanted": wanted, "states": list(JobState), "now": running.now()}
 

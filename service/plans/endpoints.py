@@ -18,7 +18,7 @@ __all__ = ["router"]
 router = APIRouter(tags=["jobs"])
 
 
-@router.post("/plans", responses={422: PROBLEM})
+@router.post("/plans", responses={403: PROBLEM, 422: PROBLEM})
 def plan_job(spec: JobSpec, running: Running, calling: Calling) -> PlanView:
     """Checks a job as submitting it would, and tells what would become of it; stores and starts nothing."""
     spec = calling.owning(spec)

@@ -16,10 +16,11 @@ __all__ = ["job_file", "submitted_file", "training_code", "training_file"]
 def submitted_file(spec: JobSpec) -> str:
     """The job as it was submitted, as YAML: what it is of, and all else that differs from the defaults.
 
-    Without its webhook, which may be a secret, and the Python file that came with it.
+    Without its webhook, which may be a secret, the Python file that came with it, and its user: somebody else may
+    submit it again.
     """
     spec = named_for_sending(spec)
-    stored = spec.model_dump(mode="json", exclude_defaults=True, exclude={"webhook"})
+    stored = _stored(spec)
     named: dict[str, Any] = {"name": spec.name}
     for part, name in (("model", spec.model.name), ("data", spec.data.name)):
         named[part] = {"name": name} | stored.get(part, {})
@@ -32,7 +33,7 @@ def job_file(spec: JobSpec, best: BestView) -> str:
     for knob, value in best.params.items():
         span = spec.search.space[knob]
         point[knob] = min(max(float(f"{value:.4g}"), span.low), span.high)
-    stored = spec.model_dump(mode="json", exclude_defaults=True, exclude={"webhook"})
+    stored = _stored(spec)
     search = {name: value for name, value in stored.get("search", {}).items() if name != "start_from"}
     changed = {**stored, "search": search | {"start": point}}
     return _written(changed)
@@ -77,6 +78,11 @@ def training_file(spec: JobSpec, best: BestView) -> str:
         f"Its rates are for {training.epochs} epochs of batches of {training.batch_size}, as in recipe.yaml.",
     ]
     return "".join(f"# {line}\n" for line in lines) + "\n" + "\n\n".join(imports) + "\n\n" + code
+
+
+def _stored(spec: JobSpec) -> dict[str, Any]:
+    stored = spec.model_dump(mode="json", exclude_defaults=True, exclude={"webhook": True, "share": {"user"}})
+    return {part: value for part, value in stored.items() if value != {}}
 
 
 def _written(document: dict[str, Any]) -> str:

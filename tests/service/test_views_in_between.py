@@ -10,6 +10,7 @@ import pytest
 from byhand import put, server
 
 from fixnorm_core.spec import JobSpec
+from service.access.callers import ANYBODY
 from service.jobs import repository
 from service.jobs.endpoints import list_jobs, list_trials, show_job
 from service.runtime import Runtime
@@ -31,7 +32,7 @@ def test_no_best_point_and_no_ended_trial_is_told_without_what_its_attempt_left(
             monkeypatch.setattr(owner, name, after(service.dispatcher.tick, getattr(owner, name)))
         seen: list[JobView] = []
         while not seen or seen[-1].state not in TERMINAL_STATES:
-            seen += [show_job(job_id, service.runtime), *list_jobs(service.runtime, None, 10, None).jobs]
+            seen += [show_job(job_id, service.runtime), *list_jobs(service.runtime, ANYBODY, limit=10).jobs]
             for trial in list_trials(job_id, service.runtime):
                 assert trial.attempts > 0 or trial.state == TrialState.RUNNING
     told = [view.best for view in seen if view.best is not None]

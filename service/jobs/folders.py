@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import stat
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["best_folder", "ending_name", "ending_of", "is_ending", "job_folder", "tensorboard_folder", "trial_folder"]
+__all__ = [
+    "best_folder",
+    "ending_name",
+    "ending_of",
+    "is_ending",
+    "is_own",
+    "job_folder",
+    "open_own",
+    "tensorboard_folder",
+    "trial_folder",
+]
 
 _BEST = "best"
 _ENDING = re.compile(r"round-\d{3,}-\d{6,}")
@@ -52,3 +66,47 @@ def is_ending(name: str) -> bool:
 def ending_of(place: str) -> str:
     """The folder that a path or address below ``best`` is in; empty if it is in none below that."""
     return place.rpartition(f"/{_BEST}/")[2].rpartition("/")[0]
+
+
+def open_own(path: Path, *, below: Path, appends: bool = False) -> BinaryIO:
+    """Opens a file of a job to which no link leads.
+
+    Workers write into these folders, beside users' code. A link there could lead to what the server alone may read, its
+    own environment for one, and what the server reads it shows to whoever may read jobs.
+
+    Args:
+        path: The file.
+        below: The state folder that it is in. Only this one, and what is above it, may be links.
+        appends: Opens it for writing at its end, and makes it if it is missing.
+
+    Raises:
+        FileNotFoundError: If there is none, or a link or something else in its place or in a folder's.
+        OSError: If it cannot be opened.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT if appends else os.O_RDONLY
+    folder = os.open(below, _FOLDER)
+    try:
+        for part in path.parent.relative_to(below).parts:
+            outer, folder = folder, os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+            os.close(outer)
+        descriptor = os.open(path.name, flags | _FILE, 0o666, dir_fd=folder)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+            raise
+        raise FileNotFoundError(errno.ENOENT, "a link is no file of a job", str(path)) from None
+    finally:
+        os.close(folder)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "ab" if appends else "rb")
+    os.close(descriptor)
+    raise FileNotFoundError(errno.ENOENT, "it is no file", str(path))
+
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def is_own(path: Path, *, below: Path) -> bool:
+    """Whether no folder between the state folder and a file is a link: what that leads to is nobody's to remove."""
+    between = path.parent.relative_to(below).parts
+    return not any(below.joinpath(*between[: count + 1]).is_symlink() for count in range(len(between)))

@@ -8,6 +8,7 @@ import structlog
 
 from service.database.rows import LIVE_ATTEMPT_STATES, AttemptRow, AttemptState
 from service.jobs.files import LogFile
+from service.jobs.folders import open_own
 
 __all__ = ["add_last_words", "last_words_of"]
 
@@ -24,8 +25,8 @@ def add_last_words(log_file: LogFile, state: AttemptState, reason: str, *, now: 
     path, line = log_file.path, _line(state, reason, at=now)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(line)
+        with open_own(path, below=log_file.below, appends=True) as file:
+            file.write(line.encode())
     except OSError as error:
         log.warning("attempt.log_not_written", path=str(path), error=str(error))
 

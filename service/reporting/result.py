@@ -7,13 +7,9 @@ In an object store, where no lock keeps a server that has lost its lease from wr
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
-import stat
 from collections.abc import Sequence
 from pathlib import Path, PurePath
-from typing import BinaryIO
 
 import structlog
 from optuna.trial import FrozenTrial
@@ -28,7 +24,7 @@ from fixnorm_core.spec import JobSpec
 from fixnorm_core.tuning.recommend import Recommendation
 from service.database.rows import AttemptRow, JobRow
 from service.jobs.files import JobFiles, best_name
-from service.jobs.folders import best_folder, trial_folder
+from service.jobs.folders import best_folder, is_own, open_own, trial_folder
 from service.jobs.views import best_view, epochs_saved, evaluation_of, result_of, trial_views
 from service.reporting.report import render_report
 from service.schemas import BestView
@@ -68,12 +64,15 @@ def write_result(
 
     Raises:
         BucketDown: If the object store that holds the weights refuses, or does not answer.
+        DataError: If a folder that it would be written to is a link.
         OSError: If a file has no room, say; of those that could be written none is half there.
     """
     view = best_view(best, attempts=rows, saved=epochs_saved(spec, trials))
     folder = best_folder(files.state_dir, job.id)
     if job.round or files.store is not None:
         folder /= ending
+    if not is_own(folder / REPORT_NAME, below=files.state_dir):
+        raise DataError(f"a link leads out of {folder}, where the result would be written", "Remove the link")
     discard_partial(folder)  # what a killed server left, which may be as large as the weights
     place = str(folder) if files.store is None else f"{files.store.url}/{best_name(job.id)}/{ending}"
     weights = _keep_weights(files, job.id, best.best_run, view.weights, folder=folder, place=place)
@@ -124,7 +123,7 @@ def _keep_weights(
     try:
         if not is_url(weights):
             own = trial_folder(files.state_dir, job_id, number) / PurePath(weights).name
-            with _regular(own) as source, replacing(folder / WEIGHTS_NAME) as file:
+            with open_own(own, below=files.state_dir) as source, replacing(folder / WEIGHTS_NAME) as file:
                 shutil.copyfileobj(source, file)
             return str(folder / WEIGHTS_NAME)
         if files.is_of(weights, job_id, number):
@@ -135,25 +134,6 @@ def _keep_weights(
         why = str(error)
     _log.warning("result.no_weights", job=job_id, trial=number, weights=weights, reason=why)
     return None
-
-
-def _regular(path: Path) -> BinaryIO:
-    """Opens a file that is one, and no link to another.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        OSError: If it cannot be read.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        raise FileNotFoundError(errno.ENOENT, "a link is no file", str(path)) from None
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return os.fdopen(descriptor, "rb")
-    os.close(descriptor)
-    raise FileNotFoundError(errno.ENOENT, "it is no file", str(path))
 
 
 def _write(files: JobFiles, place: str, text: str) -> None:

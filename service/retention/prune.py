@@ -11,7 +11,7 @@ removed is told of and keeps nothing else: the next call tries it again.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -30,7 +30,7 @@ from fixnorm_core.errors import DataError, FixNormError
 from service.database.engine import Database
 from service.database.rows import DeliveryRow, JobRow, TrackedRow
 from service.jobs import repository
-from service.jobs.folders import best_folder, job_folder
+from service.jobs.folders import best_folder, is_own, job_folder
 from service.retention.former import is_former
 from service.retention.objects import Objects
 from service.retention.policy import Decision, EndedJob, Policy, Pruned, What, decide
@@ -210,6 +210,8 @@ class Pruner:
 
     def _remove_folders(self, job_id: str) -> None:
         folder, best = job_folder(self.state_dir, job_id), best_folder(self.state_dir, job_id)
+        if folder.is_symlink():  # what it leads to is nobody's to remove
+            return
         for path in folder.iterdir():
             if path == folder / _MARK or (path == best and self.policy.keep_best):
                 continue
@@ -222,18 +224,22 @@ class Pruner:
         if what is What.JOB:
             return self._all_files(job.id, job.named)
         folder = job_folder(self.state_dir, job.id)
-        found = [path for pattern in _PATTERNS[what] for path in folder.glob(pattern) if path.is_file()]
+        found = self._there(path for pattern in _PATTERNS[what] for path in folder.glob(pattern))
         return found + self._former_files(job.id, job.named) if what is What.SCRATCH else found
 
     def _former_files(self, job_id: str, named: Collection[str]) -> list[Path]:
         best, here = best_folder(self.state_dir, job_id), [place for place in named if not is_url(place)]
-        files = [path for pattern in ("*", "*/*") for path in best.glob(pattern) if path.is_file()]
+        files = self._there(path for pattern in ("*", "*/*") for path in best.glob(pattern))
         return [path for path in files if is_former(path.relative_to(best).as_posix(), named=here)]
+
+    def _there(self, paths: Iterable[Path]) -> list[Path]:
+        """Of these the files, and not what links that a worker has made of folders lead to."""
+        return [path for path in paths if path.is_file() and is_own(path, below=self.state_dir)]
 
     def _all_files(self, job_id: str, named: Collection[str] | None) -> list[Path]:
         """Of a job that goes: without those that stay; which are former ones is not known once its rows are gone."""
         folder, best = job_folder(self.state_dir, job_id), best_folder(self.state_dir, job_id)
-        files = [path for path in folder.rglob("*") if path.is_file() and path.name != _MARK]
+        files = [path for path in self._there(folder.rglob("*")) if path.name != _MARK]
         if not self.policy.keep_best:
             return files
         former = self._former_files(job_id, named) if named is not None else []

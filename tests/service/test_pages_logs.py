@@ -138,6 +138,6 @@ def test_an_attempt_that_logged_nothing_says_so(http: httpx.Client, job: dict[st
 )
 def test_the_end_of_a_log_begins_with_a_whole_line(tmp_path: Path, content: bytes, most: int, end: str) -> None:
     (tmp_path / "log").write_bytes(content)
-    text, size = read_end(LogFile(tmp_path / "log"), most)
+    text, size = read_end(LogFile(tmp_path / "log", tmp_path), most)
     assert (text, size) == (end, len(content))
-    assert read_end(LogFile(tmp_path / "nothing"), most) == ("", 0)
+    assert read_end(LogFile(tmp_path / "nothing", tmp_path), most) == ("", 0)

@@ -139,12 +139,19 @@ def test_a_path_of_what_is_not_the_trials_is_not_copied(
         path.mkdir(parents=True)
         return str(path)
 
+    def in_a_linked_folder(job_id: str, number: int, _: int) -> str:
+        path = trial_folder(settings.state_dir, job_id, number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to("/proc/self")
+        return str(path / "environ")
+
     def climbing(job_id: str, number: int, _: int) -> str:
         return f"{trial_folder(settings.state_dir, job_id, number)}/../../../../{secret.name}"
 
     backend = Telling(Recording.packaged())
     with server(settings, backend=backend) as service:
-        for place in (lambda *_: str(secret), lambda *_: "/proc/self/environ", a_link, a_folder, climbing):
+        elsewhere: list[Place] = [lambda *_: str(secret), lambda *_: "/proc/self/environ"]
+        for place in (*elsewhere, a_link, a_folder, in_a_linked_folder, climbing):
             backend.place = place
             job_id, result = ended(service, job)
             assert reports_none(service, job_id, result)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -318,7 +319,7 @@ class ArtifactStore:
         until, pause = self.clock() + self.patience_seconds, _FIRST_PAUSE_SECONDS
         while True:
             try:
-                with explained(self.url, writes=True):
+                with explained(self.url, writes=True), _as_a_store(self.url):
                     return ask()
             except BucketDown as error:
                 if self.clock() + pause > until:
@@ -332,6 +333,18 @@ class ArtifactStore:
                 raise BucketDown(error.rule, error.way_out) from None
             self.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+@contextmanager
+def _as_a_store(url: str) -> Iterator[None]:
+    """Says of an answer that lacks what a store's has that it is none: a proxy's page has the status 200 too."""
+    try:
+        yield
+    except KeyError as error:
+        raise BucketDown(
+            f"what answers for {url} is no object store: its answer has no {error.args[0]}",
+            "It is tried again by itself; have the operator look at AWS_ENDPOINT_URL, and at proxies on the way",
+        ) from None
 
 
 def _status(error: Exception) -> int | None:

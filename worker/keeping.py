@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,10 @@ log = logging.getLogger("fixnorm_core")
 
 _OURS = re.compile(r"job-\w+\.\d+\.\d+(\.rank-\d+)?\.lock")
 """Locks of scratch folders: the name of an attempt, and perhaps of a rank."""
+
+_SCRATCH = (
+    "Have the operator set FIXNORM_SCRATCH to a folder that the account of the workers may write to, on every node"
+)
 
 _WEIGHTS, _BEST, _CHECKPOINTS = "weights.safetensors", "best.safetensors", "checkpoint-*.pt"
 
@@ -280,6 +285,7 @@ def _scratch(root: Path, name: str) -> Iterator[Path]:
     folder = root / name
     try:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _require_own(root)
         _sweep(root)
         lock = FileLock(f"{folder}.lock")  # the system lets go of it when this process dies
         with suppress(NotImplementedError, OSError):  # a file system without locks; nothing is swept there
@@ -288,17 +294,22 @@ def _scratch(root: Path, name: str) -> Iterator[Path]:
     except OSError as error:
         if full_disk(error) is not None:
             raise
-        raise DataError(
-            f"trials cannot work in {root}: {error.strerror}",
-            "Have the operator set FIXNORM_SCRATCH to a folder that the account of the workers may write to, on every "
-            "node",
-        ) from error
+        raise DataError(f"trials cannot work in {root}: {error.strerror}", _SCRATCH) from error
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
+
+
+def _require_own(root: Path) -> None:
+    """Refuses a folder that another account made first, where all may make some: it could lead what is written away."""
+    found = root.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise DataError(
+            f"trials cannot work in {root}: it is a link, another account's, or others may write to it", _SCRATCH
+        )
 
 
 def _sweep(root: Path) -> None:
@@ -323,4 +334,7 @@ def _root(artifacts: Artifacts) -> Path:
     """Where this account's scratch folders are, and nothing else: an operator may name a folder that has other uses."""
     if artifacts.scratch is not None:
         return Path(artifacts.scratch) / f"fixnorm-tune-trials-{os.getuid()}"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fixnorm-tune" / "trials"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fixnorm-tune" / "trials"
+    except RuntimeError as error:
+        raise DataError(f"the account {os.getuid()} of the workers has no home folder to work in", _SCRATCH) from error

@@ -114,7 +114,7 @@ def run_task(
                     log.error("%s\n%s", outcome.message, outcome.details.rstrip())
             keeper.keep_log()
             return outcome
-    except (FixNormError, OSError) as error:  # of the log itself, or the scratch folder
+    except Exception as error:  # of the log itself, or the scratch folder; nobody would hear of it otherwise
         return _failed(task, error)
 
 

@@ -57,4 +57,6 @@ def _trouble(store: ArtifactStore) -> str | None:
         store.size("a name that nothing has")
     except DataError as error:
         return error.rule
+    except Exception as error:  # the boundary: whatever a store makes its client raise, the next look comes
+        return repr(error)
     return None

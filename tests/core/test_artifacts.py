@@ -133,6 +133,26 @@ def test_a_refusal_is_the_callers_fault_only_where_the_address_is(bucket: Bucket
         assert isinstance(raised.value, BucketDown) is excused
 
 
+def test_what_answers_as_no_store_does_is_down(bucket: Bucket, tmp_path: Path) -> None:
+    """A proxy's page that asks for a password, say."""
+    for name in ("file", "large"):
+        (tmp_path / name).write_bytes(bytes(1 if name == "file" else 9 * 2**20))
+    bucket.answers_badly, bucket.status = (lambda _: True), 200
+    store = ArtifactStore(f"{bucket.url}/a")
+    asked: list[Callable[[], object]] = [
+        store.check,
+        lambda: store.size("x"),
+        lambda: store.read("x"),
+        lambda: store.get("x", tmp_path / "to"),
+        lambda: store.put(tmp_path / "file", "x"),
+        lambda: store.put(tmp_path / "large", "x"),
+        lambda: store.copy("x", "y"),
+    ]
+    for ask in asked:
+        with pytest.raises(BucketDown, match="is no object store"):
+            ask()
+
+
 @pytest.mark.parametrize("continues", [False, True])
 def test_a_store_that_takes_connections_and_says_nothing_is_down_whatever_is_sent(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, continues: bool

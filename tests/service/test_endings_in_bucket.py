@@ -6,6 +6,8 @@ import asyncio
 import dataclasses
 import errno
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -277,3 +279,18 @@ def test_a_server_reads_reports_from_the_bucket_whoever_wrote_them_and_keeps_no_
         to_end(service, job_id)
         assert bytes(fetch_report(job_id, service.runtime).body) != first
         assert not list(settings.state_dir.rglob("report.md"))
+
+
+def test_a_result_that_a_store_never_takes_does_not_keep_a_server_from_ending() -> None:
+    code = """
+import threading
+from service.dispatch import endings
+
+endings._PATIENCE_SECONDS = 0.1
+begun, results = threading.Event(), endings.Endings()
+for job in ("one", "two"):
+    assert results.take(job, "what", lambda: begun.set() or threading.Event().wait()) is None
+begun.wait()
+results.close()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

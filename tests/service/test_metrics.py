@@ -10,10 +10,13 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from serving import serving
+from waiting import wait_until
 
+from fixnorm_core.artifacts import ArtifactStore
 from fixnorm_core.spec import JobSpec
 from service.client import Client
 from service.composition import build
+from service.metrics import store
 from service.metrics.meters import Meters
 from service.settings import Settings
 
@@ -94,3 +97,26 @@ def test_the_guide_for_operators_tells_of_every_metric_with_its_labels_and_of_no
     for name, (kind, labels) in told.items():
         assert documented[name][0] == kind, name
         assert not labels or documented[name][1] == labels, name  # a counter that has counted nothing has none
+
+
+class Surprising(ArtifactStore):
+    """Raises what nobody has foreseen at the first look, and nothing later."""
+
+    def size(self, name: str) -> int | None:  # noqa: ARG002
+        self.url, surprising = "s3://images/a", self.url == "s3://images"
+        if surprising:
+            raise RuntimeError("of a library, on which nobody had counted")
+        return None
+
+
+def test_a_store_is_looked_at_again_whatever_the_last_look_has_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_EVERY_SECONDS", 0.01)
+    told: list[bool] = []
+    meters = Meters()
+    monkeypatch.setattr(meters, "store_answers", told.append)
+    watch = store.StoreWatch(Surprising("s3://images"), meters)
+    watch.start()
+    try:
+        wait_until(lambda: told[:2] == [False, True])
+    finally:
+        watch.close()

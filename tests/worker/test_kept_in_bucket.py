@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -408,6 +409,41 @@ def test_a_scratch_folder_that_cannot_be_made_names_the_setting(node: Node, tmp_
     assert isinstance(outcome, Failed)
     assert outcome.kind is FailureKind.FATAL
     assert "FIXNORM_SCRATCH" in outcome.message
+
+
+def test_a_scratch_folder_that_others_can_write_to_is_not_worked_in(node: Node, tmp_path: Path) -> None:
+    root = tmp_path / "1" / f"fixnorm-tune-trials-{os.getuid()}"
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    root.parent.mkdir()
+    root.symlink_to(theirs)
+    linked = node.train(1)
+    root.unlink()
+    root.mkdir()
+    root.chmod(0o777)
+    for outcome in (linked, node.train(1)):
+        assert isinstance(outcome, Failed)
+        assert "others may write to it" in outcome.message
+    assert [*theirs.iterdir(), *root.iterdir()] == []
+
+
+def test_an_account_without_a_home_folder_is_told_what_to_set(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a container's that runs under a number that its image does not know."""
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", lambda number: {}[number])
+    task = TrainTask("t.1", node.trial, "/nowhere", artifacts=replace(node.artifacts(1), scratch=None))
+    outcome = run_task(task, cache=node.cache, report=lambda _: None)
+    assert isinstance(outcome, Failed)
+    assert "no home folder" in outcome.message
+    assert "FIXNORM_SCRATCH" in outcome.message
+
+
+def test_whatever_is_raised_before_a_task_begins_is_its_outcome(node: Node) -> None:
+    task = TrainTask("t.1", node.trial, "/nowhere", artifacts=replace(node.artifacts(1), scratch="/tmp/\0"))
+    outcome = run_task(task, cache=node.cache, report=lambda _: None)
+    assert isinstance(outcome, Failed)
+    assert outcome.kind is FailureKind.CRASHED
 
 
 def test_a_file_that_came_with_the_job_is_fetched_by_its_digest(node: Node, tmp_path: Path) -> None:

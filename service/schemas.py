@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fixnorm_core.reports import Evaluation
 from fixnorm_core.spec import JobSpec, Method
 from service.events.schemas import EventKind, EventView
+from service.results import BestView, CandidateView
 from service.webhooks.schemas import WebhookView
 
 if TYPE_CHECKING:
@@ -90,110 +90,6 @@ class Progress(_View):
     running: int
     failed: int
     max_trials: int
-
-
-class CandidateView(_View):
-    """A point that was tried, and what is known of its accuracy.
-
-    Attributes:
-        params: The knobs.
-        validation_accuracy: Mean over ``runs`` training runs at this point: the confirming ones, if there is one.
-        standard_error: Of that mean: over seeds and validation images when a point was repeated, else of the one
-            run over validation images alone. ``standard_error_source`` says which. How much seeds matter is estimated
-            from all repeated points together, of a point that was run once from the others alone.
-        runs: Training runs that the mean is over.
-        trials: Their numbers.
-        confirmed: Whether they are confirming runs; if not, the point was chosen for this mean, which is therefore too
-            high on average. None in results that were stored before this was told.
-        expected_accuracy: What the sampler expects here from all trials, free of the seed's luck; what points are
-            ranked by. None when the sampler has no such belief.
-    """
-
-    params: dict[str, float]
-    validation_accuracy: float
-    standard_error: float
-    standard_error_source: Literal["seeds and images", "images"]
-    runs: int
-    trials: tuple[int, ...]
-    confirmed: bool | None = None
-    expected_accuracy: float | None = None
-
-    @property
-    def basis(self) -> str:
-        """What the accuracy and its standard error come from, in words."""
-        runs = "1 run" if self.runs == 1 else f"{self.runs} runs"
-        if self.confirmed is False:
-            runs += ", unconfirmed: the point was chosen for this number, so it is too high on average"
-        source = f"standard error over {self.standard_error_source}"
-        if self.runs == 1 and self.standard_error_source == "seeds and images":
-            source += ", of seeds as at other points, which were run again"
-        if self.validation_accuracy == 1.0:
-            source += ", which with so many images does not take 100 % for certain"
-        return f"{runs}; {source}"
-
-
-class BestView(CandidateView):
-    """The recommended point.
-
-    Attributes:
-        weights_trial: The run whose weights are kept.
-        weights: Path of those weights on the server.
-        weights_url: Where to fetch them; None until the job has ended.
-        test: Measured once, on data that no trial has seen; None until the job has ended.
-        report: Path of the report on the server; None until the job has ended.
-        stop_reason: Why the search ended; None while it runs.
-        epochs_saved: Epochs that trials did not train because they were stopped early (``search.pruner``).
-        runner_up: The next best point, of the confirmed ones if there are several; None if there is no other.
-        told_apart: Whether it is worse by more than the standard error of the difference; None without one, or while no
-            repeated run tells how much the seed matters.
-        largest_class_share: The validation accuracy of always naming the largest class; None where that is not known.
-    """
-
-    weights_trial: int
-    weights: str | None = None
-    weights_url: str | None = None
-    test: Evaluation | None = None
-    report: str | None = None
-    stop_reason: str | None = None
-    epochs_saved: int = 0
-    runner_up: CandidateView | None = None
-    told_apart: bool | None = None
-    largest_class_share: float | None = None
-
-    @property
-    def basis(self) -> str:
-        """As of any point; and whether it is no better than no network at all."""
-        share = self.largest_class_share
-        if share is None or self.validation_accuracy > share:
-            return super().basis
-        return f"{super().basis}; no better than always naming the largest class, {100 * share:.2f} %"
-
-    @property
-    def rivalry(self) -> str | None:
-        """How the runner-up compares, in words; None if there is none."""
-        other = self.runner_up
-        if other is None:
-            return None
-        point = ", ".join(f"{knob} {value:.4g}" for knob, value in other.params.items())
-        runs = ("1 run" if other.runs == 1 else f"{other.runs} runs") + ("" if other.confirmed else ", unconfirmed")
-        accuracy = f"{100 * other.validation_accuracy:.2f} % ± {100 * other.standard_error:.2f} % ({runs}) at {point}"
-        if (more := self._doubts(other)) is not None:
-            return f"{accuracy}; {more}"
-        if self.told_apart is None:
-            return f"{accuracy}; how much of the difference is the seed's luck is not known without repeated runs"
-        if self.told_apart:
-            return f"{accuracy}; worse by more than the standard error"
-        return f"{accuracy}; the two cannot be told apart, the difference is within the standard error"
-
-    def _doubts(self, other: CandidateView) -> str | None:
-        """That the sampler expects more of a point without a confirming run than of this one, if it does."""
-        mine, others = self.expected_accuracy, other.expected_accuracy
-        if not self.confirmed or other.confirmed or mine is None or others is None or others <= mine:
-            return None
-        return (
-            f"the sampler now expects more of it, {100 * others:.2f} % against {100 * mine:.2f} %, though no run has "
-            "confirmed it; more trials (extend) would tell"
-        )
 
 
 class JobView(_View):

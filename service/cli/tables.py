@@ -231,12 +231,12 @@ def best_block(job: JobView, best: BestView, *, server: str, width: int) -> Text
     """The result: the point, how good it is, what it cost, and where everything lies; in so many columns."""
     rows = {name: number(value) for name, value in best.params.items()}
     rows["validation accuracy"] = f"{percent(best.validation_accuracy)} ± {percent(best.standard_error)} ({best.basis})"
+    if best.disagreement:
+        rows["runs disagree"] = best.disagreement
     if best.rivalry:
         rows["runner-up"] = best.rivalry
     if best.test:
-        rows["test accuracy"] = (
-            f"{percent(best.test.accuracy)} ({best.test.examples} images; the weights of trial {best.weights_trial})"
-        )
+        rows["test accuracy"] = f"{percent(best.test.accuracy)} ({best.tested_on})"
     ended = best.stop_reason or job.stop_reason or job.reason
     rows["trials used"] = f"{job.progress.finished} of {job.progress.max_trials}{f': {ended}' if ended else ''}"
     if best.epochs_saved:

@@ -16,10 +16,12 @@ def result_rows(best: BestView) -> Iterable[tuple[str, str]]:
         yield f"best {knob}", f"{value:.4g}"
     accuracy = f"{percent(best.validation_accuracy)} ± {percent(best.standard_error)}"
     yield "validation accuracy", f"{accuracy} ({best.basis})"
+    if best.disagreement is not None:
+        yield "runs disagree", best.disagreement
     if best.rivalry is not None:
         yield "runner-up", best.rivalry
     if best.test is not None:
-        yield "test accuracy", f"{percent(best.test.accuracy)} ({best.test.examples} images, measured once)"
+        yield "test accuracy", f"{percent(best.test.accuracy)} ({best.tested_on}; measured once)"
     if best.stop_reason:
         yield "stopped because", best.stop_reason
     if best.epochs_saved:

@@ -21,6 +21,7 @@ from watching import PATIENCE_MILLISECONDS, save_picture, watched_page
 from fixnorm_core.spec import JobSpec, Method
 from fixnorm_core.training.optimization import rest_lr_factor
 from service.composition import Service, build
+from service.database.rows import JobRow
 from service.pages.endpoints import VERBS
 from service.pages.rendering import moment
 from service.reporting.recipe import job_file, training_code
@@ -90,6 +91,26 @@ def test_an_ended_jobs_page_tells_how_its_classes_fared(
         save_picture(page, "classes-phone")
         page.set_viewport_size({"width": 1280, "height": 900})
         save_picture(page, "classes")
+
+
+def test_runs_of_the_best_point_that_disagree_are_told_on_its_page(
+    browser: Browser, service: Service, http: httpx.Client, job: dict[str, Any]
+) -> None:
+    url = str(http.base_url).rstrip("/")
+    job_id = wait_for(http, submit(url, job)).id
+    told = re.compile("Runs disagree: 98.00 %, 77.00 %, 73.00 % with nothing but the seed changed")
+    assert not told.search(http.get(f"/jobs/{job_id}").text)
+    with service.runtime.database.write.begin() as session:
+        row = session.get_one(JobRow, job_id)
+        unsteady = {"run_accuracies": [0.98, 0.77, 0.73], "weights_accuracy": 0.98, "disagree": True}
+        row.result = (row.result or {}) | unsteady
+    assert http.get(f"{JOBS}/{job_id}").json()["best"]["run_accuracies"] == [0.98, 0.77, 0.73]
+    with watched_page(browser, url, viewport=PHONE) as page:
+        page.goto(f"/jobs/{job_id}")
+        page.get_by_text(told).wait_for()
+        page.get_by_text("whose validation accuracy is 98.00 %").wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        save_picture(page, "runs-disagree-phone")
 
 
 def test_the_long_name_of_a_model_that_came_with_its_job_fits_a_phone(

@@ -20,6 +20,7 @@ from service.reporting.classes import confusion_chart
 from service.reporting.diagnostics import diagnostic_charts
 from service.reporting.figures import curves_chart
 from service.reporting.optuna_charts import history_chart, importance_chart, knobs_of, slice_chart
+from service.reporting.rows import result_rows
 from service.reporting.story import what_was_tried, why_it_stopped
 from service.schemas import JobState, TrialState, TrialView
 
@@ -102,7 +103,18 @@ def test_the_result_tells_error_confirming_runs_rival_and_test_accuracy() -> Non
     assert "98.26 % ± 0.35 %" in text
     assert "Confirmed by 3 runs with seeds that chose nothing" in text
     assert "the two cannot be told apart" in text
-    assert "97.50 % 360 images, trial 1's weights" in text
+    assert "97.50 % 360 images; the weights of trial 1" in text
+
+
+def test_runs_that_disagree_are_told_and_the_kept_runs_own_accuracy() -> None:
+    unsteady = best(weights_accuracy=0.98, run_accuracies=(0.98, 0.77, 0.73), disagree=True)
+    text = words(page(found=unsteady))
+    assert "Runs disagree: 98.00 %, 77.00 %, 73.00 % with nothing but the seed changed" in text
+    assert "the weights of trial 1, whose validation accuracy is 98.00 %" in text
+    assert "Runs disagree" not in words(page(found=best()))
+    told = dict(result_rows(unsteady))
+    assert told["runs disagree"] == unsteady.disagreement
+    assert told["test accuracy"].startswith("97.50 % (360 images; the weights of trial 1, whose")
 
 
 def test_a_point_that_was_not_confirmed_and_of_which_more_is_expected_is_named() -> None:

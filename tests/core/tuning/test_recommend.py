@@ -33,6 +33,7 @@ def test_before_any_is_confirmed_the_highest_accuracy_is_recommended_with_its_co
         trials=(1,),
         confirmed=False,
         best_run=1,
+        accuracies=(0.8,),
     )
 
 
@@ -48,7 +49,30 @@ def test_one_confirming_run_is_judged_alone_with_its_counting_error() -> None:
         trials=(2,),
         confirmed=True,
         best_run=0,
+        accuracies=(0.9, 0.8),
+        disagree=True,
     )
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "images", "disagree"),
+    [
+        ((0.98, 0.77, 0.73), 1000, True),
+        ((0.98, 0.96, 0.955), 1000, False),
+        ((0.70, 0.66, 0.64), 1000, True),
+        ((0.70, 0.66, 0.64), 300, False),  # 0.027 is the error of counting on so few
+        ((0.98, 0.90), None, True),
+        ((0.98,), 1000, False),
+    ],
+)
+def test_runs_that_lie_further_apart_than_seeds_and_counting_put_them_disagree(
+    accuracies: tuple[float, ...], images: int | None, disagree: bool
+) -> None:
+    trials = [run(0, 0.2, 0.5), *(run(1 + n, 0.1, value, confirm=n > 0) for n, value in enumerate(accuracies))]
+    best = recommend(trials, validation_examples=images)
+    assert best is not None
+    assert (best.accuracies, best.disagree) == (accuracies, disagree)
+    assert best.accuracies[best.best_run - 1] == max(accuracies)
 
 
 def test_two_confirming_runs_are_judged_alone_since_the_run_that_chose_the_point_was_lucky() -> None:

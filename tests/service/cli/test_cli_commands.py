@@ -222,6 +222,16 @@ def test_best_of_a_running_job_says_that_it_is_not_final(server: StandIn, cli: C
     assert not any("test accuracy" in line or "report" in line for line in lines)
 
 
+def test_best_tells_the_kept_runs_own_accuracy_and_runs_that_disagree(server: StandIn, cli: CLI) -> None:
+    unsteady = best(weights_accuracy=0.98, run_accuracies=(0.98, 0.77, 0.73), disagree=True)
+    server.on("GET", "/api/v1/jobs/j1/best", unsteady)
+    server.on("GET", "/api/v1/jobs/j1", finished())
+    text = " ".join(cli("best", "j1").stdout.split())
+    assert "test accuracy 97.50 % (360 images; the weights of trial 1, whose validation accuracy is 98.00 %)" in text
+    assert "runs disagree 98.00 %, 77.00 %, 73.00 % with nothing but the seed changed: training is unsteady" in text
+    assert "more confirming runs (budget.confirm_runs) tell how often, a lower lr (search.space.lr)" in text
+
+
 @pytest.mark.parametrize(
     ("accuracy", "source", "words"),
     [

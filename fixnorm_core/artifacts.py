@@ -7,6 +7,7 @@ writes has an address of its own (docs/adr/0030-artifacts.md).
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -20,7 +21,7 @@ from fixnorm_core.data.store import BucketDown, Pace, explained, open_store
 from fixnorm_core.errors import DataError
 from fixnorm_core.files import partial_of
 
-__all__ = ["ArtifactStore", "Artifacts", "NotThere", "Version", "attempt_folder", "code_name", "log_name"]
+__all__ = ["ArtifactStore", "Artifacts", "Damaged", "NotThere", "Version", "attempt_folder", "code_name", "log_name"]
 
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 30.0
@@ -34,6 +35,9 @@ _LARGEST_COPY_BYTES = 5 * 2**30
 """That a store makes in one request."""
 
 _MARK = ".fixnorm-tune"
+
+_SHA256 = "sha256"
+"""Of an object's metadata."""
 
 _log = logging.getLogger(__name__)
 
@@ -67,14 +71,20 @@ class Version:
     Attributes:
         size: Bytes.
         tag: The store's entity tag, another for other content (RFC 9110, section 8.8.3).
+        sha256: Of what was put there, in hexadecimal; None of what is not put as a file, or by an older release.
     """
 
     size: int
     tag: str
+    sha256: str | None = None
 
 
 class NotThere(DataError):
     """An object that is needed and gone, which waiting does not bring back."""
+
+
+class Damaged(DataError):
+    """An object that holds something else than was put there, at another try too."""
 
 
 def attempt_folder(attempt: int) -> str:
@@ -129,15 +139,21 @@ class ArtifactStore:
         return self._ask(ask)
 
     def put(self, path: Path, name: str) -> None:
-        """Uploads a file that nobody changes; returns once the store tells its length.
+        """Uploads a file that nobody changes, and its digest beside it; returns once the store tells its length.
 
         Raises:
             OSError: If the file cannot be read.
         """
-        size = path.stat().st_size
+        size, digest = path.stat().st_size, _digest(path)
 
         def ask() -> None:
-            self._store.put_file(str(path), self._place(name), chunksize=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE)
+            self._store.put_file(
+                str(path),
+                self._place(name),
+                chunksize=_PART_BYTES,
+                max_concurrency=_PARTS_AT_ONCE,
+                Metadata={_SHA256: digest},
+            )
             self._require(name, size)
 
         self._ask(ask)
@@ -155,28 +171,39 @@ class ArtifactStore:
         """Fetches an object into a file that is there in full or not at all; False if there is no such object.
 
         Raises:
+            Damaged: If what arrives, twice, is not what was put there.
             OSError: If the file cannot be written.
         """
+        try:
+            return self._get(name, path)
+        except Damaged:  # perhaps on the way
+            return self._get(name, path)
 
+    def _get(self, name: str, path: Path) -> bool:
         def ask() -> bool:
-            size = self._size(name)
-            if size is None:
+            version = self._version(name)
+            if version is None:
                 return False
             path.parent.mkdir(parents=True, exist_ok=True)
             half = partial_of(path)
             try:
                 try:
                     self._store.get_file(self._place(name), str(half))
+                except FlexibleChecksumError:  # botocore's, of what came in one request
+                    raise self._damaged(name) from None
                 except FileNotFoundError as error:
                     if error.filename is not None:
                         raise
                     return False  # it went away meanwhile
-                if half.stat().st_size != size:
+                if half.stat().st_size != version.size:
                     raise BucketDown(f"{self.url}/{name} was changed or cut off while it was fetched", _AGAIN)
+                self.require_same(name, version, _digest(half) if version.sha256 is not None else None)
                 half.replace(path)
             finally:
                 half.unlink(missing_ok=True)
             return True
+
+        from botocore.exceptions import FlexibleChecksumError
 
         return self._ask(ask)
 
@@ -224,6 +251,15 @@ class ArtifactStore:
         from fsspec.asyn import sync
 
         return self._ask(ask)
+
+    def require_same(self, name: str, version: Version, sha256: str | None) -> None:
+        """Makes sure that what was fetched is what was put there, as far as that was told.
+
+        Raises:
+            Damaged: If it is not.
+        """
+        if version.sha256 is not None and sha256 != version.sha256:
+            raise self._damaged(name)
 
     def size(self, name: str) -> int | None:
         """The bytes of an object; None if there is none."""
@@ -288,7 +324,8 @@ class ArtifactStore:
             facts = self._store.call_s3("head_object", Bucket=bucket, Key=key)
         except FileNotFoundError:
             return None
-        return Version(int(facts["ContentLength"]), str(facts["ETag"]))
+        more = {key.lower(): value for key, value in facts.get("Metadata", {}).items()}  # as some stores spell them
+        return Version(int(facts["ContentLength"]), str(facts["ETag"]), more.get(_SHA256))
 
     async def _read_if(self, name: str, tag: str, start: int, end: int) -> bytes:
         bucket, key = self._parts(name)
@@ -296,6 +333,9 @@ class ArtifactStore:
         answer = await self._store._call_s3("get_object", **wanted)
         async with answer["Body"] as body:
             return bytes(await body.read())
+
+    def _damaged(self, name: str) -> Damaged:
+        return Damaged(f"{self.url}/{name} is damaged: its checksum is not that of what was put there", "Remove it")
 
     def _delete(self, names: Collection[str]) -> None:
         bucket, keys = self._parts("")[0], [self._parts(name)[1] for name in names]
@@ -325,7 +365,7 @@ class ArtifactStore:
                 if self.clock() + pause > until:
                     raise
                 _log.warning("%s; asked again in %g s", error.rule, pause)
-            except NotThere:
+            except (NotThere, Damaged):
                 raise
             except DataError as error:
                 if not self.excused:
@@ -333,6 +373,11 @@ class ArtifactStore:
                 raise BucketDown(error.rule, error.way_out) from None
             self.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

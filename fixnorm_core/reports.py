@@ -149,7 +149,7 @@ class TrialResult(_Report):
         skipped_images: Damaged files left out of training and validation, where ``data.skip_corrupt`` asks for it.
         skipped_examples: The first few of them.
         best_epoch: With the highest validation accuracy, the first of equals; None where
-            ``training.checkpoints.best`` does not ask for it, and when no epoch ended well.
+            ``training.checkpoints.best`` does not ask for it, when no epoch ended well, and when its weights were lost.
         best_weights: Path of that epoch's weights; None likewise.
         train_examples: Size of the training split; None from a release that did not tell it.
         largest_class_share: The validation accuracy that always naming one class would have: the largest class's share.

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from fixnorm_core.artifacts import Artifacts, ArtifactStore, attempt_folder, code_name, log_name
+from fixnorm_core.artifacts import Artifacts, ArtifactStore, Damaged, attempt_folder, code_name, log_name
 from fixnorm_core.code import digest_of
 from fixnorm_core.data.store import Pace, open_store
 from fixnorm_core.disk import full_disk
@@ -105,12 +105,12 @@ class _InStore:
         if isinstance(self.task, EvaluateTask):
             if self._fetch_newest(_WEIGHTS) is None:
                 raise DataError(
-                    f"there are no weights of the trial in {self.store.url}/{self.artifacts.folder}",
-                    "Look who removes objects there; 'fixnorm-tune retry' evaluates them again once they are back",
+                    f"there are no whole weights of the trial in {self.store.url}/{self.artifacts.folder}",
+                    "Look who removes or changes objects there; 'fixnorm-tune retry' evaluates them once they are back",
                 )
-        elif not self._fetch_finished(trial):
-            self._fetch_checkpoint(trial)
-            self._fetch_newest(_BEST)
+        elif not self._fetch_finished(trial) and (attempt := self._fetch_checkpoint(trial)) is not None:
+            # The best of the epochs that the checkpoint tells of: another attempt's may be of another run
+            self._get(f"{attempt}/{_BEST}") or self._fetch_newest(_BEST)
         self.keep_log()
 
     def keep(self) -> None:
@@ -177,9 +177,18 @@ class _InStore:
     def _fetch_newest(self, file: str) -> str | None:
         """Fetches a file from the last attempt that has left one; tells which, or None if there is none."""
         for name in sorted(self._there, reverse=True):
-            if PurePosixPath(name).name == file and self.store.get(self._key(name), self._folder / file):
+            if PurePosixPath(name).name == file and name not in self._refused and self._get(name):
                 return str(PurePosixPath(name).parent)
         return None
+
+    def _get(self, name: str) -> bool:
+        """Fetches an attempt's file; one that is damaged is told of, left alone, and as good as none."""
+        try:
+            return self.store.get(self._key(name), self._folder / PurePosixPath(name).name)
+        except Damaged as error:
+            log.warning("%s", error.rule)
+            self._refused.add(name)
+            return False
 
     def _fetch_finished(self, trial: TrialSpec) -> bool:
         """Fetches a finished run with its weights, of an attempt that ended before its server had heard of that."""
@@ -188,7 +197,7 @@ class _InStore:
         if (attempt := self._fetch_newest(RECORD_NAME)) is None:
             return False
         for file in (_WEIGHTS, _BEST):
-            self.store.get(self._key(f"{attempt}/{file}"), self._folder / file)
+            self._get(f"{attempt}/{file}")
         if read_finished(self._folder, fingerprint=_fingerprint(trial)) is not None:
             return True
         for file in (RECORD_NAME, _WEIGHTS, _BEST):
@@ -196,26 +205,28 @@ class _InStore:
             self._refused.add(f"{attempt}/{file}")
         return False
 
-    def _fetch_checkpoint(self, trial: TrialSpec) -> None:
-        """Fetches the newest one that is whole and of this run; others are told of and left alone."""
+    def _fetch_checkpoint(self, trial: TrialSpec) -> str | None:
+        """Fetches the newest one that is whole and of this run, and tells whose; others are told of and left alone."""
         from fixnorm_core.training.checkpoint import load_checkpoint
 
         own = _fingerprint(trial)
         found = [name for name in self._there if PurePosixPath(name).match(_CHECKPOINTS)]
         for name in sorted(found, key=lambda name: (PurePosixPath(name).name, name), reverse=True):
             path = self._folder / PurePosixPath(name).name
-            if not self.store.get(self._key(name), path):
+            if not self._get(name):
                 continue
             try:
                 load_checkpoint(path, fingerprint=own)
             except WeightsError as error:
                 log.warning("not resuming from %s/%s: %s", self.store.url, self._key(name), error.rule)
-                self._refused.add(name)
+                self._refused |= {name, str(PurePosixPath(name).with_name(_BEST))}
                 path.unlink()
                 continue
             facts = path.stat()
             self._known[path.name] = (facts.st_mtime_ns, facts.st_size)
-            return
+            self._refused.discard(str(PurePosixPath(name).with_name(_BEST)))
+            return str(PurePosixPath(name).parent)
+        return None
 
 
 def _fingerprint(trial: TrialSpec) -> str:

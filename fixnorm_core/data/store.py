@@ -184,8 +184,13 @@ def _is_of_the_way(error: Exception) -> bool:
 
 def _refusal(url: str, error: Exception, *, writes: bool) -> DataError | None:
     """What an error of the store means for whoever asked it; None where it is no error of the store."""
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
 
+    if isinstance(error, FlexibleChecksumError):
+        return BucketDown(
+            f"something below {url} is damaged, in the store or on the way: its checksum is another",
+            "It is tried again by itself; if it happens often, have the operator look at the store and the network",
+        )
     if (unasked := _unasked(url, error, writes=writes)) is not None:
         return unasked
     answer = error.__cause__ if isinstance(error.__cause__, ClientError) else None

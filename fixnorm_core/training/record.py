@@ -55,7 +55,8 @@ def read_finished(folder: Path, *, fingerprint: str) -> FinishedRun | None:
     weights, best = (
         None if told is None else str(folder / Path(told).name) for told in (result.weights, result.best_weights)
     )
-    if finished.fingerprint != fingerprint or (weights is not None and not Path(weights).is_file()):
+    is_whole = all(path is None or Path(path).is_file() for path in (weights, best))
+    if finished.fingerprint != fingerprint or not is_whole:
         _log.warning("%s is of another run, or its weights are gone: training anew", folder / RECORD_NAME)
         return None
     result = result.model_copy(update={"weights": weights, "best_weights": best})

@@ -178,7 +178,8 @@ class Trainer:
         if not last.diverged:
             weights = self._folder / WEIGHTS_NAME
             save_weights(weights, fit.evaluated, trial=self._trial, data=self._data)
-        best = _best(self._reports) if self._trial.training.checkpoints.best else None
+        has_best = (self._folder / BEST_NAME).is_file()  # a folder that is resumed in may have lost it
+        best = _best(self._reports) if self._trial.training.checkpoints.best and has_best else None
         result = TrialResult(
             outcome=TrialOutcome.DIVERGED if last.diverged else TrialOutcome.COMPLETE,
             validation_accuracy=last.validation_accuracy,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 from fastapi.responses import StreamingResponse
@@ -55,7 +56,7 @@ def stream_file(place: str, *, job_id: str, filename: str) -> StreamingResponse:
 
 
 def stream_object(files: JobFiles, url: str, *, filename: str) -> StreamingResponse:
-    """An object as a download, of one version: where it is replaced, or the store fails, what arrives is cut short.
+    """An object as a download, of one version: where it is replaced or damaged, or the store fails, it is cut short.
 
     Raises:
         NoResultYet: If it is gone.
@@ -67,8 +68,14 @@ def stream_object(files: JobFiles, url: str, *, filename: str) -> StreamingRespo
         raise _gone(url)
 
     def pieces(version: Version) -> Iterator[bytes]:
+        seen = sha256()
         for start in range(0, version.size, _BYTES_AT_ONCE):
-            yield store.read_version(name, version, start=start, end=min(version.size, start + _BYTES_AT_ONCE))
+            end = min(version.size, start + _BYTES_AT_ONCE)
+            piece = store.read_version(name, version, start=start, end=end)
+            seen.update(piece)
+            if end == version.size:  # nobody gets a whole file that is another
+                store.require_same(name, version, seen.hexdigest())
+            yield piece
 
     return _download(pieces(version), version.size, filename)
 

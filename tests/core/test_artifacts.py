@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from buckets import Bucket, reached, s3_server
 
-from fixnorm_core.artifacts import ArtifactStore
+from fixnorm_core.artifacts import ArtifactStore, Damaged
 from fixnorm_core.data import store as data_store
 from fixnorm_core.data.store import BucketDown, Pace
 from fixnorm_core.errors import DataError
@@ -88,6 +88,23 @@ def test_a_store_that_sends_less_than_it_tells_gives_no_file(
     with pytest.raises(BucketDown, match="was changed or cut off"):
         store.get("short", tmp_path / "short")
     assert [*tmp_path.iterdir()] == []
+
+
+def test_what_is_not_what_was_put_there_gives_no_file(store: ArtifactStore, bucket: Bucket, tmp_path: Path) -> None:
+    for name, size in (("small", 1), ("large", 20 * 2**20)):
+        (tmp_path / name).write_bytes(os.urandom(size))
+        store.put(tmp_path / name, f"same/{name}")
+        store.copy(f"same/{name}", f"same/{name}-copied")
+        for kept in (name, f"{name}-copied"):
+            assert store.get(f"same/{kept}", tmp_path / "fetched")
+            bucket.damage(f"a/b/same/{kept}")
+            bucket.requests.clear()
+            with pytest.raises(Damaged, match=f"s3://images/a/b/same/{kept} is damaged"):
+                store.get(f"same/{kept}", tmp_path / "damaged")
+            assert len(bucket.fetched()) == 2  # it could have been on the way
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fetched", "large", "small"]
+    bucket.put("a/b/same/untold", b"by an older release")
+    assert store.get("same/untold", tmp_path / "untold")
 
 
 def test_what_is_not_there_is_no_error_to_look_for(store: ArtifactStore, tmp_path: Path) -> None:

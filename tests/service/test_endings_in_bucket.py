@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -24,7 +25,7 @@ from byhand import put, reason_of, server, state_of
 from serving import serving
 from waiting import wait_until
 
-from fixnorm_core.artifacts import ArtifactStore, attempt_folder
+from fixnorm_core.artifacts import ArtifactStore, Damaged, attempt_folder
 from fixnorm_core.data.store import BucketDown
 from fixnorm_core.errors import DataError
 from fixnorm_core.spec import JobSpec
@@ -264,6 +265,26 @@ def test_a_download_is_of_one_version_or_is_cut_short(bucket: Bucket, tmp_path: 
         asyncio.run(fetch(lambda: bucket.put(f"team/kept/{name}", b"b" * size)))
     with pytest.raises(DataError, match="was replaced or removed while it was read"):
         asyncio.run(fetch(lambda: bucket.remove(f"team/kept/{name}")))
+
+
+def test_a_download_of_what_is_damaged_is_cut_short(bucket: Bucket, tmp_path: Path) -> None:
+    name = "jobs/job-one/best/weights.safetensors"
+    (tmp_path / "weights").write_bytes(bytes(20 * 2**20))
+    ArtifactStore(URL).put(tmp_path / "weights", name)
+
+    async def fetch() -> int:
+        answer = stream_object(JobFiles(tmp_path, ArtifactStore(URL)), f"{URL}/{name}", filename="weights")
+        found = 0
+        with pytest.raises(Damaged) if is_damaged else nullcontext():
+            async for piece in answer.body_iterator:
+                found += len(piece)
+        return found
+
+    is_damaged = False
+    assert asyncio.run(fetch()) == 20 * 2**20
+    bucket.damage(f"team/kept/{name}")
+    is_damaged = True
+    assert asyncio.run(fetch()) < 20 * 2**20
 
 
 def test_a_server_reads_reports_from_the_bucket_whoever_wrote_them_and_keeps_no_copy(

@@ -53,6 +53,13 @@ class Bucket:
         for key, content in files.items():
             self.put(key, content)
 
+    def damage(self, key: str) -> None:
+        """Changes the middle byte of an object, and nothing that the store says of it."""
+        found = _objects().get_object(self.name, key)
+        content = bytearray(found.value)
+        content[len(content) // 2] ^= 1
+        found.value = bytes(content)
+
     def remove(self, key: str) -> None:
         _objects().delete_object(self.name, key)
 

@@ -194,6 +194,58 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_left_where_i
     assert before not in node.names()
 
 
+def damaged(node: Node, name: str) -> str:
+    """One byte of it is another, and its length is what it was."""
+    node.bucket.damage(f"{ROOT}/{node.prefix}/{name}")
+    return f"s3://images/{ROOT}/{node.prefix}/{name} is damaged"
+
+
+def test_a_checkpoint_of_which_one_byte_is_another_is_passed_over_too(node: Node, undisturbed: Path) -> None:
+    node.train_and_die(1, after=3)
+    said = damaged(node, f"{attempt_folder(1)}/checkpoint-000003.pt")
+    assert isinstance(node.train(2), Trained)
+    assert said in node.log(2)
+    assert "resuming after epoch 2 of 4" in node.log(2)
+    assert same_tensors(
+        node.content(f"{attempt_folder(2)}/weights.safetensors"), (undisturbed / "weights.safetensors").read_bytes()
+    )
+
+
+@pytest.mark.parametrize("name", ["weights", "best"])
+def test_a_run_that_had_ended_with_weights_that_are_damaged_is_trained_again(
+    node: Node, undisturbed: Path, name: str
+) -> None:
+    node.train_and_die(1, after=EPOCHS)
+    said = damaged(node, f"{attempt_folder(1)}/{name}.safetensors")
+    assert isinstance(node.train(2), Trained)
+    assert said in node.log(2)
+    assert same_tensors(
+        node.content(f"{attempt_folder(2)}/{name}.safetensors"), (undisturbed / f"{name}.safetensors").read_bytes()
+    )
+
+
+def test_damaged_weights_are_not_evaluated(node: Node) -> None:
+    assert isinstance(node.train(1), Trained)
+    said = damaged(node, f"{attempt_folder(1)}/weights.safetensors")
+    outcome = node.evaluate(2)
+    assert isinstance(outcome, Failed)
+    assert "there are no whole weights" in outcome.message
+    assert said in node.log(2)
+
+
+def test_the_best_weights_are_those_of_the_run_that_is_resumed(node: Node) -> None:
+    """Not of a later attempt that began anew, since its node had another version of a package, say."""
+    own = node.trial
+    node.train_and_die(1, after=2)
+    best = node.content(f"{attempt_folder(1)}/best.safetensors")
+    node.trial = own.model_copy(update={"seed": 7})
+    node.train_and_die(2, after=1)
+    node.trial = own
+    assert isinstance(node.train(3, stop=lambda: True), Stopped)
+    assert "resuming after epoch 2 of 4" in node.log(3)
+    assert same_tensors(node.content(f"{attempt_folder(3)}/best.safetensors"), best)
+
+
 def test_another_trials_checkpoints_and_result_are_passed_over(node: Node, undisturbed: Path) -> None:
     other = node.trial
     node.trial = other.model_copy(update={"seed": 7})
@@ -334,7 +386,7 @@ def test_one_that_is_stopped_leaves_its_checkpoint_and_its_log(node: Node) -> No
 def test_weights_that_are_gone_are_said_to_be(node: Node) -> None:
     outcome = node.evaluate(1)
     assert isinstance(outcome, Failed)
-    assert "there are no weights of the trial in s3://images/kept/jobs/" in outcome.message
+    assert "there are no whole weights of the trial in s3://images/kept/jobs/" in outcome.message
 
 
 def test_what_killed_processes_left_in_a_scratch_folder_goes_and_what_others_use_stays(

@@ -83,6 +83,27 @@ def test_best_epochs_weights_are_kept_over_a_resume(
     assert (kept.accuracy, kept.loss) == (best.validation_accuracy, best.validation_loss)
 
 
+def test_best_weights_that_were_lost_are_not_named_and_not_taken_for_those_of_a_finished_run(
+    make_trial: MakeTrial, small_digits: TrainingData, tmp_path: Path
+) -> None:
+    trial = make_trial(epochs=2, params={"lr": 1e-4, "fc_norm": 2.0}, checkpoints={"best": True})
+    trainer = Trainer(trial, folder=tmp_path, data=small_digits)
+    reports = list(trainer)
+    assert trainer.result().best_epoch is not None
+    (tmp_path / BEST_NAME).unlink()
+    anew = Trainer(trial, folder=tmp_path, data=small_digits)
+    assert timeless(list(anew)) == timeless(reports)
+    assert (tmp_path / BEST_NAME).is_file()
+
+    worse = make_trial(epochs=2, params={"lr": 10.0, "fc_norm": 2.0}, checkpoints={"best": True})
+    first = next(iter(Trainer(worse, folder=tmp_path / "worse", data=small_digits)))
+    (tmp_path / "worse" / BEST_NAME).unlink()
+    trainer = Trainer(worse, folder=tmp_path / "worse", data=small_digits)
+    *_, last = trainer
+    assert last.validation_accuracy <= first.validation_accuracy
+    assert (trainer.result().best_epoch, trainer.result().best_weights) == (None, None)
+
+
 def test_no_best_epoch_is_named_unless_asked_for(
     make_trial: MakeTrial, small_digits: TrainingData, tmp_path: Path
 ) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from fixnorm_core.buckets import is_url
+from fixnorm_core.data.catalog import Origin, facts_of
 from fixnorm_core.data.folder import count_images, inspect_folder
+from fixnorm_core.data.preview import count_names, list_names
 from fixnorm_core.data.splits import Indices, Part, choose
 from fixnorm_core.reach import LOCAL, Reach
 from fixnorm_core.spec import DataSpec
@@ -45,6 +47,8 @@ class _Sizes:
 def count_by_class(spec: DataSpec, *, reach: Reach = LOCAL) -> dict[Part, dict[str, int]] | None:
     """The images of each class in each part of a data set, as a trial splits them; damaged files count.
 
+    A bucket is asked for the names in it, with short patience.
+
     Args:
         spec: With an absolute path, as :func:`fixnorm_core.data.catalog.check_data` returns it.
         reach: What may be read.
@@ -54,7 +58,10 @@ def count_by_class(spec: DataSpec, *, reach: Reach = LOCAL) -> dict[Part, dict[s
         reading the images, or there are more than :data:`MOST_FILES`.
 
     Raises:
-        DataError: If a part has no images, or ``train_limit`` is below the number of classes.
+        DataError: If a part has no images, or ``train_limit`` is below the number of classes; if there is no such
+            bucket, it may not be read, or it is not laid out as an image folder.
+        NotEquipped: If this process has no keys for a bucket.
+        BucketDown: If its store does not answer.
     """
     shipped = _shipped(spec, reach)
     if shipped is None:
@@ -73,7 +80,9 @@ def _shipped(spec: DataSpec, reach: Reach) -> _Sizes | None:
     if spec.name in _SHIPPED:
         sizes = _SHIPPED[spec.name]
         return _Sizes(tuple(map(str, range(len(sizes[Part.TRAIN])))), sizes)
-    if spec.name != "imagefolder" or spec.path is None or is_url(spec.path):
+    if spec.path is not None and is_url(spec.path):
+        return _of_bucket(spec)
+    if spec.name != "imagefolder" or spec.path is None:
         return None
     layout = inspect_folder(Path(spec.path), roots=reach.roots)
     found, left = {}, MOST_FILES
@@ -86,3 +95,12 @@ def _shipped(spec: DataSpec, reach: Reach) -> _Sizes | None:
         found[part] = counts
         left -= sum(counts)
     return _Sizes(layout.classes, found)
+
+
+def _of_bucket(spec: DataSpec) -> _Sizes | None:
+    assert spec.path is not None
+    is_folder = facts_of(spec.name).origin is Origin.FOLDER
+    names = list_names(spec.path, images_only=is_folder, most=MOST_FILES)
+    if names is None or not is_folder:  # what is there is a factory's to read
+        return None
+    return _Sizes(*count_names(names, url=spec.path))

@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -28,7 +28,7 @@ from fixnorm_core.errors import DataError
 from fixnorm_core.reach import Reach, Roots
 from fixnorm_core.spec import DataSpec
 
-__all__ = ["fetched", "version_of"]
+__all__ = ["Object", "fetched", "objects_of", "version_of"]
 
 _AT_ONCE = 1000
 """Objects that are handed to s3fs in one call; it fetches some tens of them side by side."""
@@ -68,7 +68,7 @@ def version_of(spec: DataSpec, *, asked: DataSpec) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Object:
+class Object:
     """Its name below the address, by which it becomes a file."""
 
     name: str
@@ -118,37 +118,18 @@ class _Bucket:
             "Wait until nobody writes there, or give each version of the data an address of its own",
         )
 
-    def _list(self) -> list[_Object]:
+    def _list(self) -> list[Object]:
         """What there is to fetch, by name.
 
         Raises:
             DataError: If there is nothing, or a key cannot be a file's name below the address.
         """
-        objects = []
-        for path, facts in sorted(self.store.find(self._place, detail=True).items()):
-            name = path[len(self._place) + 1 :]
-            if path == self._place or (name.endswith("/") and not facts["size"]):  # what consoles put for a folder
-                continue
-            parts = safe_parts(name)
-            if parts is None:
-                raise DataError(
-                    f"the key {name[:200]!r} in {self.url} cannot be a file's name below a folder",
-                    "Rename or remove that object: names have one slash between them, none is '..', none is longer "
-                    "than 255 bytes",
-                )
-            is_hidden = any(part.startswith(".") for part in parts)
-            if not is_hidden and (not self.images_only or PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES):
-                objects.append(_Object(name, facts["size"], str(facts.get("ETag", ""))))
-        if not objects:
-            what = "images" if self.images_only else "objects"
-            raise DataError(
-                f"there are no {what} in {self.url}",
-                "Give the address that <class>/<image> or train/<class>/<image> begins below",
-            )
-        _require_files_or_folders(objects, self.url)
-        return objects
+        found = sorted(self.store.find(self._place, detail=True).items())
+        below = ((path, facts) for path, facts in found if path != self._place)
+        listed = [(path[len(self._place) + 1 :], facts["size"], facts.get("ETag", "")) for path, facts in below]
+        return objects_of(listed, url=self.url, images_only=self.images_only)
 
-    def _download(self, objects: Sequence[_Object], folder: Path) -> None:
+    def _download(self, objects: Sequence[Object], folder: Path) -> None:
         size = size_text(sum(each.size for each in objects))
         _log.info("fetching %d files, %s, of %s", len(objects), size, self.url)
         partial = partial_of(folder)
@@ -181,7 +162,42 @@ class _Bucket:
         _log.info("fetched %s into %s", self.url, folder)
 
 
-def _require_files_or_folders(objects: Sequence[_Object], url: str) -> None:
+def objects_of(listed: Iterable[tuple[str, int, str]], *, url: str, images_only: bool) -> list[Object]:
+    """What of a bucket's list is fetched.
+
+    Args:
+        listed: Names below the address, sizes, ETags.
+        url: The address.
+        images_only: Whether files of other kinds are passed over.
+
+    Raises:
+        DataError: If there is nothing, or a key cannot be a file's name below the address.
+    """
+    objects = []
+    for name, size, etag in listed:
+        if not name or (name.endswith("/") and not size):  # what consoles put for a folder
+            continue
+        parts = safe_parts(name)
+        if parts is None:
+            raise DataError(
+                f"the key {name[:200]!r} in {url} cannot be a file's name below a folder",
+                "Rename or remove that object: names have one slash between them, none is '..', none is longer "
+                "than 255 bytes",
+            )
+        is_hidden = any(part.startswith(".") for part in parts)
+        if not is_hidden and (not images_only or PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES):
+            objects.append(Object(name, size, str(etag)))
+    if not objects:
+        what = "images" if images_only else "objects"
+        raise DataError(
+            f"there are no {what} in {url}",
+            "Give the address that <class>/<image> or train/<class>/<image> begins below",
+        )
+    _require_files_or_folders(objects, url)
+    return objects
+
+
+def _require_files_or_folders(objects: Sequence[Object], url: str) -> None:
     folders = {str(parent) for each in objects for parent in PurePosixPath(each.name).parents}
     for each in objects:
         if each.name in folders:
@@ -191,12 +207,12 @@ def _require_files_or_folders(objects: Sequence[_Object], url: str) -> None:
             )
 
 
-def _version(objects: Sequence[_Object]) -> str:
+def _version(objects: Sequence[Object]) -> str:
     told = "".join(f"{each.name}\0{each.size}\0{each.etag}\0" for each in objects)
     return sha256(told.encode()).hexdigest()[:32]
 
 
-def _is_whole(folder: Path, objects: Sequence[_Object]) -> bool:
+def _is_whole(folder: Path, objects: Sequence[Object]) -> bool:
     """Whether all the files are there in full, which after a power failure they may not be."""
     try:
         found = ((os.lstat(folder / each.name), each.size) for each in objects)

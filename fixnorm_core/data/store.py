@@ -14,7 +14,7 @@ from fixnorm_core.disk import full_disk
 from fixnorm_core.errors import DataError
 from fixnorm_core.extras import install_command
 
-__all__ = ["BucketDown", "Pace", "explained", "open_store"]
+__all__ = ["BucketDown", "NotEquipped", "Pace", "explained", "open_store"]
 
 
 _SLOWEST_BYTES = 2**16
@@ -52,6 +52,10 @@ class BucketDown(DataError):
     code = "bucket_down"
 
 
+class NotEquipped(DataError):
+    """This process lacks what it takes to ask an object store, keys or the extra ``s3``; another may have it."""
+
+
 def open_store(url: str, *, pace: Pace = Pace.USUAL) -> Any:
     """The store of an address. Keys and endpoint are the environment's, as botocore and fsspec read them.
 
@@ -60,13 +64,13 @@ def open_store(url: str, *, pace: Pace = Pace.USUAL) -> Any:
         pace: How long its answers are waited for.
 
     Raises:
-        DataError: If the extra ``s3`` is not installed.
+        NotEquipped: If the extra ``s3`` is not installed.
     """
     try:
         import fsspec
         import s3fs  # noqa: F401 - fsspec's own message does not tell how to install it
     except ImportError as error:
-        raise DataError(
+        raise NotEquipped(
             f"{url} is in an object store, and {error.name} is not installed where trials run",
             f"Install the extra s3 there: {install_command('s3')}",
         ) from error
@@ -151,7 +155,7 @@ def _unasked(url: str, error: Exception, *, writes: bool) -> DataError | None:
         who, where = (
             ("this process", "the server and workers") if writes else ("the process that runs trials", "workers")
         )
-        return DataError(
+        return NotEquipped(
             f"{url} needs credentials, and there are none in the environment of {who}",
             f"Have the operator set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY where {where} are started",
         )

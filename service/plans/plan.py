@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 
 from sqlalchemy.orm import Session
 
+from fixnorm_core.buckets import is_url
 from fixnorm_core.data.counts import count_by_class
+from fixnorm_core.data.sample import look_at_some
+from fixnorm_core.data.splits import Part
+from fixnorm_core.data.store import BucketDown, NotEquipped
 from fixnorm_core.errors import DataError
 from fixnorm_core.reach import LOCAL, Reach
 from fixnorm_core.spec import DataSpec, JobSpec, TrainingSpec, warm_starts_of
@@ -25,6 +30,8 @@ from worker.room import Layout
 __all__ = ["first_points", "plan"]
 
 _NAME = "the job of this plan"
+_NAMED = 3
+"""Classes that a note names."""
 _FEW_STEPS = 50
 """A trial of fewer has hardly begun to learn."""
 
@@ -86,11 +93,49 @@ def _images(data: DataSpec, reach: Reach) -> tuple[dict[str, dict[str, int]] | N
     """The images of each class by split, and what is wrong with them."""
     try:
         counted = count_by_class(data, reach=reach)
+    except NotEquipped:
+        return None, [
+            f"this server has no keys for {data.path}, or not the extra s3, and did not look there: the first trial "
+            "finds out what is in it"
+        ]
+    except BucketDown as error:
+        return None, [f"its trials would wait: {error}"]
     except DataError as error:
         return None, [f"its trials would fail: {error}"]
     except OSError:  # a folder that went away meanwhile
         counted = None
-    return ({part.name.lower(): counts for part, counts in counted.items()} if counted is not None else None), []
+    if counted is None:
+        return None, []
+    doubts = [doubt for part in (Part.VALIDATION, Part.TEST) if (doubt := _missing(part, counted[part])) is not None]
+    return {part.name.lower(): counts for part, counts in counted.items()}, doubts + _damaged(data, reach)
+
+
+def _missing(part: Part, counts: Mapping[str, int]) -> str | None:
+    """Which classes a split has no images of."""
+    names = [name for name, count in counts.items() if not count]
+    if not names:
+        return None
+    told = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    subject = f"class {told} has" if len(names) == 1 else f"classes {told} have"
+    return (
+        f"{subject} no {part.name.lower()} images, so no {part.name.lower()} accuracy counts how they are recognized: "
+        "add some (a class needs three images to be in all splits)"
+    )
+
+
+def _damaged(data: DataSpec, reach: Reach) -> list[str]:
+    if data.name != "imagefolder" or data.path is None or is_url(data.path):
+        return []
+    try:
+        seen = look_at_some(Path(data.path), reach=reach)
+    except (DataError, OSError):  # it has changed since it was counted
+        return []
+    if not seen.damaged:
+        return []
+    fate = "they would be left out" if data.skip_corrupt else "a trial that reads one fails"
+    way_out = "" if data.skip_corrupt else "; replace or remove them, or set data.skip_corrupt to true"
+    found = f"of {seen.looked_at} images that were looked at {len(seen.damaged)} cannot be read"
+    return [f"{found}, {seen.damaged[0]} for one: {fate}{way_out}"]
 
 
 def _doubts(training: TrainingSpec, images: int, *, steps: int) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from buckets import picture, reached, s3_server
 from typer.testing import CliRunner, Result
 from waiting import wait_until
 
@@ -141,7 +142,7 @@ def test_a_plan_counts_images_and_steps_and_doubts_what_can_hardly_learn(http: h
     for label, many in (("cat", 20), ("dog", 10)):
         (tmp_path / "pets" / label).mkdir(parents=True)
         for index in range(many):
-            (tmp_path / "pets" / label / f"{index}.png").touch()
+            (tmp_path / "pets" / label / f"{index}.png").write_bytes(picture(index))
     folder = ("--dataset", "imagefolder", "--data", str(tmp_path / "pets"))
     lines = dry_run(http, *folder, "--epochs", "3", "--batch-size", "64").stdout.splitlines()
     assert "# images: 19 train (cat 13, dog 6), 5 validation (cat 3, dog 2), 6 test (cat 4, dog 2)" in lines
@@ -154,8 +155,59 @@ def test_a_plan_counts_images_and_steps_and_doubts_what_can_hardly_learn(http: h
     assert "# 5 steps an epoch, 100 in a trial" in lines
     assert not any(line.startswith("# note") for line in lines)
     (tmp_path / "pets" / "owl").mkdir()
-    (tmp_path / "pets" / "owl" / "0.png").touch()
+    (tmp_path / "pets" / "owl" / "0.png").write_bytes(picture(0))
+    lines = dry_run(http, *folder).stdout.splitlines()
+    for part in ("validation", "test"):
+        assert any(line.startswith(f"# note: class owl has no {part} images, so no {part} accuracy") for line in lines)
     lines = dry_run(http, *folder, "--set", "data.train_limit=2").stdout.splitlines()
     assert any(
         line.startswith("# note: its trials would fail: train_limit is 2, below the 3 classes") for line in lines
     )
+
+
+def test_a_plan_tells_of_images_that_cannot_be_read(http: httpx.Client, tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        (tmp_path / "pets" / label).mkdir(parents=True)
+        for index in range(5):
+            (tmp_path / "pets" / label / f"{index}.png").write_bytes(picture(index))
+    cut = tmp_path / "pets" / "dog" / "5.png"
+    cut.write_bytes(picture(5)[:-30])
+    folder = ("--dataset", "imagefolder", "--data", str(tmp_path / "pets"))
+    found = f"# note: of 11 images that were looked at 1 cannot be read, {cut} for one: "
+    lines = dry_run(http, *folder).stdout.splitlines()
+    assert f"{found}a trial that reads one fails; replace or remove them, or set data.skip_corrupt to true" in lines
+    lines = dry_run(http, *folder, "--set", "data.skip_corrupt=true").stdout.splitlines()
+    assert f"{found}they would be left out" in lines
+
+
+def test_a_plan_looks_into_a_bucket_and_submitting_does_not(http: httpx.Client, job: dict[str, Any]) -> None:
+    with s3_server() as server, reached(server) as bucket:
+        bucket.put_all({f"{part}/{label}/{n}.png": b"x" for part in ("train", "test") for label in "ab" for n in "123"})
+        bucket.remove("test/b/1.png")
+
+        def notes(path: str) -> list[str]:
+            result = dry_run(http, "--dataset", "imagefolder", "--data", path, "--set", "data.image_size=12")
+            assert result.exit_code == 0, result.output
+            lines = result.stdout.splitlines()
+            return [
+                line for line in lines if line.startswith("# images: ") or (line.startswith("# note") and path in line)
+            ]
+
+        assert notes(bucket.url) == ["# images: 4 train (2 a class), 2 validation (1 a class), 5 test (a 3, b 2)"]
+        (missing,) = notes("s3://nobodys")
+        assert missing.startswith("# note: its trials would fail: there is no s3://nobodys")
+        bucket.answers_badly = lambda _: True
+        (down,) = notes(bucket.url)
+        assert down.startswith("# note: its trials would wait: the store of s3://images does not answer")
+        bucket.requests.clear()
+        with Client(str(http.base_url)) as client:
+            client.submit(changed(job, data={"name": "imagefolder", "path": bucket.url}))
+        assert bucket.requests == []
+        bucket.answers_badly = lambda _: False
+        with reached(server), pytest.MonkeyPatch.context() as patched:
+            for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+                patched.delenv(name)
+            patched.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+            patched.setenv("AWS_CONFIG_FILE", "/nowhere")
+            (blind,) = notes(bucket.url)
+        assert "this server has no keys for s3://images, or not the extra s3, and did not look there" in blind

@@ -115,23 +115,23 @@ class NullBackend:
 class NullSlot(Slot):
     """A slot on Ray that trains nothing; notes when by a clock that all processes share."""
 
-    def start(self, task: Task, term: int = 0) -> tuple[str, ...]:
-        self._note("begin")
-        return super().start(task, term)
+    def start(self, task: Task, term: int = 0, protocol: str | None = None) -> Place:
+        self._note("begin", task)
+        return super().start(task, term, protocol)
 
     def _run(self, task: Task) -> None:
         reports, outcome = _ended(task, 1)
         time.sleep(float(os.environ[SECONDS]))
         for report in reports:
             self._add(report)
-        self._note("end")
+        self._note("end", task)
         with self._lock:
             self._outcome = outcome
             self._lock.notify_all()
 
-    def _note(self, what: str) -> None:
+    def _note(self, what: str, task: Task) -> None:
         with (Path(os.environ[TIMES]) / str(os.getpid())).open("a") as file:
-            file.write(f"{what} {time.monotonic()}\n")
+            file.write(f"{what} {task.attempt_id.partition('.')[0]} {time.monotonic()}\n")
 
 
 def _ended(task: Task, epochs: int) -> tuple[tuple[EpochReport, ...], Outcome]:

@@ -80,10 +80,15 @@ def _null_slots(notes: Path, seconds: float) -> Iterator[None]:
 
 
 def _gaps(notes: Path) -> list[float]:
-    gaps = []
-    for file in notes.iterdir():
-        lines = [line.split() for line in file.read_text(encoding="utf-8").splitlines()]
-        for (what, at), (following, then) in pairwise(lines):
-            if (what, following) == ("end", "begin"):
-                gaps.append(float(then) - float(at))
-    return gaps
+    """Less what followed trials of the first job, which warms up and is waited for before the others are submitted."""
+    slots = [
+        [(what, job, float(at)) for what, job, at in map(str.split, file.read_text(encoding="utf-8").splitlines())]
+        for file in notes.iterdir()
+    ]
+    _, _, warming = min((at, what, job) for lines in slots for what, job, at in lines)
+    return [
+        then - at
+        for lines in slots
+        for (what, job, at), (following, _, then) in pairwise(lines)
+        if (what, following) == ("end", "begin") and job != warming
+    ]

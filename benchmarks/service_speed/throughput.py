@@ -64,6 +64,7 @@ def _run(client: httpx.Client, load: Load) -> None:
         ids.append(client.post("/jobs", json=body).raise_for_status().json()["id"])
     for job_id in ids:
         while (ended := client.get(f"/jobs/{job_id}").raise_for_status().json())["ended_at"] is None:
+            assert "is tried again" not in ended["reason"], ended["reason"]
             time.sleep(0.1)
         assert ended["state"] == "SUCCEEDED", ended["reason"]
         assert ended["progress"]["finished"] == load.trials

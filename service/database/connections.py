@@ -8,6 +8,7 @@ from sqlalchemy import Engine, make_url
 from sqlalchemy.exc import ArgumentError
 
 from service.database import postgres, sqlite
+from service.database.write_queue import QueuedConnection
 
 __all__ = ["canonical_url", "engine_options", "make_safe"]
 
@@ -40,7 +41,7 @@ _EXAMPLES = "postgresql://user:password@host/database, or sqlite:////absolute/pa
 def engine_options(url: str) -> dict[str, Any]:
     """Arguments of ``create_engine`` for a canonical URL."""
     if url.startswith("sqlite"):
-        return {"connect_args": {"timeout": sqlite.BUSY_SECONDS}}
+        return {"connect_args": {"timeout": sqlite.BUSY_SECONDS, "factory": QueuedConnection}}
     # A pooled connection that a restart of the database has cut is noticed before it is used.
     return {"pool_pre_ping": True, "connect_args": {"connect_timeout": postgres.CONNECT_SECONDS}}
 

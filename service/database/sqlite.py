@@ -3,7 +3,8 @@
 A transaction that reads first and writes later can lose the race for the write lock, and Optuna then hands the same
 queued trial to two threads and lets two results of one trial both succeed. With ``BEGIN IMMEDIATE`` a writing
 transaction holds the lock from its start. Readers use connections of their own that cannot write and, thanks to the
-write-ahead log, neither wait for writers nor hold them up.
+write-ahead log, neither wait for writers nor hold them up. The writers of one process wait in a queue of their own
+(:mod:`service.database.write_queue`), since SQLite has none.
 
 Sources: https://www.sqlite.org/lang_transaction.html; SQLAlchemy, "Serializable isolation / Savepoints" of the
 pysqlite dialect; Optuna issues 820, 4994, 4002.
@@ -11,9 +12,11 @@ pysqlite dialect; Optuna issues 820, 4994, 4002.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Connection, Engine, event
+
+from service.database.write_queue import QueuedConnection, WriteQueue
 
 __all__ = ["BUSY_SECONDS", "make_safe"]
 
@@ -22,10 +25,12 @@ BUSY_SECONDS = 60.0
 
 
 def make_safe(engine: Engine, *, read_only: bool) -> None:
-    """Sets an SQLite engine up for writing or for reading."""
+    """Sets an SQLite engine up for writing or for reading; its connections are ``QueuedConnection``."""
+    queue = None if read_only else WriteQueue.of(engine.url.database)
 
     @event.listens_for(engine, "connect")
-    def _configure(connection: Any, _record: Any) -> None:
+    def _configure(connection: QueuedConnection, _record: Any) -> None:
+        connection.queue = queue
         connection.isolation_level = None  # transactions begin below, not where the driver sees fit
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
@@ -38,6 +43,15 @@ def make_safe(engine: Engine, *, read_only: bool) -> None:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+        if read_only:
+            connection.exec_driver_sql("BEGIN")
+            return
+        driver = cast("QueuedConnection", connection.connection.dbapi_connection)
+        driver.take_turn(BUSY_SECONDS)
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        except BaseException:
+            driver.pass_turn()
+            raise
 
     engine.dispose()

@@ -30,6 +30,23 @@ def test_a_run_of_tiny_sizes_measures_every_row_and_fills_the_page(tmp_path: Pat
     assert "after the requests, 3 jobs stored" in text
 
 
+def test_a_run_on_ray_tells_the_gaps_of_every_slot(tmp_path: Path) -> None:
+    results, page = tmp_path / "results.json", tmp_path / "page.md"
+    page.write_text("", encoding="utf-8")
+    sizes = "--jobs 1 --trials 4 --parallel 1"
+    command = [sys.executable, BENCHMARKS / "service_speed.py", "--parts", "gap", *sizes.split()]
+
+    done = subprocess.run([*command, "--results", results, "--page", page], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    gaps = json.loads(results.read_text(encoding="utf-8"))["gap"]
+    assert [len(seconds) for seconds in gaps.values()] == [
+        4,
+        4,
+    ]  # the test images are the last task; warming up is left out
+    assert all(0 < gap < 60 for seconds in gaps.values() for gap in seconds)
+
+
 def test_the_pages_tables_are_those_of_the_kept_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import pages

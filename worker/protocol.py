@@ -13,13 +13,35 @@ import typing
 from enum import Enum
 from functools import cache
 from hashlib import sha256
+from importlib.metadata import version
 from typing import Any
 
 from pydantic import BaseModel
 
-__all__ = ["digest_of", "protocol_of"]
+__all__ = ["OtherBuild", "digest_of", "protocol_of", "require_same"]
 
 _MEANING = 1
+
+
+class OtherBuild(Exception):
+    """A process runs another build than its caller, and would read a task wrong."""
+
+
+def require_same(told: str | None, own: str) -> None:
+    """Makes sure that a caller speaks the words of this process.
+
+    Args:
+        told: The caller's; None for one that is of this build.
+        own: Of this process.
+
+    Raises:
+        OtherBuild: If they are others.
+    """
+    if told not in (None, own):
+        raise OtherBuild(
+            f"the software on the node is another build ({version('fixnorm-tune')} there) than the server's; "
+            "install the server's release there and start the node's Ray again"
+        )
 
 
 @cache

@@ -22,11 +22,12 @@ from ray.exceptions import ActorUnavailableError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from worker.contracts import NOWHERE, Cancelled, Failed, FailureKind, Node, Place, Resources, Task, Update
+from worker.protocol import OtherBuild
 from worker.ray_adoption import adopt_slots, introduced
 from worker.ray_facts import lost, names_of, total_of, where
 from worker.ray_team import form_team
 from worker.room import Room
-from worker.slot import News, OtherBuild, Slot, SlotTaken, own_protocol
+from worker.slot import News, Slot, SlotTaken, own_protocol
 
 __all__ = ["RayBackend"]
 

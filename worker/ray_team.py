@@ -32,6 +32,7 @@ from worker.contracts import (
     TrainTask,
 )
 from worker.meeting import Meeting, Seat, convened, join
+from worker.protocol import OtherBuild, protocol_of, require_same
 from worker.ray_facts import lost, where
 from worker.run_task import DataCache, Join, run_task
 from worker.slot import NotFormed
@@ -57,8 +58,16 @@ class Companion:
         self._rank, self._count = rank, count
         self._cache = DataCache()
 
-    def look(self) -> Place:
-        """Where it is; answering says that it lives."""
+    def look(self, protocol: str | None = None) -> Place:
+        """Where it is; answering says that it lives.
+
+        Args:
+            protocol: Whose words the caller speaks; None for this build's.
+
+        Raises:
+            OtherBuild: If those are not its own.
+        """
+        require_same(protocol, own_protocol())
         return where()
 
     def train(self, task: TrainTask, meeting: Meeting, seat: Seat) -> Outcome:
@@ -183,9 +192,15 @@ class RayTeam:
             del self._companions[rank]
         begun = {rank: self._begin(rank) for rank in range(1, self._count) if rank not in self._companions}
         until = time.monotonic() + _START_SECONDS
-        for rank, look in {rank: actor.look.remote() for rank, actor in begun.items()}.items():
+        for rank, look in {rank: actor.look.remote(own_protocol()) for rank, actor in begun.items()}.items():
             try:
                 self._place_of[rank] = ray.get(look, timeout=max(0.0, until - time.monotonic()))
+            except OtherBuild as error:
+                why = str(getattr(error, "cause", error))  # whose own words have a traceback
+                node = _node_of(rank, self._on, self._count)
+                raise NotFormed(
+                    Failed(FailureKind.OUTAGE, f"rank {rank} of {self._count}: {why}", node=node)
+                ) from error
             except RayError as error:
                 what, node = f"rank {rank} of {self._count}, which was starting,", _node_of(rank, self._on, self._count)
                 failed = lost(error, what=what, node=node)
@@ -256,6 +271,11 @@ def form_team(part: Resources, *, count: int, nodes: Sequence[str] = ()) -> RayT
         return actor_class.options(scheduling_strategy=strategy).remote(rank, count)
 
     return RayTeam(begin, count=count, own=own, nodes=on)
+
+
+def own_protocol() -> str:
+    """Whose words the companions of this build speak."""
+    return protocol_of(Companion)
 
 
 def _node_of(rank: int, nodes: Sequence[str], count: int) -> str | None:

@@ -20,18 +20,14 @@ from typing import Any, Protocol
 
 from fixnorm_core.reports import EpochReport
 from worker.contracts import NOWHERE, Failed, Outcome, Place, Resources, Task, TrainTask
-from worker.protocol import protocol_of
+from worker.protocol import protocol_of, require_same
 from worker.run_task import DataCache, Join, run_task, train_alone
 
-__all__ = ["Claimed", "News", "NotFormed", "OtherBuild", "Slot", "SlotTaken", "Team", "own_protocol"]
+__all__ = ["Claimed", "News", "NotFormed", "Slot", "SlotTaken", "Team", "own_protocol"]
 
 
 class SlotTaken(Exception):
     """A server with a later term owns the slot now."""
-
-
-class OtherBuild(Exception):
-    """The slot runs another build than its caller, and would read a task wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,11 +179,7 @@ class Slot:
             OtherBuild: If those are not the slot's.
             RuntimeError: If the slot is still busy; its owner has lost count.
         """
-        if protocol not in (None, own_protocol()):
-            raise OtherBuild(
-                f"the software on the node is another build ({version('fixnorm-tune')} there) than the server's; "
-                "install the server's release there and start the node's Ray again"
-            )
+        require_same(protocol, own_protocol())
         with self._lock:
             self._admit(term)
             if self._attempt_id is not None:

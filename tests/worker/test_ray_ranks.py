@@ -17,6 +17,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from fixnorm_core.spec import DataSpec, JobSpec, ModelSpec, ResourceSpec, TrainingSpec, TrialSpec
+from worker import ray_team
 from worker.contracts import (
     Cancelled,
     Failed,
@@ -157,8 +158,12 @@ def test_when_one_rank_is_killed_the_other_ends_and_the_trial_resumes_to_the_sam
 
 
 def _kill(actor: Any) -> None:
-    """Kills an actor and waits until callers are told so: Ray only asks for the kill, and calls may overtake it."""
     ray.kill(actor)
+    _until_killed(actor)
+
+
+def _until_killed(actor: Any) -> None:
+    """Waits until callers are told so: Ray only asks for the kill, and calls may overtake it."""
     deadline = time.monotonic() + 240
     try:
         while time.monotonic() < deadline:
@@ -176,7 +181,7 @@ def test_a_rank_that_does_not_start_or_is_found_dead_is_told_of_with_its_node_or
             if not starts:
                 os._exit(1)
 
-        def look(self) -> Place:
+        def look(self, *_: object) -> Place:
             return Place("far")
 
         def train(self, *_args: object) -> Outcome:
@@ -207,10 +212,26 @@ def test_a_rank_that_does_not_start_or_is_found_dead_is_told_of_with_its_node_or
     assert len(started) == 3
 
 
+def test_a_rank_of_another_build_trains_nothing_and_its_node_is_told_of(
+    backend: RayBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend.release()
+    actor_class = ray.remote(num_cpus=0, concurrency_groups={"looks": 1})(ray_team.Companion)
+    monkeypatch.setattr(ray_team, "own_protocol", lambda: "later")  # as a slot on a node that was upgraded says
+    with pytest.raises(NotFormed) as raised:
+        RayTeam(lambda rank: actor_class.remote(rank, 2), count=2, own=Place("near"), nodes=["near", "far"])
+    failed = raised.value.failed
+    assert (failed.kind, failed.node) == (
+        FailureKind.OUTAGE,
+        "far",
+    )  # charged to no trial, and counted against the node
+    assert failed.message.startswith("rank 1 of 2: the software on the node is another build (")
+
+
 @pytest.mark.parametrize("kind", [FailureKind.GPU_FAULT, FailureKind.FATAL])
 def test_what_may_be_a_nodes_doing_is_told_of_with_it(kind: FailureKind, backend: RayBackend, tmp_path: Path) -> None:
     class Companion:
-        def look(self) -> Place:
+        def look(self, *_: object) -> Place:
             return Place("far")
 
         def train(self, *_args: object) -> Outcome:
@@ -236,7 +257,7 @@ def test_the_outcome_is_the_rank_that_is_to_blame(dies: bool, backend: RayBacken
     """One that fails leaves the others waiting; one that dies makes them fail of the connection, maybe first."""
 
     class Companion:
-        def look(self) -> Place:
+        def look(self, *_: object) -> Place:
             return Place("here")
 
         def train(self, *_args: object) -> Outcome:
@@ -280,7 +301,7 @@ def test_what_becomes_of_a_rank_after_the_first_has_ended_does_not_matter_and_it
         def __init__(self, ending: str) -> None:
             self._ending = ending
 
-        def look(self) -> Place:
+        def look(self, *_: object) -> Place:
             return Place("here", (self._ending,))
 
         def train(self, *_args: object) -> Outcome:
@@ -313,8 +334,7 @@ def test_what_becomes_of_a_rank_after_the_first_has_ended_does_not_matter_and_it
     team = RayTeam(begin, count=2, own=Place("here", ("own",)), end_seconds=0.1 if ending == "hangs" else 240)
     task = TrainTask("ended", trial(epochs=1), str(tmp_path))
     assert team.train(task, train_as_rank_0) == Stopped()
-    with pytest.raises(RayActorError):
-        ray.get(started[0].look.remote(), timeout=240)
+    _until_killed(started[0])
     for _ in range(2):
         assert team.train(task, train_as_rank_0) == Stopped()
         assert team.place == Place("here", ("own", "well"))

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from fixnorm_core.data.store import BucketDown, Pace, explained, open_store
 from fixnorm_core.errors import DataError
 from fixnorm_core.files import partial_of
+from fixnorm_core.waits import waiting_for
 
 __all__ = ["ArtifactStore", "Artifacts", "Damaged", "NotThere", "Version", "attempt_folder", "code_name", "log_name"]
 
@@ -356,6 +357,10 @@ class ArtifactStore:
             raise BucketDown(f"{self.url}/{name} has {found} bytes in the store, and {size} were sent", _AGAIN)
 
     def _ask(self, ask: Callable[[], _Answer]) -> _Answer:
+        with waiting_for(self.url):
+            return self._ask_again(ask)
+
+    def _ask_again(self, ask: Callable[[], _Answer]) -> _Answer:
         until, pause = self.clock() + self.patience_seconds, _FIRST_PAUSE_SECONDS
         while True:
             try:

@@ -182,7 +182,7 @@ class TrialView(_View):
         validation_accuracy: Final; None while it runs, and for a failed or pruned one.
         curve: Validation accuracy after each finished epoch.
         epochs: Epochs planned.
-        reason: Why it failed, was cancelled or was stopped early; empty otherwise.
+        reason: Why it failed, was cancelled or was stopped early; what it waits for while it runs; empty otherwise.
         attempts: How often it was started.
         seconds: Wall time of its attempts so far.
     """

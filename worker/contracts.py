@@ -19,6 +19,7 @@ from fixnorm_core.artifacts import Artifacts
 from fixnorm_core.reach import LOCAL, Reach
 from fixnorm_core.reports import EpochReport, Evaluation, TrialResult
 from fixnorm_core.spec import ResourceSpec, TrialSpec
+from fixnorm_core.waits import StoreWait
 
 __all__ = [
     "LOST_TOUCH",
@@ -295,12 +296,15 @@ class Update:
     Attributes:
         outcome: Set once, in the attempt's last update.
         place: Where it ran, with the outcome; None where that is not known, or had no part in it.
+        waits: The object store that it has waited for so long that it is worth telling; None if for none. There is an
+            update when it begins to, and when it no longer does.
     """
 
     attempt_id: str
     reports: tuple[EpochReport, ...] = ()
     outcome: Outcome | None = None
     place: Place | None = None
+    waits: StoreWait | None = None
 
 
 class Backend(Protocol):

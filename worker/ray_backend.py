@@ -49,6 +49,7 @@ class _SlotHandle:
         told: How many reports of the attempt have been handed over.
         stored: How many of them were acknowledged.
         ended: Whether its outcome has been handed over.
+        waits: Whether it was told last that it waits for an object store.
     """
 
     name: str
@@ -61,11 +62,12 @@ class _SlotHandle:
     told: int = 0
     stored: int = 0
     ended: bool = False
+    waits: bool = False
 
     def take(self, attempt_id: str | None) -> None:
         """Begins with another attempt, or none."""
         self.attempt_id, self.started, self.pending_poll = attempt_id, None, None
-        self.told, self.stored, self.ended = 0, 0, False
+        self.told, self.stored, self.ended, self.waits = 0, 0, False, False
 
 
 @dataclass(slots=True)
@@ -311,11 +313,12 @@ class RayBackend:
         reports = news.reports[max(0, slot.told - news.skipped) :]
         slot.told = news.skipped + len(news.reports)
         slot.ended = news.outcome is not None
-        if reports or news.outcome is not None:
+        began_or_ended, slot.waits = slot.waits is (news.waits is None), news.waits is not None
+        if reports or news.outcome is not None or began_or_ended:
             place, outcome = self._called(slot.place) if slot.ended else None, news.outcome
             if isinstance(outcome, Failed) and outcome.node is not None:
                 outcome = replace(outcome, node=self._names.get(outcome.node))
-            self._news.append(Update(news.attempt_id, reports, outcome, place))
+            self._news.append(Update(news.attempt_id, reports, outcome, place, news.waits))
 
     def _slot_of(self, attempt_id: str) -> _SlotHandle | None:
         return next((slot for slot in self._slots if slot.attempt_id == attempt_id), None)

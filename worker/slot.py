@@ -19,6 +19,7 @@ from importlib.metadata import version
 from typing import Any, Protocol
 
 from fixnorm_core.reports import EpochReport
+from fixnorm_core.waits import StoreWait, wait_of
 from worker.contracts import NOWHERE, Failed, Outcome, Place, Resources, Task, TrainTask
 from worker.protocol import protocol_of, require_same
 from worker.run_task import DataCache, Join, run_task, train_alone
@@ -54,12 +55,14 @@ class News:
         skipped: How many reports came before these.
         reports: In the order of their epochs.
         outcome: Once the task has ended.
+        waits: The object store that it waits for, once that has taken long.
     """
 
     attempt_id: str
     skipped: int
     reports: tuple[EpochReport, ...]
     outcome: Outcome | None
+    waits: StoreWait | None = None
 
 
 class NotFormed(Exception):
@@ -110,6 +113,7 @@ class Slot:
         form_team: Callable[[], Team] | None = None,
         end: Callable[[], None] = _exit,
         clock: Callable[[], float] = time.monotonic,
+        told_after_seconds: float = 15.0,
     ) -> None:
         """Begins idle.
 
@@ -121,7 +125,9 @@ class Slot:
             form_team: Starts the other ranks, where several train its trials; may raise :class:`NotFormed`.
             end: Ends this process.
             clock: Seconds that only grow.
+            told_after_seconds: How long it waits for an object store before that is told.
         """
+        self._told_after_seconds = told_after_seconds
         self._resources = resources
         self._own_place = where()
         self._team: Team | None = None
@@ -141,6 +147,7 @@ class Slot:
         self._skipped = 0
         self._outcome: Outcome | None = None
         self._stop_asked = threading.Event()
+        self._thread: threading.Thread | None = None
         if patience_seconds is not None:
             args = (patience_seconds, end)
             threading.Thread(target=self._watch, args=args, name="patience", daemon=True).start()
@@ -188,7 +195,8 @@ class Slot:
             self._stop_asked.clear()
             self._lock.notify_all()
         # A daemon thread: a killed slot does not wait for its epoch to end.
-        threading.Thread(target=self._run, args=(task,), name=task.attempt_id, daemon=True).start()
+        self._thread = threading.Thread(target=self._run, args=(task,), name=task.attempt_id, daemon=True)
+        self._thread.start()
         return self.place
 
     @property
@@ -205,7 +213,7 @@ class Slot:
             if stored > self._skipped:
                 del self._reports[: stored - self._skipped]
                 self._skipped = stored
-            return News(self._attempt_id, self._skipped, tuple(self._reports), self._outcome)
+            return News(self._attempt_id, self._skipped, tuple(self._reports), self._outcome, self._long_wait())
 
     def poll_of(self, attempt_id: str, told: int, stored: int, term: int, *, seconds: float) -> News | None:
         """As :meth:`poll` once that attempt has more news than ``told`` reports, and after so long whatever there is.
@@ -240,6 +248,12 @@ class Slot:
             self._admit(term)
             if self._attempt_id == attempt_id:
                 self._stop_asked.set()
+
+    def _long_wait(self) -> StoreWait | None:
+        if self._outcome is not None or self._thread is None:
+            return None
+        wait = wait_of(self._thread.ident)
+        return wait if wait is not None and wait.seconds >= self._told_after_seconds else None
 
     def _admit(self, term: int) -> None:
         if term < self._term:

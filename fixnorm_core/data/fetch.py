@@ -27,6 +27,7 @@ from fixnorm_core.disk import full_disk, size_text
 from fixnorm_core.errors import DataError
 from fixnorm_core.reach import Reach, Roots
 from fixnorm_core.spec import DataSpec
+from fixnorm_core.waits import waiting_for
 
 __all__ = ["Object", "fetched", "objects_of", "version_of"]
 
@@ -124,7 +125,8 @@ class _Bucket:
         Raises:
             DataError: If there is nothing, or a key cannot be a file's name below the address.
         """
-        found = sorted(self.store.find(self._place, detail=True).items())
+        with waiting_for(self.url):
+            found = sorted(self.store.find(self._place, detail=True).items())
         below = ((path, facts) for path, facts in found if path != self._place)
         listed = [(path[len(self._place) + 1 :], facts["size"], facts.get("ETag", "")) for path, facts in below]
         return objects_of(listed, url=self.url, images_only=self.images_only)
@@ -139,9 +141,10 @@ class _Bucket:
                 os.utime(partial)  # it is not abandoned
                 some = objects[start : start + _AT_ONCE]
                 try:
-                    self.store.get(
-                        [f"{self._place}/{each.name}" for each in some], [str(partial / each.name) for each in some]
-                    )
+                    with waiting_for(self.url):
+                        self.store.get(
+                            [f"{self._place}/{each.name}" for each in some], [str(partial / each.name) for each in some]
+                        )
                 except FileNotFoundError as error:
                     if error.filename is not None:
                         raise

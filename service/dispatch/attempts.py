@@ -29,6 +29,8 @@ from service.dispatch.lease import Lease
 from service.dispatch.ledger import Ledger
 from service.dispatch.live import Live, LiveAttempt
 from service.dispatch.nodes import Nodes
+from service.dispatch.results import tell_result
+from service.dispatch.waits import StoreWaits
 from service.events.records import record, record_ends, record_epochs
 from service.jobs import repository
 from service.jobs.files import JobFiles
@@ -87,6 +89,7 @@ class Attempts:
     _announced: set[str] = field(default_factory=set, init=False)
     _stopping: set[str] = field(default_factory=set, init=False)
     _unanswered: set[str] = field(default_factory=set, init=False)
+    _waits: StoreWaits = field(default_factory=StoreWaits, init=False)
 
     def __post_init__(self) -> None:
         self.stored = Ledger(self.database, self.lease)
@@ -168,6 +171,7 @@ class Attempts:
         self._announced.clear()
         self._stopping.clear()
         self._unanswered.clear()
+        self._waits.forget_all()
 
     def settle(self, job_id: str, found: Mapping[str, Resources], *, reason: str) -> None:
         """After a restart: what the backend has found is adopted, what else was live is lost.
@@ -188,6 +192,7 @@ class Attempts:
                 )
             if lost:
                 repository.give_turn_back(session, job_id)
+        self._waits.adopt(adopted)
         for row in adopted:
             attempt = LiveAttempt(row.id, token, job_id, AttemptKind(row.kind), row.trial_number, found[row.id])
             self.live[row.id] = attempt
@@ -198,7 +203,7 @@ class Attempts:
             self._add_last_words(job_id, row.trial_number, row.id, AttemptState.LOST, reason)
         for row in self.stored.of(job_id):
             if row.kind == AttemptKind.TRAIN:
-                self._tell(row)
+                tell_result(self.open_study(job_id), row)
         self.tell_events(job_id, epochs=True)
 
     def end_unknown(self, found: Collection[str]) -> None:
@@ -283,6 +288,7 @@ class Attempts:
         match update.outcome:
             case None:
                 self._tell_epochs(attempt, epochs)
+                self._waits.note(attempt, update.waits, stored=self.stored, now=self.now())
                 if epochs and not update.reports[-1].diverged:
                     self._stop_if_losing(attempt)
             case Trained(result):
@@ -355,7 +361,7 @@ class Attempts:
         if is_mine and state is not AttemptState.COMPLETE:  # else this is tried again, and they are there
             self._add_last_words(attempt.job_id, attempt.trial_number, attempt.id, state, reason)
         if attempt.kind is AttemptKind.TRAIN:
-            self._tell(row)
+            tell_result(self.open_study(row.job_id), row)
             final = state is AttemptState.CANCELLED or failure in _LASTING_FAILURES
             failures = self.stored.charged_failures(attempt.job_id, attempt.kind, attempt.trial_number)
             if final or failures >= MAX_RETRYABLE_FAILURES:
@@ -387,10 +393,4 @@ class Attempts:
         self.meters.hold(self.live.held())
         self._announced.discard(attempt_id)
         self._stopping.discard(attempt_id)
-
-    def _tell(self, row: AttemptRow) -> None:
-        """Tells Optuna a committed result; a trial that is finished already stays as it is."""
-        if row.state == AttemptState.PRUNED:
-            self.open_study(row.job_id).tell_pruned(row.trial_number)
-        if row.state == AttemptState.COMPLETE and row.result is not None:
-            self.open_study(row.job_id).tell(row.trial_number, TrialResult.model_validate(row.result, extra="ignore"))
+        self._waits.forget(attempt_id)

@@ -13,7 +13,7 @@ from fixnorm_core.reports import TrialOutcome
 from fixnorm_core.spec import JobSpec
 from fixnorm_core.tuning.attributes import CONFIRM, KIND
 from fixnorm_core.tuning.recommend import Point, recommend, to_confirm
-from service.database.rows import AttemptKind, AttemptRow, AttemptState, JobRow
+from service.database.rows import LIVE_ATTEMPT_STATES, AttemptKind, AttemptRow, AttemptState, JobRow
 from service.dispatch.attempts import MAX_RETRYABLE_FAILURES
 from service.dispatch.limits import Finished, Times, is_overdue
 from service.dispatch.live import LiveAttempt
@@ -74,6 +74,7 @@ def gather(
         reason=job.reason,
         unstarted=_unstarted(trials, rows),
         live=frozenset(attempt.trial_number for attempt in live if attempt.kind is AttemptKind.TRAIN),
+        waits={row.trial_number: row.reason for row in rows if row.reason and row.state in LIVE_ATTEMPT_STATES},
         resting=resting,
         evaluation_rests=next((rest for (kind, _), rest in rests.items() if kind is AttemptKind.EVALUATE), None),
         search_over=job.stop_reason,

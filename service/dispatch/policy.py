@@ -52,6 +52,7 @@ class JobFacts:
         state: Where it is.
         reason: Why it is there, as stored; said again of a paused one.
         live: Numbers of the trials that an attempt is training now.
+        waits: What trials that run wait for, by number, where that takes long.
         unstarted: Numbers of the unfinished trials that no attempt has ever trained.
         resting: Trials that wait to be tried again, by number; they keep their place beside the live ones.
         search_over: Why the search has ended; None while it has not.
@@ -78,6 +79,7 @@ class JobFacts:
     state: JobState = JobState.RUNNING
     reason: str = ""
     live: frozenset[int] = field(default_factory=frozenset)
+    waits: Mapping[int, str] = field(default_factory=dict)
     unstarted: frozenset[int] = field(default_factory=frozenset)
     resting: Mapping[int, Rest] = field(default_factory=dict)
     search_over: str | None = None
@@ -211,7 +213,9 @@ def _finish(facts: JobFacts, *, room: int) -> Action:
         return Fail(f"the test accuracy could not be measured: {facts.last_failure}")
     if facts.evaluation_rests is not None:
         return Wait(_again("the test accuracy", facts.evaluation_rests))
-    return Wait("measuring the test accuracy") if facts.evaluating else Evaluate(facts.best.best_run)
+    if not facts.evaluating:
+        return Evaluate(facts.best.best_run)
+    return Wait(", ".join(("measuring the test accuracy", *facts.waits.values())))
 
 
 def _end_without_result(facts: JobFacts) -> Action:
@@ -264,6 +268,7 @@ def _running(facts: JobFacts) -> str:
     numbers = " and ".join(str(number) for number in sorted(facts.live))
     what = "trial" if len(facts.live) == 1 else "trials"
     running = [f"training {what} {numbers}"] if facts.live else []
+    running += [f"trial {number} is {reason}" for number, reason in sorted(facts.waits.items())]
     return "; ".join(running + [_again(f"trial {number}", rest) for number, rest in sorted(facts.resting.items())])
 
 

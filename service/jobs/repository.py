@@ -25,6 +25,7 @@ __all__ = [
     "attempts_of",
     "count_by_state",
     "end_attempt",
+    "explain_attempt",
     "find_attempt",
     "find_by_key",
     "find_job",
@@ -248,6 +249,16 @@ def find_attempt(session: Session, attempt_id: str) -> AttemptRow | None:
 def start_attempt(session: Session, attempt_id: str, *, lease: str | None) -> bool:
     """Marks an attempt as running when its first report arrives."""
     return _move(session, attempt_id, AttemptState.RUNNING, lease=lease) is not None
+
+
+def explain_attempt(session: Session, attempt_id: str, *, lease: str | None, reason: str) -> None:
+    """Says what a live attempt waits for, or that it waits no more; changes nothing of one that is not that lease's."""
+    guard = (
+        AttemptRow.id == attempt_id,
+        AttemptRow.state.in_(LIVE_ATTEMPT_STATES),
+        AttemptRow.lease.is_not_distinct_from(lease),
+    )
+    session.execute(update(AttemptRow).where(*guard).values(reason=reason))
 
 
 def adopt_attempt(session: Session, attempt_id: str, *, lease: str | None, to: str) -> None:

@@ -207,7 +207,8 @@ def _progress(spec: JobSpec, attempts: Sequence[AttemptRow]) -> Progress:
 def _trial_view(spec: JobSpec, trial: FrozenTrial, attempts: Sequence[AttemptRow], *, now: datetime) -> TrialView:
     state = _state(trial, attempts)
     kind: Literal["search", "confirm"] = "confirm" if trial.user_attrs.get(KIND) == CONFIRM else "search"
-    ended = state in (TrialState.FAILED, TrialState.CANCELLED, TrialState.PRUNED)
+    tells = state in (TrialState.FAILED, TrialState.CANCELLED, TrialState.PRUNED)
+    waits = state is TrialState.RUNNING and bool(attempts) and attempts[-1].state in LIVE_ATTEMPT_STATES
     # Never less than none: while no server ran, the clock may have been set back
     seconds = sum(max(0.0, ((row.ended_at or now) - row.created_at).total_seconds()) for row in attempts)
     return TrialView(
@@ -219,7 +220,7 @@ def _trial_view(spec: JobSpec, trial: FrozenTrial, attempts: Sequence[AttemptRow
         validation_accuracy=trial.value if trial.state is OptunaState.COMPLETE else None,
         curve=tuple(trial.intermediate_values[step] for step in sorted(trial.intermediate_values)),
         epochs=spec.training.epochs,
-        reason=(attempts[-1].reason if attempts else "it was never trained") if ended else "",
+        reason=(attempts[-1].reason if attempts else "it was never trained") if tells or waits else "",
         attempts=len(attempts),
         seconds=seconds if attempts else None,
     )

@@ -203,7 +203,8 @@ class FailureKind(StrEnum):
     costs the budget nothing."""
 
     OUTAGE = "outage"
-    """The node died or was taken away, or nothing could be started: as above, and no number of them fails the trial."""
+    """The node died, was taken away or lacks what any trial needs, or nothing could be started: as above, and no number
+    of them fails the trial."""
 
     GPU_MEMORY = "gpu_memory"
     """CUDA was out of memory: perhaps another process's doing the first time, the job's own the second."""

@@ -29,7 +29,7 @@ from fixnorm_core.spec import TrialSpec
 from worker.contracts import EvaluateTask, Task, log_path
 from worker.kept_log import KeptLog, put_what_is_left
 
-__all__ = ["Keeper", "prepared", "with_code"]
+__all__ = ["Keeper", "NodeUnfit", "prepared", "with_code"]
 
 log = logging.getLogger("fixnorm_core")
 
@@ -41,6 +41,10 @@ _SCRATCH = (
 )
 
 _WEIGHTS, _BEST, _CHECKPOINTS = "weights.safetensors", "best.safetensors", "checkpoint-*.pt"
+
+
+class NodeUnfit(DataError):
+    """This node lacks what a trial of any job needs there, which another may have."""
 
 
 class Keeper(Protocol):
@@ -253,14 +257,17 @@ def prepared(task: Task, *, rank: int = 0) -> Iterator[tuple[Task, Keeper]]:
     on this machine goes when the next one begins.
 
     Raises:
-        DataError: If the extra ``s3`` is not installed, or the scratch folder cannot be made.
+        NodeUnfit: If the extra ``s3`` is not installed, or the scratch folder cannot be made.
         OSError: If the disk is full.
     """
     artifacts = task.artifacts
     if artifacts is None:
         yield task, _InPlace()
         return
-    open_store(artifacts.url)  # else nobody would say what is not installed
+    try:
+        open_store(artifacts.url)  # else nobody would say what is not installed
+    except DataError as error:
+        raise NodeUnfit(error.rule, error.way_out) from error
     with _scratch(_root(artifacts), f"{task.attempt_id}{f'.rank-{rank}' if rank else ''}") as folder:
         store = ArtifactStore(artifacts.url, artifacts.patience_seconds, Pace.TRANSFER, excused=True)
         here = replace(task, folder=str(folder))
@@ -305,7 +312,7 @@ def _scratch(root: Path, name: str) -> Iterator[Path]:
     except OSError as error:
         if full_disk(error) is not None:
             raise
-        raise DataError(f"trials cannot work in {root}: {error.strerror}", _SCRATCH) from error
+        raise NodeUnfit(f"trials cannot work in {root}: {error.strerror}", _SCRATCH) from error
     try:
         yield folder
     finally:
@@ -318,7 +325,7 @@ def _require_own(root: Path) -> None:
     """Refuses a folder that another account made first, where all may make some: it could lead what is written away."""
     found = root.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise DataError(
+        raise NodeUnfit(
             f"trials cannot work in {root}: it is a link, another account's, or others may write to it", _SCRATCH
         )
 
@@ -348,4 +355,4 @@ def _root(artifacts: Artifacts) -> Path:
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fixnorm-tune" / "trials"
     except RuntimeError as error:
-        raise DataError(f"the account {os.getuid()} of the workers has no home folder to work in", _SCRATCH) from error
+        raise NodeUnfit(f"the account {os.getuid()} of the workers has no home folder to work in", _SCRATCH) from error

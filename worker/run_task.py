@@ -31,7 +31,7 @@ from worker.contracts import (
     TrainTask,
     log_path,
 )
-from worker.keeping import Keeper, prepared, with_code
+from worker.keeping import Keeper, NodeUnfit, prepared, with_code
 from worker.output import printed_to
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _failed(task: Task, error: Exception) -> Failed:
         path = Path(full.filename or task.folder)
         return Failed(FailureKind.DISK_FULL, no_space_at(path, needed=_last_size(Path(task.folder))), details)
     if isinstance(error, FixNormError):
-        kind = FailureKind.BUCKET_DOWN if isinstance(error, BucketDown) else FailureKind.FATAL
+        kind = next((kind for of, kind in _KINDS.items() if isinstance(error, of)), FailureKind.FATAL)
         return Failed(kind, str(error), details)
     if isinstance(error, MemoryError):
         return Failed(FailureKind.RETRYABLE, "the worker ran out of memory", details)
@@ -152,6 +152,10 @@ def _failed(task: Task, error: Exception) -> Failed:
     if kind is FailureKind.CRASHED and task.trial.ranks > 1 and _is_of_the_connection(error):
         return Failed(FailureKind.RETRYABLE, f"{LOST_TOUCH}: {what}", details)
     return Failed(kind, what, details)
+
+
+_KINDS = {BucketDown: FailureKind.BUCKET_DOWN, NodeUnfit: FailureKind.OUTAGE}
+"""Of refusals that are not the job's fault."""
 
 
 def _last_size(folder: Path) -> int | None:

@@ -7,6 +7,7 @@ differently, so that a proposal would depend on how many cores a machine has.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -20,10 +21,14 @@ __all__ = ["one_thread"]
 def one_thread() -> Iterator[None]:
     """While this is entered each matrix is one thread's; afterwards all is as it was.
 
-    The limit is the whole process's: of threads that enter at once the first one sets and lifts it (threadpoolctl 3.8).
+    The limit is the whole process's, so one thread is in here at a time: of two, the first to leave would lift it for
+    both, and the last would put back what it had found, which is the limit.
     """
-    with _libraries().limit(limits=1, user_api="blas"):
+    with _ALONE, _libraries().limit(limits=1, user_api="blas"):
         yield
+
+
+_ALONE = threading.RLock()
 
 
 @cache

@@ -58,5 +58,5 @@ def _trouble(store: ArtifactStore) -> str | None:
     except DataError as error:
         return error.rule
     except Exception as error:  # the boundary: whatever a store makes its client raise, the next look comes
-        return repr(error)
+        return type(error).__name__  # its words may repeat an endpoint
     return None

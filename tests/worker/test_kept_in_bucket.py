@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from hashlib import sha256
@@ -455,12 +456,24 @@ def test_a_scratch_folder_that_has_other_uses_loses_nothing_of_them(
     assert [path for path in files if not path.exists()] == []
 
 
-def test_a_scratch_folder_that_cannot_be_made_names_the_setting(node: Node, tmp_path: Path) -> None:
+def test_a_scratch_folder_that_cannot_be_made_names_the_setting_and_is_no_fault_of_the_job(
+    node: Node, tmp_path: Path
+) -> None:
     (tmp_path / "1").touch()
     outcome = node.train(1)
     assert isinstance(outcome, Failed)
-    assert outcome.kind is FailureKind.FATAL
+    assert outcome.kind is FailureKind.OUTAGE  # of this node, which is soon out of use
     assert "FIXNORM_SCRATCH" in outcome.message
+
+
+def test_a_node_without_the_extra_is_told_how_to_get_it_and_is_no_fault_of_the_job(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    outcome = node.train(1)
+    assert isinstance(outcome, Failed)
+    assert outcome.kind is FailureKind.OUTAGE
+    assert "Install the extra s3 there" in outcome.message
 
 
 def test_a_scratch_folder_that_others_can_write_to_is_not_worked_in(node: Node, tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ It runs with all that the worker's account may do; whether one may come at all i
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import stat
 import sys
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -16,6 +18,7 @@ from fixnorm_core.errors import SpecError
 from fixnorm_core.files import replacing
 from fixnorm_core.reach import Reach
 from fixnorm_core.spec import JobSpec
+from fixnorm_core.spec.job import CODE_BYTES
 
 __all__ = [
     "digest_of",
@@ -58,7 +61,7 @@ def named_by_code(spec: JobSpec, *, reach: Reach) -> JobSpec:
     """
     for name in (spec.model.name, spec.data.name):
         kept = _KEPT.fullmatch(name)
-        if kept is not None and reach.code is not None and not _path(reach.code, kept["digest"]).is_file():
+        if kept is not None and reach.code is not None and not has_code(kept["digest"], folder=Path(reach.code)):
             raise SpecError(
                 f"{name!r} is of a Python file that has not come to this server",
                 f"Send the file with the job, and name the factory code:{kept['factory']}",
@@ -86,7 +89,7 @@ def named_by_code(spec: JobSpec, *, reach: Reach) -> JobSpec:
 
 
 def kept_code(spec: JobSpec, *, folder: Path) -> str | None:
-    """The file that a stored job came with; None if it came with none, or it is not there any more.
+    """The file that a stored job came with; None if it came with none, or it is not there any more as it came.
 
     Args:
         spec: As it is stored.
@@ -94,10 +97,8 @@ def kept_code(spec: JobSpec, *, folder: Path) -> str | None:
     """
     if (digest := _digest_in(spec)) is None:
         return None
-    try:
-        return _path(folder, digest).read_bytes().decode()
-    except FileNotFoundError:
-        return None
+    content = _read(folder, digest)
+    return content.decode() if content is not None else None
 
 
 def named_for_sending(spec: JobSpec) -> JobSpec:
@@ -112,8 +113,8 @@ def named_for_sending(spec: JobSpec) -> JobSpec:
 
 
 def has_code(digest: str, *, folder: Path) -> bool:
-    """Whether a file has been kept there."""
-    return _path(folder, digest).is_file()
+    """Whether a file has been kept there, and is what it was."""
+    return _read(folder, digest) is not None
 
 
 def keep_code(text: str, *, folder: Path) -> str:
@@ -123,9 +124,8 @@ def keep_code(text: str, *, folder: Path) -> str:
         OSError: If there is no room, say.
     """
     digest = _digest(text)
-    path = _path(folder, digest)
-    if not path.exists():
-        with replacing(path) as file:
+    if not has_code(digest, folder=folder):
+        with replacing(_path(folder, digest)) as file:
             file.write(text.encode())
     return digest
 
@@ -169,6 +169,19 @@ def _digest_in(spec: JobSpec) -> str | None:
     """Of the one file that a stored job names; two can come with no job again."""
     named = {match["digest"] for name in (spec.model.name, spec.data.name) if (match := _KEPT.fullmatch(name))}
     return named.pop() if len(named) == 1 else None
+
+
+def _read(folder: Path, digest: str) -> bytes | None:
+    """A file that was kept; None for what is not that one: workers can write there, and may put a link in its place."""
+    try:
+        descriptor = os.open(_path(folder, digest), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        content = os.read(descriptor, CODE_BYTES + 1) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
+    finally:
+        os.close(descriptor)
+    return content if content is not None and hashlib.sha256(content).hexdigest() == digest else None
 
 
 def _path(folder: Path | str, digest: str) -> Path:

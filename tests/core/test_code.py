@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from fixnorm_core.code import keep_code, named_by_code
+from fixnorm_core.code import has_code, keep_code, kept_code, named_by_code
 from fixnorm_core.errors import DataError, ModelError, SpecError
 from fixnorm_core.models.build import build_model
 from fixnorm_core.models.catalog import check_model
@@ -94,6 +94,29 @@ def test_a_file_that_was_changed_or_is_gone_is_not_run(reach: Reach, tmp_path: P
     path.write_text(CODE + "\nraise SystemExit\n")
     with pytest.raises(ModelError, match="is not the file that came with the job"):
         build_model(kept, classes=2, channels=3, image_size=8, reach=reach)
+
+
+@pytest.mark.parametrize("instead", ["a link", "other words", "a folder"])
+def test_what_is_in_a_kept_files_place_is_not_shown_and_makes_way_for_the_file(
+    reach: Reach, tmp_path: Path, instead: str
+) -> None:
+    """Workers can write there, beside users' code; a server shows what it has kept to whoever reads jobs."""
+    spec, folder = named_by_code(job(), reach=reach), tmp_path / "code"
+    digest = keep_code(CODE, folder=folder)
+    (kept,) = folder.iterdir()
+    assert kept_code(spec, folder=folder) == CODE
+    kept.unlink()
+    if instead == "a link":
+        kept.symlink_to("/proc/self/environ")
+    elif instead == "a folder":
+        kept.mkdir()
+    else:
+        kept.write_text("other words")
+    assert kept_code(spec, folder=folder) is None
+    assert not has_code(digest, folder=folder)
+    if instead != "a folder":
+        keep_code(CODE, folder=folder)
+        assert kept_code(spec, folder=folder) == CODE
 
 
 @pytest.mark.parametrize(

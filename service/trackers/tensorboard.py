@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+import structlog
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.tensorflow_stub.errors import DataLossError, OutOfRangeError
@@ -30,7 +31,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from service.events.schemas import EventKind, EventView
-from service.jobs.folders import tensorboard_folder
+from service.jobs.folders import is_own, tensorboard_folder
 from service.schemas import TrialState
 from service.trackers.contracts import Tracked
 
@@ -52,6 +53,9 @@ TAGS = {
 
 _EXPERIMENT, _START, _END = ("_hparams_/experiment", "_hparams_/session_start_info", "_hparams_/session_end_info")
 _FILE_VERSION = "brain.Event:2"
+_NAME, _NAMES = "events.out.tfevents.0.fixnorm", "events.out.tfevents.*"
+
+_log = structlog.get_logger(__name__)
 
 
 def run_name(trial: int) -> str:
@@ -72,6 +76,7 @@ class TensorBoardTracker:
         """
         self._state_dir = state_dir
         self._runs: dict[Path, _Run] = {}
+        self._linked: set[Path] = set()
 
     def tell(self, job: Tracked, events: Sequence[EventView]) -> None:
         """Writes events; when it returns, the disk has them.
@@ -87,6 +92,8 @@ class TensorBoardTracker:
                 if number is None:
                     continue
                 folder = tensorboard_folder(self._state_dir, job.id) / run_name(number)
+                if folder not in touched and self._is_linked(folder):
+                    continue
                 run = touched[folder] = self._run(folder)
                 _write(run, job, event)
                 if event.kind in (EventKind.TRIAL_ENDED, EventKind.JOB_ENDED):
@@ -112,6 +119,14 @@ class TensorBoardTracker:
         kinds = (EventKind.ATTEMPT_STARTED, EventKind.TRIAL_EPOCH, EventKind.TRIAL_ENDED)
         return event.trial if event.kind in kinds else None
 
+    def _is_linked(self, folder: Path) -> bool:
+        """Whether a link, which none but a worker can have put there, leads to what would be cut off or added to."""
+        linked = not is_own(folder / _NAME, below=self._state_dir) or any(map(Path.is_symlink, folder.glob(_NAMES)))
+        if linked and folder not in self._linked:
+            _log.warning("tensorboard.link_not_followed", folder=str(folder))
+            self._linked.add(folder)
+        return linked
+
     def _run(self, folder: Path) -> _Run:
         if folder not in self._runs:
             self._runs[folder] = _Run.open(folder)
@@ -130,7 +145,7 @@ class _Run:
     @classmethod
     def open(cls, folder: Path) -> _Run:
         """The run of a folder, with what its file holds; a torn record at the end is cut off."""
-        path = next(iter(sorted(folder.glob("events.out.tfevents.*"))), folder / "events.out.tfevents.0.fixnorm")
+        path = next(iter(sorted(folder.glob(_NAMES))), folder / _NAME)
         run, whole = cls(path, set()), 0
         if path.exists():
             for event, end in _events(path):

@@ -222,6 +222,29 @@ def test_what_is_no_number_is_left_out(tmp_path: Path, spec: JobSpec) -> None:
     assert curve(folder, "loss/train") == [(1, 2.0)]
 
 
+@pytest.mark.parametrize("of_the_folder", [False, True])
+def test_no_link_that_a_worker_has_left_is_written_through(tmp_path: Path, spec: JobSpec, of_the_folder: bool) -> None:
+    theirs, state = tmp_path / "theirs", tmp_path / "state"
+    theirs.mkdir()
+    file = theirs / "events.out.tfevents.1"
+    file.write_bytes(b"no event, and the server's own")
+    folder = tensorboard_folder(state, "j") / run_name(0)
+    folder.parent.mkdir(parents=True)
+    if of_the_folder:
+        folder.symlink_to(theirs)
+    else:
+        folder.mkdir()
+        (folder / file.name).symlink_to(file)
+    event = EventView(
+        number=1, job="j", kind=EventKind.TRIAL_EPOCH, at=datetime(2026, 1, 1, tzinfo=UTC), trial=0, epoch=1
+    )
+    tracker = TensorBoardTracker(state)
+    tracker.tell(Tracked("j", spec, JobState.RUNNING, None), [event.model_copy(update={"measures": {"train_loss": 2}})])
+    tracker.close()
+    assert file.read_bytes() == b"no event, and the server's own"
+    assert list(theirs.iterdir()) == [file]
+
+
 def test_a_trial_that_was_stopped_early_has_its_final_number_at_its_last_epoch(tmp_path: Path, spec: JobSpec) -> None:
     when = datetime(2026, 1, 1, tzinfo=UTC)
     assert spec.training.epochs > 3

@@ -98,6 +98,8 @@ class JobView(_View):
     Attributes:
         user: Whose it is, the ``share.user`` of its spec; None where nobody was named.
         reason: Why it is in this state, for a person.
+        reopened_at: When it last went on after an end, extended or retried; None if it never did. What lies between
+            that end and this is no time of its.
         stop_reason: Why its search ended, also while points are still being confirmed; None before.
         place: Among the jobs that wait for room, from 1; None when it does not wait for any.
         best: The best point so far, final once the state is SUCCEEDED; None until a trial is complete.
@@ -117,6 +119,7 @@ class JobView(_View):
     place: int | None = None
     created_at: datetime
     started_at: datetime | None
+    reopened_at: datetime | None = None
     ended_at: datetime | None
     spec: JobSpec
     progress: Progress
@@ -184,7 +187,8 @@ class TrialView(_View):
         epochs: Epochs planned.
         reason: Why it failed, was cancelled or was stopped early; what it waits for while it runs; empty otherwise.
         attempts: How often it was started.
-        seconds: Wall time of its attempts so far.
+        seconds: Wall time of its attempts so far. One that was lost with its server counts up to the last that was
+            heard of its job.
     """
 
     number: int

@@ -299,6 +299,7 @@ class Update:
         place: Where it ran, with the outcome; None where that is not known, or had no part in it.
         waits: The object store that it has waited for so long that it is worth telling; None if for none. There is an
             update when it begins to, and when it no longer does.
+        ended_seconds_ago: How long its outcome has been there: while no server was, perhaps.
     """
 
     attempt_id: str
@@ -306,6 +307,7 @@ class Update:
     outcome: Outcome | None = None
     place: Place | None = None
     waits: StoreWait | None = None
+    ended_seconds_ago: float = 0.0
 
 
 class Backend(Protocol):

@@ -318,7 +318,7 @@ class RayBackend:
             place, outcome = self._called(slot.place) if slot.ended else None, news.outcome
             if isinstance(outcome, Failed) and outcome.node is not None:
                 outcome = replace(outcome, node=self._names.get(outcome.node))
-            self._news.append(Update(news.attempt_id, reports, outcome, place, news.waits))
+            self._news.append(Update(news.attempt_id, reports, outcome, place, news.waits, news.ended_seconds_ago))
 
     def _slot_of(self, attempt_id: str) -> _SlotHandle | None:
         return next((slot for slot in self._slots if slot.attempt_id == attempt_id), None)

@@ -56,6 +56,7 @@ class News:
         reports: In the order of their epochs.
         outcome: Once the task has ended.
         waits: The object store that it waits for, once that has taken long.
+        ended_seconds_ago: How long the outcome has been there; zero without one.
     """
 
     attempt_id: str
@@ -63,6 +64,7 @@ class News:
     reports: tuple[EpochReport, ...]
     outcome: Outcome | None
     waits: StoreWait | None = None
+    ended_seconds_ago: float = 0.0
 
 
 class NotFormed(Exception):
@@ -146,6 +148,7 @@ class Slot:
         self._reports: list[EpochReport] = []
         self._skipped = 0
         self._outcome: Outcome | None = None
+        self._ended_at = 0.0
         self._stop_asked = threading.Event()
         self._thread: threading.Thread | None = None
         if patience_seconds is not None:
@@ -213,7 +216,9 @@ class Slot:
             if stored > self._skipped:
                 del self._reports[: stored - self._skipped]
                 self._skipped = stored
-            return News(self._attempt_id, self._skipped, tuple(self._reports), self._outcome, self._long_wait())
+            ago = self._clock() - self._ended_at if self._outcome is not None else 0.0
+            reports = tuple(self._reports)
+            return News(self._attempt_id, self._skipped, reports, self._outcome, self._long_wait(), ago)
 
     def poll_of(self, attempt_id: str, told: int, stored: int, term: int, *, seconds: float) -> News | None:
         """As :meth:`poll` once that attempt has more news than ``told`` reports, and after so long whatever there is.
@@ -280,7 +285,7 @@ class Slot:
         else:
             outcome = run(train_alone)
         with self._lock:
-            self._outcome = outcome
+            self._outcome, self._ended_at = outcome, self._clock()
             self._lock.notify_all()
 
     def _add(self, report: EpochReport) -> None:

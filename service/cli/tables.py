@@ -208,6 +208,7 @@ def job_block(job: JobView, *, server: str, width: int) -> Text:
         "limits": limits(spec.budget),
         "submitted": local_time(job.created_at),
         "started": local_time(job.started_at),
+        **({"reopened": local_time(job.reopened_at)} if job.reopened_at is not None else {}),
         "ended": local_time(job.ended_at),
     }
     if job.stop_reason and job.stop_reason != job.reason:

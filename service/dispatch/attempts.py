@@ -10,7 +10,8 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import partial
 from types import MappingProxyType
 from typing import assert_never
 
@@ -31,7 +32,7 @@ from service.dispatch.live import Live, LiveAttempt
 from service.dispatch.nodes import Nodes
 from service.dispatch.results import tell_result
 from service.dispatch.waits import StoreWaits
-from service.events.records import record, record_ends, record_epochs
+from service.events.records import last_heard, record, record_ends, record_epochs
 from service.jobs import repository
 from service.jobs.files import JobFiles
 from service.jobs.folders import trial_folder
@@ -186,10 +187,10 @@ class Attempts:
             lost = [row for row in live if row.id not in found]
             for row in adopted:
                 repository.adopt_attempt(session, row.id, lease=row.lease, to=token)
+            now, heard = self.now(), last_heard(session, job_id)  # after that no server may have been there
             for row in lost:
-                repository.end_attempt(
-                    session, row.id, AttemptState.LOST, lease=row.lease, now=self.now(), reason=reason
-                )
+                end = min(now, max(row.created_at, heard or now))
+                repository.end_attempt(session, row.id, AttemptState.LOST, lease=row.lease, now=end, reason=reason)
             if lost:
                 repository.give_turn_back(session, job_id)
         self._waits.adopt(adopted)
@@ -283,6 +284,7 @@ class Attempts:
                 self._refuse(update.attempt_id)
             return
         epochs = {report.epoch: report for report in update.reports}
+        end = partial(self._end, attempt, epochs=epochs, ago=timedelta(seconds=update.ended_seconds_ago))
         if epochs:
             self.open_study(attempt.job_id).report(attempt.trial_number, update.reports)
         match update.outcome:
@@ -292,17 +294,17 @@ class Attempts:
                 if epochs and not update.reports[-1].diverged:
                     self._stop_if_losing(attempt)
             case Trained(result):
-                self._end(attempt, AttemptState.COMPLETE, epochs=epochs, result=result)
+                end(AttemptState.COMPLETE, result=result)
             case Evaluated(evaluation):
-                self._end(attempt, AttemptState.COMPLETE, result=evaluation)
+                end(AttemptState.COMPLETE, result=evaluation)
             case Failed(kind, message, details):
                 attempt.log.warning("attempt.failed", kind=kind, message=message, details=details)
-                self._end(attempt, AttemptState.FAILED, epochs=epochs, reason=message, failure=kind)
+                end(AttemptState.FAILED, reason=message, failure=kind)
             case Cancelled():
-                self._end(attempt, AttemptState.CANCELLED, epochs=epochs, reason="cancelled")
+                end(AttemptState.CANCELLED, reason="cancelled")
             case Stopped():
                 reason = self.open_study(attempt.job_id).reason_to_prune(attempt.trial_number)
-                self._end(attempt, AttemptState.PRUNED, epochs=epochs, reason=reason or "stopped")
+                end(AttemptState.PRUNED, reason=reason or "stopped")
             case _:
                 assert_never(update.outcome)
 
@@ -332,6 +334,7 @@ class Attempts:
         state: AttemptState,
         *,
         epochs: Mapping[int, EpochReport] = MappingProxyType({}),
+        ago: timedelta = timedelta(0),
         reason: str = "",
         failure: FailureKind | None = None,
         result: TrialResult | Evaluation | None = None,
@@ -344,7 +347,7 @@ class Attempts:
                 attempt.id,
                 state,
                 lease=attempt.lease,
-                now=self.now(),
+                now=self.now() - ago,
                 reason=reason,
                 failure=failure,
                 result=stored,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import bindparam, func, insert, select
@@ -18,7 +19,19 @@ from fixnorm_core.reports import EpochReport, measures_of
 from service.database.rows import EventRow, JobRow
 from service.schemas import EventKind, EventView, TrialState, TrialView
 
-__all__ = ["events_after", "has_recorded", "last_number", "last_of", "record", "record_ends", "record_epochs"]
+__all__ = [
+    "events_after",
+    "has_recorded",
+    "last_heard",
+    "last_number",
+    "last_of",
+    "record",
+    "record_ends",
+    "record_epochs",
+]
+
+_OF_ATTEMPTS = (EventKind.ATTEMPT_STARTED, EventKind.TRIAL_EPOCH, EventKind.ATTEMPT_ENDED, EventKind.TRIAL_ENDED)
+"""What is recorded by the server that runs the jobs alone."""
 
 
 def record(session: Session, job_id: str, kind: EventKind, data: Mapping[str, Any], *, key: str | None = None) -> None:
@@ -76,6 +89,12 @@ def events_after(session: Session, job_id: str, number: int, *, limit: int) -> S
 def last_of(session: Session, job_id: str, kind: EventKind) -> dict[str, Any] | None:
     """What a job's last event of a kind tells; None before the first."""
     query = select(EventRow.data).where(EventRow.job_id == job_id, EventRow.kind == kind)
+    return session.scalar(query.order_by(EventRow.number.desc()).limit(1))
+
+
+def last_heard(session: Session, job_id: str) -> datetime | None:
+    """When the server last had news of a job's attempts, or started one; None if it never had."""
+    query = select(EventRow.created_at).where(EventRow.job_id == job_id, EventRow.kind.in_(_OF_ATTEMPTS))
     return session.scalar(query.order_by(EventRow.number.desc()).limit(1))
 
 

@@ -61,6 +61,7 @@ def job_view(
         stop_reason=job.stop_reason,
         created_at=job.created_at,
         started_at=job.started_at,
+        reopened_at=job.reopened_at,
         ended_at=job.ended_at,
         spec=spec,
         progress=_progress(spec, attempts),

@@ -340,7 +340,13 @@ def test_a_page_says_one_epoch_and_what_its_time_counts(http: httpx.Client, job:
     wait_for(http, job_id)
     text = http.get(f"/jobs/{job_id}").text
     assert "1 epoch a trial" in text
-    assert "from its first start to its end" in text  # of a retried job the time in between too
+    assert "from its start to its end" in text
+    httpx.post(f"{http.base_url}{JOBS}/{job_id}/extend".replace("//api", "/api"), json={"trials": 1}, timeout=60)
+    again = wait_for(http, job_id)
+    assert again.reopened_at is not None
+    assert again.started_at is not None
+    assert again.reopened_at > again.started_at
+    assert "from when it last went on to its end" in http.get(f"/jobs/{job_id}").text  # not what was between
 
 
 def test_the_list_tells_times_with_their_zone(http: httpx.Client, job: dict[str, Any]) -> None:

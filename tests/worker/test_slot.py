@@ -275,3 +275,16 @@ def test_a_broken_test_image_is_named_before_anything_is_trained(trial: TrialSpe
     assert reports == []
     assert isinstance(outcome, Failed)
     assert str(broken) in outcome.message
+
+
+def test_news_of_an_end_tell_how_long_ago_it_was(trial: TrialSpec, tmp_path: Path) -> None:
+    seconds = [100.0]
+    slot = Slot(ONE, clock=lambda: seconds[0])
+    slot.start(TrainTask("a", trial, str(tmp_path)))
+    assert end_of(slot).ended_seconds_ago == 0.0
+    seconds[0] += 7200.0  # no server was there
+    assert slot.claim(1).attempt_id == "a"
+    assert end_of(slot, 1).ended_seconds_ago == 7200.0
+    slot.free("a", 1)
+    slot.start(TrainTask("b", trial, str(tmp_path / "b")), 1)
+    assert end_of(slot, 1).ended_seconds_ago == 0.0

@@ -26,16 +26,17 @@ class ResourceSpec(Spec):
     """What each trial holds while it runs.
 
     Attributes:
-        cpus_per_trial: CPU cores; also the number of torch threads (at least one), of all ranks together.
-        gpus_per_trial: GPUs; whole numbers, or a fraction below one to share a GPU. With several, as many ranks train
-            the trial.
+        cpus_per_trial: CPU cores, a thousandth at least; also the number of torch threads (at least one), of all ranks
+            together.
+        gpus_per_trial: GPUs; whole numbers, or a fraction below one, a thousandth at least, to share a GPU. With
+            several, as many ranks train the trial.
         ranks_per_trial: Processes that train a trial together, each on its part of every batch. None takes one for each
             GPU, and one without any. Several on CPUs alone are for trying it out.
         nodes_per_trial: Machines that the ranks of a trial are on, as many on each; all that it holds is divided over
             them likewise.
     """
 
-    cpus_per_trial: float = Field(default=1.0, gt=0)
+    cpus_per_trial: float = Field(default=1.0, ge=0.001)
     gpus_per_trial: float = Field(default=0.0, ge=0)
     ranks_per_trial: int | None = Field(default=None, ge=1)
     nodes_per_trial: int = Field(default=1, ge=1)
@@ -45,6 +46,8 @@ class ResourceSpec(Spec):
     def _is_whole_above_one(cls, value: float) -> float:
         if value > 1 and value != int(value):
             raise ValueError(f"{value:g} GPUs cannot be held; above one, ask for a whole number")
+        if 0 < value < 0.001:
+            raise ValueError(f"{value:g} GPUs cannot be held; ask for 0, or for a thousandth of one at least")
         return value
 
     @model_validator(mode="after")

@@ -16,7 +16,6 @@ from types import MappingProxyType
 from typing import assert_never
 
 import structlog
-from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
 from fixnorm_core.artifacts import Artifacts
@@ -28,16 +27,15 @@ from service.database.rows import LIVE_ATTEMPT_STATES, AttemptKind, AttemptRow, 
 from service.dispatch.disk import waits_for_disk
 from service.dispatch.lease import Lease
 from service.dispatch.ledger import Ledger
-from service.dispatch.live import Live, LiveAttempt
+from service.dispatch.live import End, Live, LiveAttempt
 from service.dispatch.nodes import Nodes
-from service.dispatch.results import tell_result
+from service.dispatch.results import record_trials, tell_result
 from service.dispatch.waits import StoreWaits
-from service.events.records import last_heard, record, record_ends, record_epochs
+from service.events.records import last_heard, record, record_epochs
 from service.jobs import repository
 from service.jobs.files import JobFiles
 from service.jobs.folders import trial_folder
 from service.jobs.last_words import add_last_words
-from service.jobs.views import trial_views
 from service.metrics.meters import Meters
 from service.schemas import EventKind, JobState
 from service.studies.studies import AskedTrial, StudyHandle
@@ -90,6 +88,7 @@ class Attempts:
     _announced: set[str] = field(default_factory=set, init=False)
     _stopping: set[str] = field(default_factory=set, init=False)
     _unanswered: set[str] = field(default_factory=set, init=False)
+    _decided: dict[str, End] = field(default_factory=dict, init=False)
     _waits: StoreWaits = field(default_factory=StoreWaits, init=False)
 
     def __post_init__(self) -> None:
@@ -120,7 +119,7 @@ class Attempts:
             JobMoved: As :meth:`train`.
         """
         attempt = self._open(job, AttemptKind.TRAIN, number, NOTHING, params=None)
-        self._end(attempt, AttemptState.PRUNED, reason=reason)
+        self._carry_out(End(attempt, AttemptState.PRUNED, reason))
 
     def take_in(self) -> Collection[str] | None:
         """Applies all news from the backend; returns the jobs that it is of, and None if there was none.
@@ -128,7 +127,9 @@ class Attempts:
         There may be news that is of none: that an attempt that was cancelled is gone. News is forgotten only when it
         has been applied: after an error (a lost database, say) the next call goes on where this one stopped.
         """
-        touched = set(self._unanswered)
+        touched = {end.attempt.job_id for end in self._decided.values()} | self._unanswered
+        for end in tuple(self._decided.values()):
+            self._carry_out(end)
         for job_id in tuple(self._unanswered):  # its turn may be far away, and it may end before
             rows = self.stored.of(job_id)
             with self.stored.writing(job_id) as session:
@@ -153,14 +154,13 @@ class Attempts:
         for attempt in self.live.of(job_id):
             if trials is None or (attempt.kind is AttemptKind.TRAIN and attempt.trial_number in trials):
                 self.backend.cancel(attempt.id)
-                self._end(attempt, AttemptState.CANCELLED, reason=reason)
+                self._carry_out(End(attempt, AttemptState.CANCELLED, reason))
 
     def fail(self, attempt_ids: Collection[str], *, reason: str) -> None:
         """Ends live attempts now that have run for too long; what they hold is freed with their processes."""
         for attempt_id in attempt_ids:
-            attempt = self.live[attempt_id]
             self.backend.cancel(attempt_id)
-            self._end(attempt, AttemptState.FAILED, reason=reason, failure=FailureKind.OVERDUE)
+            self._carry_out(End(self.live[attempt_id], AttemptState.FAILED, reason, FailureKind.OVERDUE))
 
     def abandon(self) -> None:
         """Lets go of everything without a word to the database: another server has adopted it, or given it up."""
@@ -172,6 +172,7 @@ class Attempts:
         self._announced.clear()
         self._stopping.clear()
         self._unanswered.clear()
+        self._decided.clear()
         self._waits.forget_all()
 
     def settle(self, job_id: str, found: Mapping[str, Resources], *, reason: str) -> None:
@@ -221,12 +222,9 @@ class Attempts:
         """
         study = self.open_study(job_id)
         trials = study.trials() if number is None else [study.trials()[number]]
-        views = trial_views(study.spec, trials, attempts=self.stored.of(job_id), now=self.now())
+        rows = self.stored.of(job_id)
         with self.lease.writing() as session:
-            for trial in trials:
-                if trial.state is TrialState.FAIL or (epochs and trial.state.is_finished()):
-                    record_epochs(session, job_id, trial.number, trial.intermediate_values)
-            record_ends(session, job_id, views)
+            record_trials(session, job_id, study, trials, attempts=rows, epochs=epochs, now=self.now())
 
     def _what(
         self, attempt: LiveAttempt, spec: JobSpec, asked: AskedTrial
@@ -327,6 +325,12 @@ class Attempts:
                 self.stored.note(session, attempt.id)
             record_epochs(session, attempt.job_id, attempt.trial_number, epochs)
         self._announced.add(attempt.id)
+
+    def _carry_out(self, end: End) -> None:
+        """Ends an attempt as was decided here. No news tells of it again: what fails is done at the next look."""
+        self._decided[end.attempt.id] = end
+        self._end(end.attempt, end.state, reason=end.reason, failure=end.failure)
+        del self._decided[end.attempt.id]
 
     def _end(
         self,

@@ -1,4 +1,4 @@
-"""What runs now."""
+"""What runs now, and how it is to end."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import structlog
 
-from service.database.rows import AttemptKind
-from worker.contracts import NOTHING, Resources
+from service.database.rows import AttemptKind, AttemptState
+from worker.contracts import NOTHING, FailureKind, Resources
 
-__all__ = ["Live", "LiveAttempt"]
+__all__ = ["End", "Live", "LiveAttempt"]
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +31,16 @@ class LiveAttempt:
         """Says of every line which attempt it is about."""
         bound: structlog.stdlib.BoundLogger = log.bind(job=self.job_id, trial=self.trial_number, attempt=self.id)
         return bound
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How an attempt is to end, whatever its worker says."""
+
+    attempt: LiveAttempt
+    state: AttemptState
+    reason: str
+    failure: FailureKind | None = None
 
 
 class Live(dict[str, LiveAttempt]):

@@ -102,6 +102,8 @@ def test_a_deadline_is_kept_in_utc_and_survives_the_trip_through_json(text: str)
         ({"resources": {"ranks_per_trial": 4}, "training": {"batch_size": 3}}, "one of them would have no image"),
         ({"resources": {"ranks_per_trial": 2}, "training": {"sync_batchnorm": True}}, "computes on GPUs alone"),
         ({"resources": {"gpus_per_trial": 1.5}}, "1.5 GPUs cannot be held"),
+        ({"resources": {"gpus_per_trial": 5e-324}}, "ask for 0, or for a thousandth of one"),
+        ({"resources": {"cpus_per_trial": 5e-324}}, "greater than or equal to 0.001"),
         ({"resources": {"gpus_per_trial": 4, "nodes_per_trial": 3}}, "nodes_per_trial is 3 and a trial has 4 ranks"),
         ({"resources": {"nodes_per_trial": 2}}, "a trial has 1 rank, which cannot be divided"),
         ({"training": {"device": "cuda"}}, "hides every GPU from the trial"),

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from fixnorm_core.spec import JobSpec
 from service.database.rows import AttemptKind, AttemptRow, AttemptState
 from service.events.records import record
+from service.jobs import repository
 from service.jobs.verbs import PAUSE, RESUME, ask
 from service.jobs.views import trial_views
 from service.schemas import EventKind, JobState
@@ -63,6 +64,51 @@ def test_an_attempt_that_was_stored_in_a_commit_whose_answer_was_lost_is_lost_an
         first, second, *_ = attempts(service, job_id)
         assert (first.state, first.reason) == (AttemptState.LOST, "it was not started")
         assert (second.trial_number, second.state) == (0, AttemptState.COMPLETE)
+
+
+@pytest.mark.parametrize("is_made", [True, False], ids=["made", "not made"])
+@pytest.mark.parametrize("what", ["pruned", "overdue"])
+def test_an_end_that_was_decided_here_is_told_though_its_commit_failed(
+    settings: Settings, spec: JobSpec, monkeypatch: pytest.MonkeyPatch, what: str, is_made: bool
+) -> None:
+    with server(settings) as service:
+        job_id = put(service, spec)
+        service.dispatcher.tick()
+        taker, study = service.dispatcher._attempts, service.dispatcher.studies.find(job_id)
+        assert study is not None
+        end_attempt, commit, ended = repository.end_attempt, DefaultDialect.do_commit, []
+
+        def end(*args: Any, **options: Any) -> bool:
+            ended.append(args)
+            return end_attempt(*args, **options)
+
+        def fail(dialect: DefaultDialect, connection: Any) -> None:
+            if is_made or not ended:
+                commit(dialect, connection)
+            if ended:
+                driver: Any = dialect.loaded_dbapi
+                raise driver.OperationalError("the connection is gone")
+
+        with service.runtime.database.read() as session:
+            job = repository.find_job(session, job_id)
+        assert job is not None
+        decide = {
+            "pruned": lambda: taker.prune(job, number, reason="it loses"),
+            "overdue": lambda: taker.fail(list(taker.live), reason="it took too long"),
+        }
+        number = study.ask().number if what == "pruned" else next(iter(taker.live.values())).trial_number
+        with monkeypatch.context() as patched:
+            patched.setattr(repository, "end_attempt", end)
+            patched.setattr(DefaultDialect, "do_commit", fail)
+            with pytest.raises(OperationalError):
+                decide[what]()
+        service.dispatcher.tick()
+        assert [attempt for attempt in taker.live.values() if attempt.trial_number == number] == []
+        state = {"pruned": TrialState.PRUNED, "overdue": TrialState.FAIL}[what]
+        assert study.trials()[number].state is state
+        (row,) = [row for row in attempts(service, job_id) if row.trial_number == number]
+        assert row.state == {"pruned": AttemptState.PRUNED, "overdue": AttemptState.FAILED}[what]
+        assert run_to_end(service, job_id) is JobState.SUCCEEDED
 
 
 def test_it_is_lost_at_once_though_its_job_starts_nothing_more(

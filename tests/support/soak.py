@@ -276,7 +276,8 @@ class _Soak:
         if failed:
             return
         live = dispatcher._attempts.live
-        assert self.journal.live() == set(live)
+        stored = self.journal.live()
+        assert stored == set(live), f"stored alone: {stored - set(live)}, known alone: {set(live) - stored}"
         # One that ends a trial which nothing trains, because its pruner would stop it, holds nothing
         assert Resources.together(attempt.resources for attempt in live.values()).cpus <= _SLOTS
         for job_id, count in Counter(attempt.job_id for attempt in live.values()).items():

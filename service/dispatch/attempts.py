@@ -29,7 +29,7 @@ from service.dispatch.lease import Lease
 from service.dispatch.ledger import Ledger
 from service.dispatch.live import End, Live, LiveAttempt
 from service.dispatch.nodes import Nodes
-from service.dispatch.results import record_trials, tell_result
+from service.dispatch.results import record_trials, tell_result, why_refused
 from service.dispatch.waits import StoreWaits
 from service.events.records import last_heard, record, record_epochs
 from service.jobs import repository
@@ -388,12 +388,8 @@ class Attempts:
         self.backend.cancel(attempt_id)
         with self.database.read() as session:
             row = repository.find_attempt(session, attempt_id)
-        why, about = "there is no such attempt", log.bind(attempt=attempt_id)
-        if row is not None:
-            about = about.bind(job=row.job_id, trial=row.trial_number)
-            is_live = row.state in LIVE_ATTEMPT_STATES
-            why = "another server has it" if is_live else f"it is {row.state}: {row.reason or 'its result was taken'}"
-        about.warning("attempt.news_refused", why=why)
+        about = log if row is None else log.bind(job=row.job_id, trial=row.trial_number)
+        about.warning("attempt.news_refused", attempt=attempt_id, why=why_refused(row))
 
     def _forget(self, attempt_id: str) -> None:
         self.live.pop(attempt_id, None)

@@ -9,12 +9,12 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.orm import Session
 
 from fixnorm_core.reports import TrialResult
-from service.database.rows import AttemptRow, AttemptState
+from service.database.rows import LIVE_ATTEMPT_STATES, AttemptRow, AttemptState
 from service.events.records import record_ends, record_epochs
 from service.jobs.views import trial_views
 from service.studies.studies import StudyHandle
 
-__all__ = ["record_trials", "tell_result"]
+__all__ = ["record_trials", "tell_result", "why_refused"]
 
 
 def tell_result(study: StudyHandle, row: AttemptRow) -> None:
@@ -50,3 +50,12 @@ def record_trials(
         if trial.state is TrialState.FAIL or (epochs and trial.state.is_finished()):
             record_epochs(session, job_id, trial.number, trial.intermediate_values)
     record_ends(session, job_id, trial_views(study.spec, trials, attempts=attempts, now=now))
+
+
+def why_refused(row: AttemptRow | None) -> str:
+    """Why news of an attempt that this server does not run changes nothing; ``row`` is what is stored of it."""
+    if row is None:
+        return "there is no such attempt"
+    if row.state in LIVE_ATTEMPT_STATES:
+        return "another server has it"
+    return f"it is {row.state}: {row.reason or 'its result was taken'}"

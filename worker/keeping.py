@@ -324,10 +324,12 @@ def _scratch(root: Path, name: str) -> Iterator[Path]:
 def _require_own(root: Path) -> None:
     """Refuses a folder that another account made first, where all may make some: it could lead what is written away."""
     found = root.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & stat.S_IWOTH:
         raise NodeUnfit(
             f"trials cannot work in {root}: it is a link, another account's, or others may write to it", _SCRATCH
         )
+    if found.st_mode & stat.S_IWGRP:  # as Kubernetes makes it, which gives a volume to a pod's group
+        root.chmod(0o700)
 
 
 def _sweep(root: Path) -> None:

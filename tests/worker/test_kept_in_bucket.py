@@ -490,6 +490,9 @@ def test_a_scratch_folder_that_others_can_write_to_is_not_worked_in(node: Node, 
         assert isinstance(outcome, Failed)
         assert "others may write to it" in outcome.message
     assert [*theirs.iterdir(), *root.iterdir()] == []
+    root.chmod(0o2770)
+    assert isinstance(node.train(1, stop=lambda: True), Stopped)
+    assert root.stat().st_mode & 0o077 == 0
 
 
 def test_an_account_without_a_home_folder_is_told_what_to_set(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """Requests that Schemathesis makes up from the OpenAPI document, sent to a real server: what it answers is documented.
 
-``FIXNORM_FUZZ=20000`` sends so many, and fails if three quarters of an hour are too short for them; without it a few
-per operation.
+``FIXNORM_FUZZ=20000`` sends so many on each database, and fails if three quarters of an hour are too short for them;
+without it a few per operation, on SQLite.
 """
 
 from __future__ import annotations
@@ -39,6 +39,10 @@ CASES = int(os.environ.get("FIXNORM_FUZZ", "1000"))
 LONG = CASES > 1000
 PATIENCE_SECONDS = 2700
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+
+
+if LONG:
+    pytestmark = pytest.mark.both_databases
 
 
 @dataclass(frozen=True)

@@ -233,12 +233,15 @@ class ArtifactStore:
         """Some bytes of one version of an object: ``end - start`` of them.
 
         Raises:
+            Damaged: If they are all of it, and not what was put there.
             DataError: If the object holds something else by now, or is gone.
         """
 
         def ask() -> bytes:
             try:
                 content = bytes(sync(self._store.loop, self._read_if, name, version.tag, start, end))
+            except FlexibleChecksumError:  # of all of it, which came in one request
+                raise self._damaged(name) from None
             except OSError as error:
                 if not isinstance(error, FileNotFoundError) and _status(error) != _PRECONDITION_FAILED:
                     raise
@@ -249,6 +252,7 @@ class ArtifactStore:
                 raise BucketDown(f"{self.url}/{name} was cut off while it was fetched", _AGAIN)
             return content
 
+        from botocore.exceptions import FlexibleChecksumError
         from fsspec.asyn import sync
 
         return self._ask(ask)

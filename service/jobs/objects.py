@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 
 from fastapi.responses import StreamingResponse
 
-from fixnorm_core.artifacts import Version
+from fixnorm_core.artifacts import ArtifactStore, Damaged, Version
 from service.jobs.files import JobFiles
 from service.jobs.folders import open_own
 from service.problems import NoResultYet
@@ -59,25 +60,30 @@ def stream_object(files: JobFiles, url: str, *, filename: str) -> StreamingRespo
     """An object as a download, of one version: where it is replaced or damaged, or the store fails, it is cut short.
 
     Raises:
-        NoResultYet: If it is gone.
+        NoResultYet: If it is gone, or damaged as far as is known before the answer begins.
         DataError: If the store refuses, or does not answer.
     """
     store, name = files.store_of(url)
     version = store.version(name)
     if version is None:
         raise _gone(url)
+    pieces = _pieces(store, name, version)
+    try:
+        first = next(pieces, b"")  # what is wrong already is an answer of its own
+    except Damaged as error:
+        raise NoResultYet(error.rule, "Look who changes what is there, or retry or extend the job for others") from None
+    return _download(chain([first], pieces), version.size, filename)
 
-    def pieces(version: Version) -> Iterator[bytes]:
-        seen = sha256()
-        for start in range(0, version.size, _BYTES_AT_ONCE):
-            end = min(version.size, start + _BYTES_AT_ONCE)
-            piece = store.read_version(name, version, start=start, end=end)
-            seen.update(piece)
-            if end == version.size:  # nobody gets a whole file that is another
-                store.require_same(name, version, seen.hexdigest())
-            yield piece
 
-    return _download(pieces(version), version.size, filename)
+def _pieces(store: ArtifactStore, name: str, version: Version) -> Iterator[bytes]:
+    seen = sha256()
+    for start in range(0, version.size, _BYTES_AT_ONCE):
+        end = min(version.size, start + _BYTES_AT_ONCE)
+        piece = store.read_version(name, version, start=start, end=end)
+        seen.update(piece)
+        if end == version.size:  # nobody gets a whole file that is another
+            store.require_same(name, version, seen.hexdigest())
+        yield piece
 
 
 def _download(pieces: Iterator[bytes], size: int, filename: str) -> StreamingResponse:

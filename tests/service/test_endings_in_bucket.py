@@ -39,6 +39,7 @@ from service.jobs.folders import trial_folder
 from service.jobs.objects import stream_object
 from service.jobs.reopening import extend
 from service.metrics import store as store_module
+from service.problems import NoResultYet
 from service.reporting import result as result_module
 from service.retention.policy import Policy, What
 from service.retention.prune import Pruner
@@ -285,6 +286,11 @@ def test_a_download_of_what_is_damaged_is_cut_short(bucket: Bucket, tmp_path: Pa
     bucket.damage(f"team/kept/{name}")
     is_damaged = True
     assert asyncio.run(fetch()) < 20 * 2**20
+    (tmp_path / "weights").write_bytes(b"few")  # all is known before the answer begins
+    ArtifactStore(URL).put(tmp_path / "weights", name)
+    bucket.damage(f"team/kept/{name}")
+    with pytest.raises(NoResultYet, match="is damaged"):
+        asyncio.run(fetch())
 
 
 def test_a_server_reads_reports_from_the_bucket_whoever_wrote_them_and_keeps_no_copy(

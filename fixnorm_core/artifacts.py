@@ -10,14 +10,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fixnorm_core.data.store import BucketDown, Pace, explained, open_store
+from fixnorm_core.data.store import BucketDown, Pace, as_a_store, explained, open_store
 from fixnorm_core.errors import DataError
 from fixnorm_core.files import partial_of
 from fixnorm_core.waits import waiting_for
@@ -368,7 +367,7 @@ class ArtifactStore:
         until, pause = self.clock() + self.patience_seconds, _FIRST_PAUSE_SECONDS
         while True:
             try:
-                with explained(self.url, writes=True), _as_a_store(self.url):
+                with explained(self.url, writes=True), as_a_store(self.url):
                     return ask()
             except BucketDown as error:
                 if self.clock() + pause > until:
@@ -387,18 +386,6 @@ class ArtifactStore:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def _as_a_store(url: str) -> Iterator[None]:
-    """Says of an answer that lacks what a store's has that it is none: a proxy's page has the status 200 too."""
-    try:
-        yield
-    except KeyError as error:
-        raise BucketDown(
-            f"what answers for {url} is no object store: its answer has no {error.args[0]}",
-            "It is tried again by itself; have the operator look at AWS_ENDPOINT_URL, and at proxies on the way",
-        ) from None
 
 
 def _status(error: Exception) -> int | None:

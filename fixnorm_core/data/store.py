@@ -14,7 +14,7 @@ from fixnorm_core.disk import full_disk
 from fixnorm_core.errors import DataError
 from fixnorm_core.extras import install_command
 
-__all__ = ["BucketDown", "NotEquipped", "Pace", "explained", "open_store"]
+__all__ = ["BucketDown", "NotEquipped", "Pace", "as_a_store", "explained", "open_store"]
 
 
 _SLOWEST_BYTES = 2**16
@@ -230,3 +230,15 @@ def _refusal(url: str, error: Exception, *, writes: bool) -> DataError | None:
             "It is tried again by itself; have the operator look at the store, the network and AWS_ENDPOINT_URL",
         )
     return None
+
+
+@contextmanager
+def as_a_store(url: str) -> Iterator[None]:
+    """Says of an answer that lacks what a store's has that it is none: a proxy's page has the status 200 too."""
+    try:
+        yield
+    except KeyError as error:
+        raise BucketDown(
+            f"what answers for {url} is no object store: its answer has no {error.args[0]}",
+            "It is tried again by itself; have the operator look at AWS_ENDPOINT_URL, and at proxies on the way",
+        ) from None

@@ -82,14 +82,16 @@ def test_a_reader_goes_on_after_the_last_event_it_has_seen(http: httpx.Client, j
 
 
 @pytest.mark.both_databases
-def test_a_cancelled_job_tells_the_end_of_every_trial_before_its_own(http: httpx.Client, job: dict[str, Any]) -> None:
-    job_id = submit_job(http, job | {"budget": {"max_trials": 500, "confirm_runs": 0, "stop_early": False}})
+def test_a_cancelled_job_tells_the_end_of_every_trial_before_its_own(settings: Settings, job: dict[str, Any]) -> None:
+    slow = settings.model_copy(update={"epoch_seconds": 0.1})  # the next trial runs when the cancellation comes
     events = []
-    for event in read_events(http, job_id):
-        events.append(event)
-        if event.kind is EventKind.TRIAL_ENDED and len(told(events, EventKind.TRIAL_ENDED)) == 2:
-            http.post(f"{JOBS}/{job_id}/cancel").raise_for_status()
-    check_story(events, trials_of(http, job_id))
+    with serving(build(slow).app) as url, httpx.Client(base_url=url, timeout=30) as http:
+        job_id = submit_job(http, job | {"budget": {"max_trials": 500, "confirm_runs": 0, "stop_early": False}})
+        for event in read_events(http, job_id):
+            events.append(event)
+            if event.kind is EventKind.TRIAL_ENDED and len(told(events, EventKind.TRIAL_ENDED)) == 2:
+                http.post(f"{JOBS}/{job_id}/cancel").raise_for_status()
+        check_story(events, trials_of(http, job_id))
     assert (events[-1].kind, events[-1].state) == (EventKind.JOB_ENDED, JobState.CANCELLED)
     assert "CANCELLED" in {event.state for event in told(events, EventKind.TRIAL_ENDED)}
 

@@ -21,6 +21,7 @@ from service.schemas import FieldProblem, Problem
 
 __all__ = [
     "BadCursor",
+    "Gone",
     "KeyReused",
     "NoResultYet",
     "NotFound",
@@ -43,6 +44,12 @@ class NotFound(FixNormError):
     def job(cls, job_id: str) -> NotFound:
         """A job that is not there."""
         return cls(f"there is no job {job_id!r}", "`fixnorm-tune list` shows all jobs")
+
+
+class Gone(FixNormError):
+    """A file that a job has left was removed, or was not restored."""
+
+    code = "gone"
 
 
 class BadCursor(FixNormError):
@@ -90,6 +97,7 @@ class VerbImpossible(FixNormError):
 _STATUS: dict[type[FixNormError], HTTPStatus] = {
     NotFound: HTTPStatus.NOT_FOUND,
     BadCursor: HTTPStatus.UNPROCESSABLE_ENTITY,
+    Gone: HTTPStatus.GONE,
     NoResultYet: HTTPStatus.CONFLICT,
     KeyReused: HTTPStatus.CONFLICT,
     VerbImpossible: HTTPStatus.CONFLICT,

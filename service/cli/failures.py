@@ -66,6 +66,6 @@ def exit_code(error: FixNormError) -> ExitCode:
         if error.problem.status >= 500:
             return ExitCode.SERVER_ERROR
         # A best point that does not exist yet is as absent as a job that does not exist.
-        if error.problem.status == 404 or error.problem.code == "no_result_yet":
+        if error.problem.status in (404, 410) or error.problem.code == "no_result_yet":
             return ExitCode.NOT_FOUND
     return ExitCode.BAD_INPUT

@@ -181,7 +181,7 @@ class NotAllowedError(ProblemError):
 
 
 class NotFoundError(ProblemError):
-    """There is no such job, trial, model, ... (404)."""
+    """There is no such job, trial, model, ... (404), or what a job has left is there no more (410)."""
 
 
 class ConflictError(ProblemError):
@@ -208,6 +208,7 @@ _CLASSES: dict[int, type[ProblemError]] = {
     HTTPStatus.UNAUTHORIZED: NotAuthenticatedError,
     HTTPStatus.FORBIDDEN: NotAllowedError,
     HTTPStatus.NOT_FOUND: NotFoundError,
+    HTTPStatus.GONE: NotFoundError,
     HTTPStatus.CONFLICT: ConflictError,
     HTTPStatus.UNPROCESSABLE_ENTITY: RefusedInputError,
     HTTPStatus.TOO_MANY_REQUESTS: TooManyRequestsError,

@@ -22,11 +22,11 @@ from service.database.rows import JobRow
 from service.jobs import repository
 from service.jobs.amended import spec_of
 from service.jobs.changes import change
-from service.jobs.objects import read_file, stream_file, stream_object
+from service.jobs.objects import read_file, read_object, stream_file, stream_object
 from service.jobs.reopening import extend, retry
 from service.jobs.submit import check_reach, submit
 from service.jobs.verbs import PAUSE, RESUME, STOP, Verb, ask
-from service.jobs.views import best_so_far, class_evaluation_of, job_view, trial_views
+from service.jobs.views import best_so_far, class_evaluation_of, job_view, trial_views, with_places
 from service.jobs.warm_start import summary_of
 from service.problems import BadCursor, NoResultYet, NotFound
 from service.queue.places import find_places
@@ -197,13 +197,13 @@ def show_summary(job_id: str, running: Running) -> Summary:
     return summary_of(_find(running, job_id), trials=running.trials)
 
 
-@router.get("/{job_id}/weights", responses=_NOT_FOUND | {409: PROBLEM}, response_class=StreamingResponse)
+@router.get("/{job_id}/weights", responses=_NOT_FOUND | {409: PROBLEM, 410: PROBLEM}, response_class=StreamingResponse)
 def fetch_weights(job_id: str, running: Running) -> Response:
     """The best run's weights, as safetensors."""
     place, name = final_place(running, job_id, "weights"), f"{job_id}.safetensors"
     if is_url(place):
-        return stream_object(running.files, place, filename=name)
-    return stream_file(place, job_id=job_id, filename=name)
+        return stream_object(running.files, place, job_id=job_id, filename=name)
+    return stream_file(running.files, place, job_id=job_id, filename=name)
 
 
 @router.get("/{job_id}/code", responses=_NOT_FOUND, response_class=PlainTextResponse)
@@ -219,7 +219,7 @@ def fetch_code(job_id: str, running: Running) -> PlainTextResponse:
     return PlainTextResponse(text)
 
 
-@router.get("/{job_id}/report", responses=_NOT_FOUND | {409: PROBLEM}, response_class=Response)
+@router.get("/{job_id}/report", responses=_NOT_FOUND | {409: PROBLEM, 410: PROBLEM}, response_class=Response)
 def fetch_report(
     job_id: str,
     running: Running,
@@ -231,10 +231,8 @@ def fetch_report(
         return HTMLResponse(page, headers={"Content-Security-Policy": REPORT_POLICY})
     place = final_place(running, job_id, "report")
     if not is_url(place):
-        return Response(read_file(place, job_id=job_id), media_type=_MARKDOWN)
-    if (text := running.files.read(place)) is None:
-        raise NoResultYet(f"{place} is there no more", "Look who removes objects there")
-    return Response(text, media_type=_MARKDOWN)
+        return Response(read_file(running.files, place, job_id=job_id), media_type=_MARKDOWN)
+    return Response(read_object(running.files, place, job_id=job_id), media_type=_MARKDOWN)
 
 
 @router.post("/{job_id}/pause", responses=_NOT_FOUND | {409: PROBLEM})
@@ -359,7 +357,8 @@ def _views(running: Running, rows: Sequence[JobRow]) -> Iterator[JobView]:
         mine, best = [attempt for attempt in attempts if attempt.job_id == job.id], None
         if (known := trials.get(job.id)) is not None:
             best = best_so_far(spec_of(job), known, attempts=mine, expected=running.expected(job.id))
-        yield job_view(job, attempts=mine, best=best, place=places.get(job.id), delivery=told.get(job.id))
+        view = job_view(job, attempts=mine, best=best, place=places.get(job.id), delivery=told.get(job.id))
+        yield with_places(view, state_dir=running.files.state_dir)
 
 
 def _places(running: Running, jobs: Sequence[JobRow]) -> Mapping[str, int | None]:

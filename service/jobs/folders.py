@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import stat
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "is_ending",
     "is_own",
     "job_folder",
+    "moved",
     "open_own",
     "tensorboard_folder",
     "trial_folder",
@@ -66,6 +67,20 @@ def is_ending(name: str) -> bool:
 def ending_of(place: str) -> str:
     """The folder that a path or address below ``best`` is in; empty if it is in none below that."""
     return place.rpartition(f"/{_BEST}/")[2].rpartition("/")[0]
+
+
+def moved(place: str, *, state_dir: Path, job_id: str) -> Path | None:
+    """Where a file lies that was stored by its whole path, now that the state folder is this one.
+
+    A state folder is restored or mounted elsewhere. What is below a job's folder is the same in each.
+
+    Returns:
+        The path below this state folder; None for what was never below a job's folder.
+    """
+    name = PurePosixPath(place.partition(f"/jobs/{job_id}/")[2])
+    if not name.parts or ".." in name.parts:
+        return None
+    return job_folder(state_dir, job_id) / name
 
 
 def open_own(path: Path, *, below: Path, appends: bool = False) -> BinaryIO:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
 
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
+from fixnorm_core.buckets import is_url
 from fixnorm_core.reports import ClassEvaluation, Evaluation, TrialResult
 from fixnorm_core.spec import JobSpec, warm_starts_of
 from fixnorm_core.tuning.attributes import CONFIRM, DIVERGED, KIND, SEED
 from fixnorm_core.tuning.recommend import Point, Recommendation, recommend
 from service.database.rows import LIVE_ATTEMPT_STATES, AttemptKind, AttemptRow, AttemptState, DeliveryRow, JobRow
 from service.jobs.amended import spec_of
+from service.jobs.folders import moved
 from service.queue.places import ordinal
 from service.schemas import TERMINAL_STATES, BestView, CandidateView, JobState, JobView, Progress, TrialState, TrialView
 from service.webhooks.schemas import WebhookState, WebhookView
@@ -30,6 +33,7 @@ __all__ = [
     "result_of",
     "trial_views",
     "validation_examples",
+    "with_places",
 ]
 
 
@@ -85,6 +89,19 @@ def _webhook(job: JobRow, url: str, delivery: DeliveryRow | None) -> WebhookView
         delivered_at=delivery.delivered_at,
         error=delivery.error,
     )
+
+
+def with_places(job: JobView, *, state_dir: Path) -> JobView:
+    """The job with its files named where they are now: the state folder may have been restored under another path."""
+    best, former = (_placed(view, job.id, state_dir) if view is not None else None for view in (job.best, job.former))
+    return job.model_copy(update={"best": best, "former": former})
+
+
+def _placed(best: BestView, job_id: str, state_dir: Path) -> BestView:
+    named = {"weights": best.weights, "report": best.report}
+    paths = {name: place for name, place in named.items() if place is not None and not is_url(place)}
+    found = {name: moved(place, state_dir=state_dir, job_id=job_id) for name, place in paths.items()}
+    return best.model_copy(update={name: str(path) for name, path in found.items() if path is not None})
 
 
 def trial_views(

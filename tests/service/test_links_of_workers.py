@@ -94,7 +94,7 @@ def test_a_report_that_is_a_link_or_is_gone_is_not_served(ended: tuple[Service, 
         report.unlink()
         assert "is there no more" in httpx.get(asked).json()["detail"]
         report.symlink_to(secret)
-        assert httpx.get(asked).status_code == 409
+        assert httpx.get(asked).status_code == 410
 
 
 def test_a_result_is_not_written_through_a_link(settings: Settings, job: dict[str, Any], tmp_path: Path) -> None:

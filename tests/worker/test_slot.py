@@ -114,7 +114,7 @@ def test_a_slot_tells_every_epoch_once_and_then_its_result(trial: TrialSpec, tmp
 def test_news_is_told_again_until_it_is_stored_and_the_slot_is_busy_until_then(
     trial: TrialSpec, tmp_path: Path
 ) -> None:
-    slot = Slot(ONE)
+    slot = Slot(ONE, clock=lambda: 0.0)  # so that its news is the same whenever it is asked
     slot.start(TrainTask("a", trial, str(tmp_path)))
     news = end_of(slot)
     assert [report.epoch for report in news.reports] == [1, 2]
@@ -140,7 +140,7 @@ def test_an_attempt_that_has_not_ended_cannot_be_freed(trial: TrialSpec, tmp_pat
 
 
 def test_a_server_with_an_earlier_term_can_do_nothing_to_a_claimed_slot(trial: TrialSpec, tmp_path: Path) -> None:
-    slot = Slot(ONE)
+    slot = Slot(ONE, clock=lambda: 0.0)
     slot.start(TrainTask("a", trial, str(tmp_path)), 1)
     news = end_of(slot, 1)
     assert slot.claim(2) == Claimed(ONE, "a")

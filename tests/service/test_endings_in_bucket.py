@@ -253,7 +253,9 @@ def test_a_download_is_of_one_version_or_is_cut_short(bucket: Bucket, tmp_path: 
     bucket.put(f"team/kept/{name}", b"a" * size)
 
     async def fetch(between: Callable[[], None]) -> bytes:
-        answer = stream_object(JobFiles(tmp_path, ArtifactStore(URL)), f"{URL}/{name}", filename="weights")
+        answer = stream_object(
+            JobFiles(tmp_path, ArtifactStore(URL)), f"{URL}/{name}", job_id="job-one", filename="weights"
+        )
         assert answer.headers["content-length"] == str(size)
         found = b""
         async for piece in answer.body_iterator:
@@ -274,7 +276,9 @@ def test_a_download_of_what_is_damaged_is_cut_short(bucket: Bucket, tmp_path: Pa
     ArtifactStore(URL).put(tmp_path / "weights", name)
 
     async def fetch() -> int:
-        answer = stream_object(JobFiles(tmp_path, ArtifactStore(URL)), f"{URL}/{name}", filename="weights")
+        answer = stream_object(
+            JobFiles(tmp_path, ArtifactStore(URL)), f"{URL}/{name}", job_id="job-one", filename="weights"
+        )
         found = 0
         with pytest.raises(Damaged) if is_damaged else nullcontext():
             async for piece in answer.body_iterator:

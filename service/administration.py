@@ -32,8 +32,10 @@ from service.studies.storage import is_up_to_date, open_writing_storage, upgrade
 __all__ = [
     "CannotPrune",
     "DatabaseNotUsable",
+    "NoStateFolder",
     "create_token",
     "has_usable_token",
+    "is_new",
     "list_tokens",
     "open_files",
     "policy_of",
@@ -52,10 +54,22 @@ class DatabaseNotUsable(FixNormError):
     code = "database_not_usable"
 
 
+class NoStateFolder(FixNormError):
+    """No server has worked there yet: nothing is there to be looked at."""
+
+    code = "no_state_folder"
+
+
 class CannotPrune(FixNormError):
     """The files of jobs cannot be looked at."""
 
     code = "cannot_prune"
+
+
+def is_new(settings: Settings) -> bool:
+    """Whether the database is a file that is not there yet, and would be made."""
+    url = make_url(settings.url)
+    return url.get_backend_name() == "sqlite" and bool(url.database) and not Path(str(url.database)).exists()
 
 
 def upgrade_database(settings: Settings) -> bool:
@@ -104,7 +118,9 @@ def list_tokens(settings: Settings) -> Sequence[TokenRow]:
 
     Raises:
         DatabaseNotUsable: As for :func:`upgrade_database`.
+        NoStateFolder: If there is no database.
     """
+    _require_database(settings)
     with _opened(settings) as database, database.read() as session:
         return tokens.find_all(session)
 
@@ -114,8 +130,10 @@ def revoke_tokens(settings: Settings, which: str) -> Sequence[TokenRow]:
 
     Raises:
         DatabaseNotUsable: As for :func:`upgrade_database`.
+        NoStateFolder: If there is no database.
         TokenNotFound: If there is none.
     """
+    _require_database(settings)
     with _opened(settings) as database, database.write.begin() as session:
         return tokens.revoke(session, which, now=utc_now())
 
@@ -125,9 +143,13 @@ def prune(settings: Settings, policy: Policy, *, dry_run: bool) -> Sequence[Prun
 
     Raises:
         DatabaseNotUsable: As for :func:`upgrade_database`.
+        NoStateFolder: If there is no state folder, or no database.
         CannotPrune: If the state folder cannot be read or locked.
         PruningAlready: If another process does it now.
     """
+    if not settings.state_dir.is_dir():
+        raise NoStateFolder(f"there is no state folder {settings.state_dir}", _EXISTING)
+    _require_database(settings)
     with _opened(settings) as database:
         storage = partial(open_writing_storage, settings.url)
         store = open_files(settings).store
@@ -161,11 +183,19 @@ def sqlite_lock(url: str, *, otherwise: Path) -> FileLock | None:
     return FileLock(f"{parsed.database}.lock" if parsed.database else otherwise, thread_local=False)
 
 
+_EXISTING = (
+    "Give the folder that the server works in: --state-dir, or FIXNORM_STATE_DIR and FIXNORM_DATABASE_URL; "
+    "'fixnorm-tune serve' makes a new one"
+)
+
+
+def _require_database(settings: Settings) -> None:
+    if is_new(settings):
+        raise NoStateFolder(f"there is no database {make_url(settings.url).database}", _EXISTING)
+
+
 def _is_current(settings: Settings) -> bool:
-    path = make_url(settings.url).database
-    if make_url(settings.url).get_backend_name() == "sqlite" and path and not Path(path).exists():
-        return False
-    return is_current(settings.url) and is_up_to_date(settings.url)
+    return not is_new(settings) and is_current(settings.url) and is_up_to_date(settings.url)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import typer
 
 from service.cli.groups import QuickGroup
 from service.cli.options import Output, OutputOption
-from service.cli.serve import StateDirOption, server_settings
+from service.cli.serve import StateDirOption, server_settings, tell_new
 
 __all__ = ["register"]
 
@@ -25,10 +25,13 @@ def upgrade(output: OutputOption = Output.TABLE, state_dir: StateDirOption = Non
     A server does the same when it starts.
     """
     settings = server_settings(state_dir=state_dir)
-    from service.administration import upgrade_database
+    from service.administration import is_new, upgrade_database
     from service.cli.screen import write_json
 
+    makes_database = is_new(settings)
     done = upgrade_database(settings)
+    if makes_database:
+        tell_new(settings)
     if output is Output.JSON:
         write_json({"upgraded": done}, dict[str, bool])
         return

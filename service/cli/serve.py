@@ -15,7 +15,7 @@ from service.default_address import DEFAULT_PORT
 if TYPE_CHECKING:
     from service.settings import Settings
 
-__all__ = ["ServerPackagesError", "SettingsError", "StateDirOption", "register", "server_settings"]
+__all__ = ["ServerPackagesError", "SettingsError", "StateDirOption", "register", "server_settings", "tell_new"]
 
 StateDirOption = Annotated[
     Path | None,
@@ -102,6 +102,16 @@ def server_settings(*, needs: str = "service.administration", **given: Any) -> S
             f"Install the server too: {install_command('server')}",
         ) from error
     return settings
+
+
+def tell_new(settings: Settings) -> None:
+    """Says that a command has made a new database: with a mistyped folder nothing else would look wrong."""
+    from sqlalchemy import make_url
+
+    made = make_url(settings.url).database
+    typer.echo(
+        f"made a new database, {made}; a server finds it by the same --state-dir or FIXNORM_ variables", err=True
+    )
 
 
 def _settings(kind: type[Settings], given: dict[str, Any]) -> Settings:

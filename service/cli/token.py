@@ -9,7 +9,7 @@ import typer
 
 from service.cli.groups import QuickGroup
 from service.cli.options import Output, OutputOption
-from service.cli.serve import StateDirOption, server_settings
+from service.cli.serve import StateDirOption, server_settings, tell_new
 
 __all__ = ["register"]
 
@@ -38,9 +38,12 @@ def create(
     lifetime = timedelta(days=days) if days is not None else None
     settings = server_settings(state_dir=state_dir)
     from service.access.scopes import Scope
-    from service.administration import create_token
+    from service.administration import create_token, is_new
 
+    makes_database = is_new(settings)
     text, row = create_token(settings, name, Scope(scope), lifetime=lifetime)
+    if makes_database:
+        tell_new(settings)
     if output is Output.JSON:
         from service.cli.screen import write_json
 

@@ -154,3 +154,27 @@ def test_the_database_is_brought_up_to_date_once_and_a_token_needs_no_server(run
     assert run("database", "upgrade").stdout == "the database is up to date now\n"
     assert run("database", "upgrade").stdout == "the database was up to date\n"
     assert re.match(TOKEN_PATTERN, run("token", "create", "ann").stdout)
+
+
+@pytest.mark.parametrize("words", [("prune",), ("token", "list"), ("token", "revoke", "ann")])
+def test_a_mistyped_state_folder_is_named_and_not_made(
+    run: Callable[..., Result], words: tuple[str, ...], tmp_path: Path
+) -> None:
+    mistyped = tmp_path / "sate"
+    refused = run(*words, "--state-dir", mistyped)
+    assert refused.exit_code == 2
+    assert str(mistyped) in refused.stderr
+    assert "--state-dir" in refused.stderr
+    assert not mistyped.exists()
+    mistyped.mkdir()  # nor in a folder of something else
+    assert run(*words, "--state-dir", mistyped).exit_code == 2
+    assert not list(mistyped.iterdir())
+
+
+@pytest.mark.parametrize("words", [("token", "create", "ann"), ("database", "upgrade")])
+def test_what_may_come_before_the_first_start_says_what_it_has_made(
+    run: Callable[..., Result], words: tuple[str, ...], tmp_path: Path
+) -> None:
+    made = f"made a new database, {tmp_path / 'state' / 'fixnorm.db'}"
+    assert made in run(*words).stderr
+    assert "made a new database" not in run(*words).stderr

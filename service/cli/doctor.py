@@ -59,7 +59,7 @@ def _line(finding: Finding, *, width: int) -> Text:
 def _answer(server: str) -> list[Finding]:
     """Whether a server answers is no problem either way: it may not have been started yet."""
     from service.cli.connection import connect
-    from service.client import ProblemError, ServerUnreachableError, UnexpectedAnswerError
+    from service.client import ProblemError, ServerUnreachableError, UnexpectedAnswerError, WrongSchemeError
     from service.doctor import Condition, Finding
 
     try:
@@ -68,6 +68,8 @@ def _answer(server: str) -> list[Finding]:
             nodes: Sequence[NodeView] = ()
             with suppress(ProblemError):  # its database may be away
                 nodes = client.queue().nodes
+    except WrongSchemeError as error:
+        return [Finding("server", Condition.WARNING, error.rule, error.way_out)]
     except ServerUnreachableError:
         return [Finding("server", Condition.OK, f"none answers at {server}", "'fixnorm-tune serve' starts one")]
     except UnexpectedAnswerError as error:

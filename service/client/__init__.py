@@ -18,6 +18,7 @@ from service.client.errors import (
     TooManyRequestsError,
     UnexpectedAnswerError,
     WaitTimeoutError,
+    WrongSchemeError,
 )
 from service.client.handles import AsyncJob, Job
 
@@ -41,4 +42,5 @@ __all__ = [
     "TooManyRequestsError",
     "UnexpectedAnswerError",
     "WaitTimeoutError",
+    "WrongSchemeError",
 ]

@@ -17,8 +17,8 @@ from fixnorm_core.reports import ClassEvaluation
 from fixnorm_core.spec import JobSpec, Summary
 from service.client import calls
 from service.client.address import Connection
-from service.client.errors import ServerUnreachableError, cause_of
 from service.client.handles import AsyncJob
+from service.client.schemes import unreachable
 from service.client.steps import Ask, Course, Give, More, Open, Pause, Steps, Stream
 from service.nodes.schemas import NodeView
 from service.plans.schemas import PlanView
@@ -242,7 +242,7 @@ class AsyncClient:
                 else:
                     course.came(came)
         except httpx.TransportError as error:
-            raise ServerUnreachableError(self.server, cause_of(error)) from error
+            raise await asyncio.to_thread(unreachable, self._connection, error) from error
         return step
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "TooManyRequestsError",
     "UnexpectedAnswerError",
     "WaitTimeoutError",
+    "WrongSchemeError",
     "cause_of",
 ]
 
@@ -89,6 +90,19 @@ class ServerUnreachableError(FixNormError):
             )
         super().__init__(f"no answer from the server at {url} ({cause})", way_out)
         self.url = url
+
+
+class WrongSchemeError(ServerUnreachableError):
+    """Something listens there, but speaks https where http was asked for, or the other way round."""
+
+    code = "wrong_scheme"
+
+    def __init__(self, url: str, cause: str) -> None:
+        super().__init__(url, cause)
+        scheme, _, rest = url.partition("://")
+        spoken = "http" if scheme == "https" else "https"
+        self.rule = f"no answer by {scheme} from the server at {url}: its port speaks {spoken} ({cause})"
+        self.way_out = f"Name it as {spoken}://{rest}, by --server or FIXNORM_SERVER"
 
 
 class UnexpectedAnswerError(FixNormError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from certificates import Authority, Certificate
 from processes import ServerProcess
 
-from service.client import BadCertificatesError, Client, ServerUnreachableError
+from service.client import AsyncClient, BadCertificatesError, Client, ServerUnreachableError, WrongSchemeError
 from service.schemas import JobState
 from service.server import CertificateError, _check_certificate
 from service.settings import Settings
@@ -75,6 +76,31 @@ def test_who_does_not_trust_it_is_told_how_to_and_sends_no_token(server: ServerP
     assert "certificate is not valid for 'localhost'" in refused.stderr
     with pytest.raises(httpx.TransportError):
         httpx.get(server.url.replace("https://", "http://"))
+
+
+def test_who_names_the_wrong_scheme_is_told_the_other(
+    server: ServerProcess, authority: Authority, tmp_path: Path
+) -> None:
+    trusting = {"SSL_CERT_FILE": str(authority.certificate), "FIXNORM_TOKEN": TOKEN}
+    in_the_clear = server.url.replace("https://", "http://")
+    refused = command("list", "--server", in_the_clear, **trusting)
+    assert refused.returncode == 3
+    assert f"Name it as {server.url}" in refused.stderr
+    assert "Start one" not in refused.stderr
+    assert f"Name it as {server.url}" in command("doctor", "--server", in_the_clear, **trusting).stdout
+    with ServerProcess("plain", tmp_path, state_dir=tmp_path / "state").running() as plain:
+        refused = command("list", "--server", plain.url.replace("http://", "https://"), **trusting)
+        assert refused.returncode == 3
+        assert f"Name it as {plain.url}" in refused.stderr
+
+
+def test_the_asynchronous_client_tells_it_too(server: ServerProcess) -> None:
+    async def ask() -> None:
+        async with AsyncClient(server.url.replace("https://", "http://")) as client:
+            await client.jobs()
+
+    with pytest.raises(WrongSchemeError, match="speaks https"):
+        asyncio.run(ask())
 
 
 def test_authorities_that_cannot_be_read_are_named(

@@ -35,8 +35,8 @@ __all__ = [
     "NoStateFolder",
     "create_token",
     "has_usable_token",
-    "is_new",
     "list_tokens",
+    "missing_database",
     "open_files",
     "policy_of",
     "prune",
@@ -66,10 +66,11 @@ class CannotPrune(FixNormError):
     code = "cannot_prune"
 
 
-def is_new(settings: Settings) -> bool:
-    """Whether the database is a file that is not there yet, and would be made."""
+def missing_database(settings: Settings) -> Path | None:
+    """The database's file, if it is one that is not there yet and would be made."""
     url = make_url(settings.url)
-    return url.get_backend_name() == "sqlite" and bool(url.database) and not Path(str(url.database)).exists()
+    file = Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
+    return None if file is None or file.exists() else file
 
 
 def upgrade_database(settings: Settings) -> bool:
@@ -190,12 +191,12 @@ _EXISTING = (
 
 
 def _require_database(settings: Settings) -> None:
-    if is_new(settings):
-        raise NoStateFolder(f"there is no database {make_url(settings.url).database}", _EXISTING)
+    if (missing := missing_database(settings)) is not None:
+        raise NoStateFolder(f"there is no database {missing}", _EXISTING)
 
 
 def _is_current(settings: Settings) -> bool:
-    return not is_new(settings) and is_current(settings.url) and is_up_to_date(settings.url)
+    return missing_database(settings) is None and is_current(settings.url) and is_up_to_date(settings.url)
 
 
 @contextmanager

@@ -25,13 +25,13 @@ def upgrade(output: OutputOption = Output.TABLE, state_dir: StateDirOption = Non
     A server does the same when it starts.
     """
     settings = server_settings(state_dir=state_dir)
-    from service.administration import is_new, upgrade_database
+    from service.administration import missing_database, upgrade_database
     from service.cli.screen import write_json
 
-    makes_database = is_new(settings)
+    made = missing_database(settings)
     done = upgrade_database(settings)
-    if makes_database:
-        tell_new(settings)
+    if made is not None:
+        tell_new(made)
     if output is Output.JSON:
         write_json({"upgraded": done}, dict[str, bool])
         return

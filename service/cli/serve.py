@@ -104,11 +104,8 @@ def server_settings(*, needs: str = "service.administration", **given: Any) -> S
     return settings
 
 
-def tell_new(settings: Settings) -> None:
+def tell_new(made: Path) -> None:
     """Says that a command has made a new database: with a mistyped folder nothing else would look wrong."""
-    from sqlalchemy import make_url
-
-    made = make_url(settings.url).database
     typer.echo(
         f"made a new database, {made}; a server finds it by the same --state-dir or FIXNORM_ variables", err=True
     )

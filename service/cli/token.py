@@ -38,12 +38,12 @@ def create(
     lifetime = timedelta(days=days) if days is not None else None
     settings = server_settings(state_dir=state_dir)
     from service.access.scopes import Scope
-    from service.administration import create_token, is_new
+    from service.administration import create_token, missing_database
 
-    makes_database = is_new(settings)
+    made = missing_database(settings)
     text, row = create_token(settings, name, Scope(scope), lifetime=lifetime)
-    if makes_database:
-        tell_new(settings)
+    if made is not None:
+        tell_new(made)
     if output is Output.JSON:
         from service.cli.screen import write_json
 

@@ -56,5 +56,7 @@ def _is_name(part: str) -> bool:
 
 def _shown(url: str) -> str:
     """An address as a refusal tells it: what comes before an @ may be somebody's key."""
-    scheme, _, rest = url.partition("://")
-    return repr(f"{scheme}://{rest.rpartition('@')[2]}"[:200])
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        scheme, rest = "", url
+    return repr(f"{scheme}{mark}{rest.rpartition('@')[2]}"[:200])

@@ -179,7 +179,8 @@ def _read(path: Path, use: Callable[[Image.Image], _Value], roots: Roots) -> _Va
     except Exception as error:  # Pillow's decoders raise whatever a broken file drives them into
         raise DataError(
             f"{path} cannot be read as an image ({error})",
-            "Replace or remove the file, or set data.skip_corrupt to true, then submit again",
+            "Replace or remove the file and run `fixnorm-tune retry JOB --failed`, or set data.skip_corrupt to true "
+            "and submit again",
         ) from error
 
 

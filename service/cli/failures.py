@@ -30,6 +30,9 @@ class FailureReportingGroup(QuickGroup):
         """
         try:
             return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.replace("Value error, ", "")  # pydantic's words, which Typer passes on
+            raise
         except FixNormError as error:
             report(error)
             raise typer.Exit(exit_code(error)) from error
@@ -41,7 +44,7 @@ def report(error: FixNormError) -> None:
 
     rules = [error.rule]
     if isinstance(error, ProblemError) and error.problem.errors:
-        rules = [f"{broken.field}: {broken.rule}" for broken in error.problem.errors]
+        rules = [f"{broken.field}: {broken.rule}" if broken.field else broken.rule for broken in error.problem.errors]
     for rule in rules:
         typer.echo(f"error: {rule}", err=True)
     if error.way_out:

@@ -53,9 +53,12 @@ def list_jobs(
         found = client.jobs(state=wanted, limit=limit, search=search, user=user, mine=mine)
     if output is Output.JSON:
         write_json(found, list[JobView])
-    else:
+    elif found:
         console = make_console()
         console.print(jobs_table(found, width=console.width))
+    else:
+        is_narrowed = mine or any(one is not None for one in (state, search, user))
+        typer.echo("no job matches; 'fixnorm-tune list' shows all" if is_narrowed else "there are no jobs yet")
 
 
 def show(

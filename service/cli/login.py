@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import timedelta
 
 import typer
@@ -26,7 +27,7 @@ def login(output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_SE
     from service.cli.screen import write_json
     from service.client import Client
 
-    token = given_token.get() or typer.prompt("Token", hide_input=True, err=True)
+    token = given_token.get() or _asked()
     with Client(server, token=token.strip()) as client:
         client.jobs(limit=1)
     was_tried = not _lets_anybody_in(server)
@@ -37,6 +38,17 @@ def login(output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_SE
     typer.echo(f"the token is kept in {kept_in} and sent to {server} alone")
     if not was_tried:
         typer.echo("it could not be tried: this server asks nobody for tokens yet", err=True)
+
+
+def _asked() -> str:
+    """From a person, unseen, or the first line of what is piped in."""
+    if sys.stdin.isatty():
+        return str(typer.prompt("Token", hide_input=True, err=True))
+    if token := sys.stdin.readline().strip():
+        return token
+    raise typer.BadParameter(
+        "there is no terminal to ask for the token on, and none was piped in; give --token or FIXNORM_TOKEN"
+    )
 
 
 def _lets_anybody_in(server: str) -> bool:

@@ -119,5 +119,7 @@ def _settings(kind: type[Settings], given: dict[str, Any]) -> Settings:
     try:
         return kind(**given)
     except ValidationError as error:
-        rules = [f"{broken.field}: {broken.rule}" for broken in explain(error, model=kind)]
+        rules = [
+            f"{broken.field}: {broken.rule}" if broken.field else broken.rule for broken in explain(error, model=kind)
+        ]
         raise SettingsError("\n".join(rules), "Correct the option or the FIXNORM_ variable") from error

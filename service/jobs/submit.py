@@ -170,6 +170,10 @@ def check_deadline(spec: JobSpec, now: datetime) -> None:
         )
 
 
+def _at_most(total: float) -> str:
+    return f"Ask for at most {total:g}" if total else "Set it to 0"
+
+
 def _check_resources(needed: Resources, nodes: Sequence[Node], user_max: Resources) -> None:
     capacity = Resources.together(node.total for node in nodes)
     for name, field, wanted, total, of_user in (
@@ -179,7 +183,7 @@ def _check_resources(needed: Resources, nodes: Sequence[Node], user_max: Resourc
         if wanted > total + 1e-9:
             raise ResourcesNeverFree(
                 f"resources.{field} is {wanted:g}, but the whole cluster has {total:g} {name}",
-                f"Ask for at most {total:g}, or add nodes to the cluster",
+                f"{_at_most(total)}, or add nodes {f'with {name} ' if not total else ''}to the cluster",
             )
         if wanted > of_user + 1e-9:
             raise ResourcesNeverFree(

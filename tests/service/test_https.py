@@ -202,3 +202,20 @@ def test_a_proxys_word_on_https_and_on_who_asks_is_believed_of_the_one_that_is_n
             assert other.status_code == (401 if believed else 429)
     finally:
         server.stop()
+
+
+def test_the_documented_command_makes_a_certificate_that_a_server_takes_and_a_client_trusts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+    (line,) = [line for line in page.splitlines() if line.startswith("openssl req")]
+    subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, check=True)
+    given = {"tls_cert": tmp_path / "cert.pem", "tls_key": tmp_path / "key.pem"}
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+    with ServerProcess("own", tmp_path, state_dir=tmp_path / "state", **given).running() as own:
+        for address in (own.url, own.url.replace("127.0.0.1", "localhost")):
+            with Client(address) as client:
+                assert client.jobs() == []
+    monkeypatch.setenv("FIXNORM_TLS_CERT", str(tmp_path / "cert.pem"))
+    refused = command("serve", "--state-dir", str(tmp_path / "other"))
+    assert "error: tls_cert and tls_key need each other" in refused.stderr

@@ -161,6 +161,7 @@ def test_a_job_is_stored_as_it_was_sent(http: httpx.Client, job: dict[str, Any])
         ({"search": {"space": {"lr": [1.0, 0.1]}}}, "search.space.lr: [1, 0.1] is empty"),
         ({"search": {"space": {"fc_norm": [-1.0, 2.0]}}}, "low is -1"),
         ({"resources": {"gpus_per_trial": 8}}, "resources.gpus_per_trial is 8, but the whole cluster has 0 GPUs"),
+        ({"resources": {"gpus_per_trial": 1}}, "Set it to 0, or add nodes with GPUs"),
         ({"share": {"max_cpus": 0.5}}, "share.max_cpus is 0.5, but a trial holds 1 CPUs"),
         ({"share": {"user": ""}}, "share.user"),
         ({"budgets": {}}, "unknown field 'budgets'; did you mean 'budget'?"),

@@ -260,7 +260,7 @@ def test_another_server_serves_what_it_has_no_file_of_and_says_so_when_the_store
     [
         ("s3://nobodys-bucket/kept", "there is no s3://nobodys-bucket/kept: the store answers NoSuchBucket"),
         ("no credentials", "needs credentials, and there are none in the environment of this process"),
-        ("/a/folder", "is not s3://BUCKET"),
+        ("/a/folder", "address '/a/folder' is not s3://BUCKET"),
         ("gs://images", "is not s3://BUCKET"),
     ],
 )

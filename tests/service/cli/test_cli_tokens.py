@@ -178,3 +178,24 @@ def test_what_may_come_before_the_first_start_says_what_it_has_made(
     made = f"made a new database, {tmp_path / 'state' / 'fixnorm.db'}"
     assert made in run(*words).stderr
     assert "made a new database" not in run(*words).stderr
+
+
+def test_without_a_terminal_the_token_is_piped_in_or_asked_for_by_its_options(
+    run: Callable[..., Result], url: str
+) -> None:
+    nothing = run("login", "--server", url, input="")
+    assert nothing.exit_code == 2
+    assert "--token or FIXNORM_TOKEN" in nothing.stderr.replace("\n", " ")
+    assert "GetPassWarning" not in nothing.stderr
+
+
+def test_a_choice_that_is_none_is_refused_without_pydantics_words(run: Callable[..., Result]) -> None:
+    refused = run("token", "create", "ann", "--scope", "foo").stderr
+    assert "'foo'" in refused
+    assert "Value error" not in refused
+
+
+def test_a_list_without_jobs_says_so(run: Callable[..., Result], url: str) -> None:
+    token = run("token", "create", "ann").stdout.strip()
+    assert run("--token", token, "list", "--server", url).stdout == "there are no jobs yet\n"
+    assert "no job matches" in run("--token", token, "list", "--search", "nothing", "--server", url).stdout

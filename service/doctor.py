@@ -10,6 +10,7 @@ import platform
 import subprocess  # a fixed command  # nosec B404
 import sys
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import version
@@ -53,8 +54,13 @@ class Finding:
     way_out: str = ""
 
 
-def examine() -> Iterator[Finding]:
-    """Looks at one thing after another. A look that fails in a way that nobody thought of is a finding too."""
+def examine(*, state_dir: Path | None = None) -> Iterator[Finding]:
+    """Looks at one thing after another. A look that fails in a way that nobody thought of is a finding too.
+
+    Args:
+        state_dir: What ``--state-dir`` would be; None for the environment's, or the usual one.
+    """
+    _state_dir.set(state_dir)
     for what, look in CHECKS.items():
         try:
             yield look(what)
@@ -186,7 +192,12 @@ def _dashboard(what: str) -> Finding:
 def _settings() -> Settings:
     from service.settings import Settings
 
-    return Settings()
+    given = _state_dir.get()
+    return Settings() if given is None else Settings(state_dir=given)
+
+
+_state_dir: ContextVar[Path | None] = ContextVar("state_dir", default=None)
+"""The looks take no settings: they read them, so that what cannot be read is a finding."""
 
 
 CHECKS: dict[str, Callable[[str], Finding]] = {

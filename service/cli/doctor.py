@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from service.cli.options import DEFAULT_SERVER, ExitCode, Output, OutputOption, ServerOption
+from service.cli.serve import StateDirOption
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -26,7 +27,9 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: fixnorm-tune doctor -o json")(doctor)
 
 
-def doctor(output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_SERVER) -> None:
+def doctor(
+    output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_SERVER, state_dir: StateDirOption = None
+) -> None:
     """Look at what a server needs on this machine, whether one answers, and what to do about what is missing.
 
     Exit status 1 if something is a problem.
@@ -34,7 +37,7 @@ def doctor(output: OutputOption = Output.TABLE, server: ServerOption = DEFAULT_S
     from service.cli.screen import make_console, write_json
     from service.doctor import Condition, Finding, examine
 
-    found = [*examine(), *_answer(server)]
+    found = [*examine(state_dir=state_dir), *_answer(server)]
     if output is Output.JSON:
         write_json(found, list[Finding])
     else:

@@ -53,6 +53,14 @@ def test_on_a_machine_that_has_everything_nothing_is_a_problem_and_nothing_is_ma
     assert [*here.iterdir()] == []
 
 
+def test_it_looks_at_the_state_folder_that_a_server_would_be_given(here: Path) -> None:
+    wanted = here / "elsewhere"
+    _, found = ask("--state-dir", str(wanted), "--server", f"http://127.0.0.1:{free_port()}")
+    assert str(wanted / "fixnorm.db") in found["database"]["says"]
+    assert str(wanted) in found["disk"]["says"]
+    assert [*here.iterdir()] == []
+
+
 def test_a_server_that_answers_is_told_with_its_duty(here: Path, http: httpx.Client) -> None:
     del here
     _, found = ask("--server", str(http.base_url))

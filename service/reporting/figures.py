@@ -83,7 +83,8 @@ def surface_chart(spec: JobSpec, trials: Sequence[TrialView], *, best: BestView 
     low, high = _color_range(found, expected[2] if expected is not None else None)
     colors = {"colorscale": "Viridis", "showscale": expected is None, "colorbar": _colorbar(low, high)}
     traces = [_belief(*expected, across, up, low=low, high=high)] if expected is not None else []
-    marker = {"size": 13, "color": found, "cmin": low, "cmax": high, "line": {"width": 1.5, "color": "#fff"}, **colors}
+    rims = ["#222222" if value > (low + high) / 2 else "#ffffff" for value in found]  # on yellow white is not seen
+    marker = {"size": 13, "color": found, "cmin": low, "cmax": high, "line": {"width": 1.5, "color": rims}, **colors}
     failed = [trial for trial in trials if trial.state is TrialState.FAILED]  # below: another try lies on top
     traces += _dots(failed, across, up, name="failed", marker={"symbol": "x-thin", "size": 9, "line": _FAILED})
     traces += _dots(finished, across, up, name="complete", marker=marker)

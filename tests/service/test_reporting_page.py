@@ -157,6 +157,10 @@ def test_surface_curves_history_importance_and_slices_are_drawn() -> None:
     surface, curves, history, importance, *_ = drawn.values()
     assert surface["data"][0]["type"] == "contour"
     assert {"complete", "running", "diverged", "failed", "best point"} <= {trace["name"] for trace in surface["data"]}
+    marks = next(trace for trace in surface["data"] if trace["name"] == "complete")["marker"]
+    rims = dict(zip(marks["color"], marks["line"]["color"], strict=True))
+    assert rims[max(rims)] == "#222222"  # yellow, on what may be yellow too
+    assert rims[min(rims)] == "#ffffff"
     assert len(curves["data"]) == len(TRIALS)
     assert [len(trace["y"]) for trace in history["data"] if trace["mode"] == "markers"] == [
         5

@@ -58,9 +58,8 @@ def follow(client: Client, job_id: str, *, output: Output) -> None:
             console.print()
             console.print(best_block(job, job.best, server=client.server, width=console.width), soft_wrap=True)
     if job.state is not JobState.SUCCEEDED:
-        was_told = output is Output.TABLE and not is_live(console)  # as its last line
         raise JobFailedError(
-            f"job {job.id} is {job.state}" if was_told else f"job {job.id} is {job.state}: {job.reason}",
+            f"job {job.id} is {job.state}: {job.reason}",
             f"See its trials with '{command_for(f'trials {job.id}', server=client.server)}'",
         )
 

@@ -24,6 +24,7 @@ from waiting import wait_for
 from fixnorm_core.spec import JobSpec
 from service.composition import Service, build
 from service.dispatch import attempts as attempts_module
+from service.dispatch import results as results_module
 from service.events.records import events_after
 from service.jobs.submit import submit
 from service.schemas import EventKind, EventView, JobState, TrialView
@@ -166,7 +167,7 @@ def test_what_was_done_before_a_crash_and_not_told_is_told_after_it(
     service.dispatcher.wake()
     service.dispatcher.tick()  # two trials have begun
     with monkeypatch.context() as patched:
-        patched.setattr(attempts_module, where, die)
+        patched.setattr(results_module if where == "record_ends" else attempts_module, where, die)
         with pytest.raises(Crash):
             run(service, submitted.id)
     service.close()

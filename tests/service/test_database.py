@@ -19,12 +19,13 @@ from sqlalchemy.exc import DBAPIError
 
 from fixnorm_core.reports import RoleNames, TrialOutcome, TrialResult
 from service.cli.serve import SettingsError, _settings
-from service.composition import CannotStart, build
+from service.composition import build
 from service.database.engine import Database
 from service.database.migrate import VERSION_TABLE, check, upgrade
 from service.database.rows import AttemptKind, AttemptRow, AttemptState, JobRow
 from service.jobs import repository
 from service.jobs.views import result_of
+from service.opening import CannotStart
 from service.settings import BackendName, Settings
 from service.studies.storage import close_storage, open_reading_storage, open_writing_storage
 

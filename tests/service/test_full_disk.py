@@ -21,12 +21,13 @@ from threads import ThreadBackend
 from waiting import wait_for
 
 from fixnorm_core.spec import DataSpec, JobSpec, ModelSpec, TrainingSpec
-from service.composition import CannotStart, Service, build
+from service.composition import Service, build
 from service.database.rows import AttemptState
 from service.jobs import repository
 from service.jobs.folders import best_folder, job_folder
 from service.jobs.verbs import RESUME, STOP, ask
 from service.jobs.views import job_view
+from service.opening import CannotStart
 from service.schemas import JobState
 from service.settings import Settings
 from worker.contracts import Failed, FailureKind, Resources, Task, TrainTask, Update

@@ -26,7 +26,8 @@ from serving import serving
 from fixnorm_core.spec import BudgetSpec, CheckpointSpec, DataSpec, JobSpec, ModelSpec, ResourceSpec, TrainingSpec
 from service import doctor
 from service.client import Client
-from service.composition import CannotStart, build
+from service.composition import build
+from service.opening import CannotStart
 from service.retention.policy import Policy
 from service.retention.prune import Pruner
 from service.schemas import JobState, JobView, TrialState

@@ -17,9 +17,10 @@ from serving import serving
 from waiting import wait_for
 
 from fixnorm_core.spec import JobSpec
-from service import composition
-from service.composition import CannotStart, Service, build
+from service import opening
+from service.composition import Service, build
 from service.jobs import repository
+from service.opening import CannotStart
 from service.schemas import JobState
 from service.settings import Settings
 from service.trackers import positions
@@ -45,7 +46,7 @@ def spec(job: dict[str, Any]) -> JobSpec:
 
 
 def follower(service: Service, settings: Settings, clock: Any = time.monotonic) -> Follower:
-    (tracker,) = composition._trackers(settings)
+    (tracker,) = opening._trackers(settings)
     return Follower(tracker, service.runtime.database, lambda: True, clock)
 
 
@@ -144,7 +145,7 @@ class Stuck:
 @pytest.fixture
 def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stuck]:
     tracker = Stuck()
-    monkeypatch.setattr(composition, "_trackers", lambda _: iter([tracker]))
+    monkeypatch.setattr(opening, "_trackers", lambda _: iter([tracker]))
     yield tracker
     tracker.let_go.set()
 
@@ -159,7 +160,7 @@ def test_a_tracker_that_hangs_holds_up_no_job(settings: Settings, job: dict[str,
 
 
 def test_without_the_package_a_server_says_what_to_install(told: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(composition, "find_spec", lambda _: None)
+    monkeypatch.setattr(opening, "find_spec", lambda _: None)
     with pytest.raises(CannotStart, match=r"mlflow.*\[mlflow\]"):
         build(told)
 
@@ -246,14 +247,14 @@ def test_what_the_backend_starts_gets_none_of_mlflows_variables(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    make = composition._backend
+    make = opening._backend
 
     def looking(*arguments: Any) -> Backend:
         seen.extend(os.environ)
         return make(*arguments)
 
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hush")
-    monkeypatch.setattr(composition, "_backend", looking)
+    monkeypatch.setattr(opening, "_backend", looking)
     build(settings).close()
     assert seen
     assert not [name for name in seen if name.startswith("MLFLOW_")]

@@ -12,10 +12,11 @@ from flaky import FlakyBackend, flaky
 from optuna.trial import TrialState
 
 from fixnorm_core.spec import JobSpec
-from service.composition import StateFolderInUse, build
+from service.composition import build
 from service.database.rows import AttemptState
 from service.events.records import events_after
 from service.jobs import repository
+from service.opening import StateFolderInUse
 from service.schemas import EventKind, JobState
 from service.settings import BackendName, Settings
 from worker.contracts import EvaluateTask, Failed, FailureKind, Resources, TrainTask, Update

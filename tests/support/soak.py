@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fixnorm_core.reports import TrialOutcome
 from fixnorm_core.spec import BudgetSpec, JobSpec, PrunerName, SamplerName, ShareSpec
-from service import composition
+from service import composition, opening
 from service.composition import Service, build
 from service.jobs import repository
 from service.jobs.reopening import extend, retry
@@ -191,7 +191,7 @@ class _Soak:
         self.restarts = 0
         self.backend: _Unreliable | None = None
         # A process that dies lets go of its files; this one lives on
-        patched.setattr(composition, "_lock", lambda _settings: None)
+        patched.setattr(opening, "_lock", lambda _settings: None)
         lease = composition.Lease
         patched.setattr(composition, "Lease", lambda *args, **options: lease(*args, **(options | {"alone": True})))
         self.service = self._build()

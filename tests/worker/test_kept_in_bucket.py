@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from buckets import KEY_ID, SECRET, Bucket, reached, s3_server
+from buckets import KEY_ID, SECRET
+from nodes import ROOT, Killed, Node
 from safetensors.torch import load
 from waiting import wait_until
 
-from fixnorm_core.artifacts import Artifacts, ArtifactStore, attempt_folder, log_name
+from fixnorm_core.artifacts import ArtifactStore, attempt_folder, log_name
 from fixnorm_core.code import keep_code, named_by_code
 from fixnorm_core.reach import Reach
-from fixnorm_core.reports import EpochReport
-from fixnorm_core.spec import CheckpointSpec, DataSpec, JobSpec, ModelSpec, TrainingSpec, TrialSpec
+from fixnorm_core.spec import DataSpec, JobSpec, ModelSpec, TrialSpec
 from worker import kept_log
 from worker.contracts import (
     Evaluated,
-    EvaluateTask,
     Failed,
     FailureKind,
     Outcome,
@@ -37,91 +33,6 @@ from worker.keeping import prepared
 from worker.run_task import DataCache, run_task
 
 EPOCHS = 4
-ROOT = "kept"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Bucket]:
-    with s3_server() as bucket:
-        yield bucket
-
-
-@pytest.fixture
-def bucket(server: Bucket) -> Iterator[Bucket]:
-    server.requests.clear()
-    with reached(server):
-        yield server
-
-
-@pytest.fixture(scope="module")
-def cache() -> DataCache:
-    return DataCache()
-
-
-@pytest.fixture(scope="module")
-def trial() -> TrialSpec:
-    job = JobSpec(
-        model=ModelSpec(options={"width": 4, "blocks": 1}),
-        data=DataSpec(train_limit=100),
-        training=TrainingSpec(epochs=EPOCHS, checkpoints=CheckpointSpec(keep=2, best=True)),
-    )
-    return job.trial({"lr": 0.008, "fc_norm": 2.0}, seed=1)
-
-
-class Killed(BaseException):
-    """Ends an attempt as a kill would: nothing of it is told, and nothing more is put away."""
-
-
-class Node:
-    """Attempts at one trial, each with a scratch folder of its own."""
-
-    def __init__(self, bucket: Bucket, cache: DataCache, trial: TrialSpec, folder: Path, name: str) -> None:
-        self.bucket, self.cache, self.trial, self.folder = bucket, cache, trial, folder
-        self.prefix = f"jobs/{name}/trials/0000"
-        self.reports: list[EpochReport] = []
-
-    def artifacts(self, attempt: int, *, patience: float = 0.0) -> Artifacts:
-        return Artifacts(f"{self.bucket.url}/{ROOT}", self.prefix, attempt, str(self.folder / str(attempt)), patience)
-
-    def train(
-        self, attempt: int, *, kill_after: int = 0, stop: Callable[[], bool] = lambda: False, patience: float = 0.0
-    ) -> Outcome:
-        def report(epoch: EpochReport) -> None:
-            self.reports.append(epoch)
-            if epoch.epoch == kill_after:
-                raise Killed
-
-        kept = self.artifacts(attempt, patience=patience)
-        task = TrainTask(f"t.{attempt}", self.trial, "/nowhere/at/all", artifacts=kept)
-        return run_task(task, cache=self.cache, report=report, should_stop=stop)
-
-    def train_and_die(self, attempt: int, *, after: int) -> None:
-        with pytest.raises(Killed):
-            self.train(attempt, kill_after=after)
-
-    def evaluate(self, attempt: int) -> Outcome:
-        task = EvaluateTask(f"t.{attempt}", self.trial, "/nowhere/at/all", artifacts=self.artifacts(attempt))
-        return run_task(task, cache=self.cache, report=lambda _: None)
-
-    def names(self) -> list[str]:
-        start = len(f"{ROOT}/{self.prefix}/")
-        return [key[start:] for key in self.bucket.keys(f"{ROOT}/{self.prefix}/") if "/logs/" not in key]
-
-    def content(self, name: str) -> bytes:
-        return self.bucket.content(f"{ROOT}/{self.prefix}/{name}")
-
-    def put(self, name: str, content: bytes) -> None:
-        self.bucket.put(f"{ROOT}/{self.prefix}/{name}", content)
-
-    def log(self, attempt: int) -> str:
-        """Of an attempt; empty if it has logged nothing."""
-        key = f"{ROOT}/{self.prefix}/{log_name(f't.{attempt}')}"
-        return self.bucket.content(key).decode() if self.bucket.keys(key) else ""
-
-
-@pytest.fixture
-def node(bucket: Bucket, cache: DataCache, trial: TrialSpec, tmp_path: Path, request: pytest.FixtureRequest) -> Node:
-    return Node(bucket, cache, trial, tmp_path, sha256(request.node.name.encode()).hexdigest())
 
 
 @pytest.fixture(scope="module")
@@ -390,20 +301,6 @@ def test_weights_that_are_gone_are_said_to_be(node: Node) -> None:
     assert "there are no whole weights of the trial in s3://images/kept/jobs/" in outcome.message
 
 
-def test_what_killed_processes_left_in_a_scratch_folder_goes_and_what_others_use_stays(
-    node: Node, tmp_path: Path
-) -> None:
-    from filelock import FileLock
-
-    root = tmp_path / "1" / f"fixnorm-tune-trials-{os.getuid()}"
-    for name in ("job-0a.0.1", "job-0a.1.1.rank-2", "job-0b.0.1"):
-        (root / name / "logs").mkdir(parents=True)
-        (root / f"{name}.lock").touch()
-    with FileLock(root / "job-0b.0.1.lock"):
-        node.train(1, stop=lambda: True)
-    assert sorted(path.name for path in root.iterdir()) == ["job-0b.0.1", "job-0b.0.1.lock"]
-
-
 def test_the_log_is_in_the_bucket_while_it_grows_and_is_put_there_when_its_process_was_killed(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -430,88 +327,6 @@ def test_the_log_is_in_the_bucket_while_it_grows_and_is_put_there_when_its_proce
     with prepared(replace(task, attempt_id="job-0.0.2")):
         assert not left.exists()
         assert node.bucket.content(key) == b"one\ntwo\nSegmentation fault\n"
-
-
-def test_a_scratch_folder_that_has_other_uses_loses_nothing_of_them(
-    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A cache of data sets keeps a free lock beside each that is in use."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    named, unnamed = tmp_path / "1", tmp_path / "cache" / "fixnorm-tune" / "trials"
-    files = []
-    for root in (named, named / f"fixnorm-tune-trials-{os.getuid()}", unnamed):
-        for name in ("models", "0123456789abcdef", f"0123456789abcdef.{'a' * 32}"):
-            (root / name).mkdir(parents=True)
-            files += [root / name / "precious.bin", root / f"{name}.lock"]
-    for name in ("job-0a.0.1", "job-of-others"):
-        (named / name).mkdir()
-        files += [named / name / "precious.bin", named / f"{name}.lock"]
-    for path in files:
-        path.touch()
-    for scratch in (str(named), None):
-        task = TrainTask("job-0.0.1", node.trial, "/nowhere", artifacts=replace(node.artifacts(1), scratch=scratch))
-        with prepared(task) as (here, _):
-            assert Path(here.folder).is_dir()
-            assert Path(here.folder).is_relative_to(tmp_path)
-    assert [path for path in files if not path.exists()] == []
-
-
-def test_a_scratch_folder_that_cannot_be_made_names_the_setting_and_is_no_fault_of_the_job(
-    node: Node, tmp_path: Path
-) -> None:
-    (tmp_path / "1").touch()
-    outcome = node.train(1)
-    assert isinstance(outcome, Failed)
-    assert outcome.kind is FailureKind.OUTAGE  # of this node, which is soon out of use
-    assert "FIXNORM_SCRATCH" in outcome.message
-
-
-def test_a_node_without_the_extra_is_told_how_to_get_it_and_is_no_fault_of_the_job(
-    node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "s3fs", None)
-    outcome = node.train(1)
-    assert isinstance(outcome, Failed)
-    assert outcome.kind is FailureKind.OUTAGE
-    assert "Install the extra s3 there" in outcome.message
-
-
-def test_a_scratch_folder_that_others_can_write_to_is_not_worked_in(node: Node, tmp_path: Path) -> None:
-    root = tmp_path / "1" / f"fixnorm-tune-trials-{os.getuid()}"
-    theirs = tmp_path / "theirs"
-    theirs.mkdir()
-    root.parent.mkdir()
-    root.symlink_to(theirs)
-    linked = node.train(1)
-    root.unlink()
-    root.mkdir()
-    root.chmod(0o777)
-    for outcome in (linked, node.train(1)):
-        assert isinstance(outcome, Failed)
-        assert "others may write to it" in outcome.message
-    assert [*theirs.iterdir(), *root.iterdir()] == []
-    root.chmod(0o2770)
-    assert isinstance(node.train(1, stop=lambda: True), Stopped)
-    assert root.stat().st_mode & 0o077 == 0
-
-
-def test_an_account_without_a_home_folder_is_told_what_to_set(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a container's that runs under a number that its image does not know."""
-    monkeypatch.delenv("HOME")
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(pwd, "getpwuid", lambda number: {}[number])
-    task = TrainTask("t.1", node.trial, "/nowhere", artifacts=replace(node.artifacts(1), scratch=None))
-    outcome = run_task(task, cache=node.cache, report=lambda _: None)
-    assert isinstance(outcome, Failed)
-    assert "no home folder" in outcome.message
-    assert "FIXNORM_SCRATCH" in outcome.message
-
-
-def test_whatever_is_raised_before_a_task_begins_is_its_outcome(node: Node) -> None:
-    task = TrainTask("t.1", node.trial, "/nowhere", artifacts=replace(node.artifacts(1), scratch="/tmp/\0"))
-    outcome = run_task(task, cache=node.cache, report=lambda _: None)
-    assert isinstance(outcome, Failed)
-    assert outcome.kind is FailureKind.CRASHED
 
 
 def test_a_file_that_came_with_the_job_is_fetched_by_its_digest(node: Node, tmp_path: Path) -> None:

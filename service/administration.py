@@ -147,6 +147,7 @@ def prune(settings: Settings, policy: Policy, *, dry_run: bool) -> Sequence[Prun
         NoStateFolder: If there is no state folder, or no database.
         CannotPrune: If the state folder cannot be read or locked.
         PruningAlready: If another process does it now.
+        ForeignFolder: If jobs would go of which the state folder knows nothing.
     """
     if not settings.state_dir.is_dir():
         raise NoStateFolder(f"there is no state folder {settings.state_dir}", _EXISTING)

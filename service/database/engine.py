@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, make_url
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.database.connections import engine_options, make_safe
@@ -40,6 +41,12 @@ class Database:
     def engines(self) -> dict[str, Engine]:
         """What ``write`` and ``read`` work on."""
         return {"write": self.write.kw["bind"], "read": self.read.kw["bind"]}
+
+    def is_below(self, folder: Path) -> bool:
+        """Whether this is an SQLite file in a folder, or below it."""
+        url = make_url(self.url)
+        is_file = url.get_backend_name() == "sqlite" and url.database
+        return bool(is_file) and Path(str(url.database)).resolve().is_relative_to(folder.resolve())
 
     def close(self) -> None:
         """Closes all connections."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from service.database.troubles import DATABASE_ERRORS
-from service.retention.prune import Pruner, PruningAlready
+from service.retention.prune import ForeignFolder, Pruner, PruningAlready
 
 __all__ = ["Janitor"]
 
@@ -62,5 +62,10 @@ class Janitor:
             pause = _EVERY_SECONDS
             try:
                 self.clean()
-            except (*DATABASE_ERRORS, OSError, PruningAlready) as error:  # what is left is there at the next look
+            except (
+                *DATABASE_ERRORS,
+                OSError,
+                PruningAlready,
+                ForeignFolder,
+            ) as error:  # what is left is there at the next look
                 log.warning("retention.held_up", reason=str(error))

@@ -48,6 +48,12 @@ _PATTERNS = {
 }
 
 
+class ForeignFolder(FixNormError):
+    """The state folder holds nothing of the database's jobs: their rows would go, and their files stay elsewhere."""
+
+    code = "foreign_state_folder"
+
+
 class PruningAlready(FixNormError):
     """Another process prunes the same state folder."""
 
@@ -91,6 +97,7 @@ class Pruner:
         """What :meth:`prune` would remove now.
 
         Raises:
+            ForeignFolder: If jobs would go of which the state folder knows nothing.
             DataError: If the store refuses, or does not answer.
         """
         found = []
@@ -111,6 +118,7 @@ class Pruner:
 
         Raises:
             PruningAlready: If another process does the same now.
+            ForeignFolder: As :meth:`plan`.
             OSError: If the state folder cannot be read or locked.
         """
         with self._alone():
@@ -140,7 +148,20 @@ class Pruner:
 
     def _decide(self) -> list[Decision]:
         with self.database.read() as session:
-            return decide(self.policy, _ended_jobs(session, self.trackers), now=self.now())
+            decisions = decide(self.policy, _ended_jobs(session, self.trackers), now=self.now())
+        if self.store is None and not (self.state_dir / "jobs").is_dir():
+            self._require_no_job(decisions)
+        return decisions
+
+    def _require_no_job(self, decisions: Sequence[Decision]) -> None:
+        going = sum(What.JOB in decision.what for decision in decisions)
+        if going and not self.database.is_below(self.state_dir):
+            raise ForeignFolder(
+                f"{going} job{'s'[: going != 1]} would be removed from the database, and the state folder "
+                f"{self.state_dir} holds nothing of any job",
+                "Name the folder in which the server works: --state-dir, or FIXNORM_STATE_DIR; if the files are gone, "
+                f"make an empty folder {self.state_dir / 'jobs'}",
+            )
 
     def _remove_parts(self, decision: Decision) -> list[Pruned]:
         done = self._remove_files(decision)

@@ -248,6 +248,28 @@ def test_the_command_shows_and_removes_beside_a_running_server(
     assert prune(settings, Policy(), dry_run=False) == []
 
 
+@pytest.mark.parametrize("options", [["--jobs-days", "0"], ["--keep-jobs", "0"]])
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["", "dry run"])
+def test_the_command_removes_no_job_by_a_folder_that_knows_none(
+    ended_jobs: list[str],
+    settings: Settings,
+    http: httpx.Client,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    dry: list[str],
+) -> None:
+    monkeypatch.setenv("FIXNORM_DATABASE_URL", settings.url)
+    (tmp_path / "other").mkdir()
+    told = CliRunner().invoke(app, ["prune", "--state-dir", str(tmp_path / "other"), *options, *dry])
+    assert told.exit_code == 2
+    assert "2 jobs would be removed from the database" in told.output  # the newest study's always stays
+    assert "--state-dir" in told.output
+    assert {job["id"] for job in http.get("/api/v1/jobs").json()["jobs"]} >= set(ended_jobs)
+    (tmp_path / "other" / "jobs").mkdir()  # whoever means it
+    assert CliRunner().invoke(app, ["prune", "--state-dir", str(tmp_path / "other"), *options, *dry]).exit_code == 0
+
+
 def test_a_server_prunes_if_it_is_the_one_that_dispatches(
     service: Service, ended_jobs: list[str], settings: Settings
 ) -> None:
